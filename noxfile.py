@@ -1,0 +1,146 @@
+#!/usr/bin/env -S pipx run
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2.9"]
+# ///
+"""What is checked, and how: `nox` runs what every change must pass, `nox --list` shows the rest.
+
+What follows `--` goes to the tool: `nox -s "tests(numpy)" -- -k losses -x`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+# pip, as users have it. (uv resolves local versions such as torch 2.13.0+cpu by other rules.)
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+
+# One version, not a range: where a CPU build of it is at hand pip takes that (2.13.0+cpu sorts after 2.13.0); a range
+# takes the newest release with its gigabytes of CUDA. .github/workflows/ci.yml names the index of the CPU builds.
+TORCH = "torch==2.13.0"
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def lowest(requirement: str) -> str:
+    """The requirement with its floor as the only choice: numpy>=2.0 becomes numpy==2.0."""
+    parsed = Requirement(requirement)
+    floors = [spec.version for spec in parsed.specifier if spec.operator == ">="]
+    if len(floors) != 1:
+        raise ValueError(f"a direct dependency must have one floor, as in 'numpy>=2.0'; got {requirement!r}")
+    return f"{parsed.name}=={floors[0]}"
+
+
+@nox.session
+@nox.parametrize(
+    ("backends", "packages", "require"),
+    [
+        nox.param("numpy", [], "", id="numpy"),
+        # The stand-in for a GPU: a device that is not the CPU, strict flags; and a device without 64-bit types.
+        nox.param("strict-device1,strict-no_x64", [], "array_api_strict", id="array_api_strict"),
+        nox.param("torch", [TORCH], "torch", id="torch"),
+        nox.param("jax-x64,jax", ["jax"], "jax", id="jax"),
+        # Without [ctk], which is a gigabyte: here the probe and the fallback are tested, the rest skips and says why.
+        nox.param("cupy", ["cupy-cuda13x"], "", id="cupy"),
+    ],
+)
+def tests(session: nox.Session, backends: str, packages: list[str], require: str) -> None:
+    """Run the tests on one backend."""
+    session.install("-e.", *group("test"), *packages)
+    # XPMLP_REQUIRE turns the skip of a backend that should be here into a failure.
+    env = {"XPMLP_BACKENDS": backends, "XPMLP_REQUIRE": require}
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session(default=False)
+@nox.parametrize("extra", [nox.param("cuda12", id="12"), nox.param("cuda13", id="13")])
+def cuda(session: nox.Session, extra: str) -> None:
+    """Run the tests on a GPU with CuPy: a skip is a failure. `nvidia-smi` shows which CUDA the driver knows."""
+    session.install(f"-e.[{extra}]", *group("test"))
+    env = {"XPMLP_BACKENDS": "numpy,cupy", "XPMLP_REQUIRE": "cupy"}
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff; `nox -s lint -- --fix` mends what it can."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the package's types with mypy, strictly."""
+    session.install("-e.", *group("types"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build sdist and wheel, look into the wheel, and test it from outside the checkout."""
+    session.install(*group("package"), *group("test"))
+    here = Path(session.create_tmp()).resolve()
+    shutil.rmtree(here)  # what an earlier run left
+    here.mkdir()
+    dist = here / "dist"
+    # The wheel is built from the sdist, so a file missing there is missed here.
+    session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT))
+    (wheel,) = dist.glob("*.whl")
+    (sdist,) = dist.glob("*.tar.gz")
+
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "xpmlp").rglob("*.py")} | {"xpmlp/py.typed"}
+    if packed != sources:
+        session.error(f"the wheel must hold xpmlp and nothing else; these differ: {sorted(packed ^ sources)}")
+
+    # The tests come from the sdist, the package from the wheel: nothing of the checkout is left in the way.
+    with tarfile.open(sdist) as archive:
+        archive.extractall(here, filter="data")
+    unpacked = here / sdist.name.removesuffix(".tar.gz")
+    shutil.rmtree(unpacked / "xpmlp")
+    session.install(str(wheel))
+    session.chdir(unpacked)
+    env = {"XPMLP_BACKENDS": "numpy,strict-device1"}
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session(default=False)
+def minimums(session: nox.Session) -> None:
+    """Run the tests on the lowest direct dependencies that pyproject.toml admits (on the oldest Python)."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    direct = [*project["dependencies"], *extras["plot"], *extras["progress"]]
+    session.install("-e.", *group("test"), *map(lowest, direct))
+    session.run("python", "-m", "pip", "list")
+    env = {"XPMLP_BACKENDS": "numpy,strict-device1"}
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Say which lines of the package no test runs, over every backend that needs no GPU."""
+    session.install("-e.", *group("test"), *group("coverage"), TORCH, "jax")
+    env = {"XPMLP_REQUIRE": "torch,jax,array_api_strict"}
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=env)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+if __name__ == "__main__":
+    nox.main()
