@@ -51,9 +51,9 @@ def lowest(requirement: str) -> str:
     [
         nox.param("numpy", [], "", id="numpy"),
         # The stand-in for a GPU: a device that is not the CPU, strict flags; and a device without 64-bit types.
-        nox.param("strict-device1,strict-no_x64", [], "array_api_strict", id="array_api_strict"),
+        nox.param("array_api_strict", [], "array_api_strict", id="array_api_strict"),
         nox.param("torch", [TORCH], "torch", id="torch"),
-        nox.param("jax-x64,jax", ["jax"], "jax", id="jax"),
+        nox.param("jax", ["jax"], "jax", id="jax"),  # with x64 and without
         # Without [ctk], which is a gigabyte: here the probe and the fallback are tested, the rest skips and says why.
         nox.param("cupy", ["cupy-cuda13x"], "", id="cupy"),
     ],
@@ -129,7 +129,8 @@ def minimums(session: nox.Session) -> None:
     session.install("-e.", *group("test"), *map(lowest, direct))
     session.run("python", "-m", "pip", "list")
     env = {"XPMLP_BACKENDS": "numpy,strict-device1"}
-    session.run("python", "-m", "pytest", *session.posargs, env=env)
+    # Old releases meet new ones of what they need (matplotlib 3.9 and pyparsing 3.3): their deprecations are not ours.
+    session.run("python", "-m", "pytest", "-W", "default::DeprecationWarning", *session.posargs, env=env)
 
 
 @nox.session(default=False)
