@@ -1,0 +1,68 @@
+"""xpmlp: a multilayer perceptron with hand-written gradients, on NumPy, CuPy, PyTorch, JAX or array-api-strict."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from xpmlp.backends import (
+    BackendFallbackWarning,
+    BackendUnavailableError,
+    PrecisionWarning,
+    available_backends,
+    config_context,
+    get_backend,
+    get_config,
+    set_config,
+)
+from xpmlp.transfer import to_backend, to_device, to_numpy
+
+if TYPE_CHECKING:
+    from xpmlp.initializers import normal
+    from xpmlp.losses import loss
+    from xpmlp.mlp import MLP
+    from xpmlp.optimizers import optimizer
+    from xpmlp.schedules import schedule
+    from xpmlp.training import DivergenceError, DivergenceWarning
+
+__version__ = "0.1.0"
+
+# What is not needed to choose a backend is imported when it is first asked for (PEP 562).
+_ROOMS = {
+    "DivergenceError": "training",
+    "DivergenceWarning": "training",
+    "MLP": "mlp",
+    "loss": "losses",
+    "normal": "initializers",
+    "optimizer": "optimizers",
+    "schedule": "schedules",
+}
+
+__all__ = [
+    "MLP",
+    "BackendFallbackWarning",
+    "BackendUnavailableError",
+    "DivergenceError",
+    "DivergenceWarning",
+    "PrecisionWarning",
+    "available_backends",
+    "config_context",
+    "get_backend",
+    "get_config",
+    "loss",
+    "normal",
+    "optimizer",
+    "schedule",
+    "set_config",
+    "to_backend",
+    "to_device",
+    "to_numpy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"xpmlp.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'xpmlp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

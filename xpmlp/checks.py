@@ -1,0 +1,209 @@
+"""The front door: what must hold of an argument, said in our words, before any array library can complain.
+
+Every message says what must hold, what came, and what to do.
+"""
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from xpmlp.backends import Place, place_of
+from xpmlp._typing import Array
+
+Row = TypeVar("Row")
+
+
+def choose(table: Mapping[str, Row], name: object, kind: str) -> Row:
+    """The row of `table` that `name` names; a row itself passes through; ValueError with a suggestion for the rest."""
+    if any(isinstance(name, type(row)) for row in table.values()):
+        return name  # type: ignore[return-value]  # just seen to be a row
+    names = {alias: row for row in table.values() for alias in (row.name, *getattr(row, "aliases", ()))}  # type: ignore[attr-defined]
+    if isinstance(name, str) and name in names:
+        return names[name]
+    raise ValueError(unknown(kind, name, names))
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """The text for a name that does not exist, with the nearest that does and the sorted list of all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r};{hint} Choose one of {', '.join(known)}."
+
+
+def known_parameters(row: Any, names: Iterable[str], kind: str) -> None:
+    """ValueError for a parameter that the row does not have."""
+    for name in names:
+        if name not in row.parameters:
+            takes = ", ".join(row.parameters) or "none"
+            raise ValueError(f"{kind} {row.name!r} has no parameter {name!r}; its parameters: {takes}.")
+
+
+def number(
+    value: object,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
+    """`value` as a Python float (NumPy scalars change dtypes in arithmetic), if it is finite and inside the bounds."""
+    bounds = [
+        text
+        for bound, text in (
+            (above, f"above {above:g}" if above is not None else ""),
+            (least, f"at least {least:g}" if least is not None else ""),
+            (below, f"below {below:g}" if below is not None else ""),
+            (most, f"at most {most:g}" if most is not None else ""),
+        )
+        if bound is not None
+    ]
+    what = f"{name} must be a finite number" + (" " + " and ".join(bounds) if bounds else "")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what}; got {value!r} of type {type(value).__name__}.")
+    result = float(value)
+    inside = (
+        math.isfinite(result)
+        and (above is None or result > above)
+        and (least is None or result >= least)
+        and (below is None or result < below)
+        and (most is None or result <= most)
+    )
+    if not inside:
+        raise ValueError(f"{what}; got {value!r}.")
+    return result
+
+
+def integer(value: object, name: str, *, least: int) -> int:
+    """`value` as a Python int, if it is a whole number of at least `least`."""
+    what = f"{name} must be a whole number of at least {least}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{what}; got {value!r} of type {type(value).__name__}.")
+    if value < least:  # type: ignore[operator]  # Integral compares with int
+        raise ValueError(f"{what}; got {value!r}.")
+    return int(value)
+
+
+def option(value: object, name: str, options: tuple[str, ...]) -> str:
+    """`value`, if it is one of `options`."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}.")
+    return str(value)
+
+
+def layer_sizes(sizes: object) -> tuple[int, ...]:
+    """The sizes n_0 ... n_K of a network as a tuple of Python ints."""
+    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Iterable):
+        raise TypeError(f"layer sizes must be a sequence such as [2, 4, 3, 1]; got {sizes!r}.")
+    sizes = list(sizes)
+    if len(sizes) < 2:
+        raise ValueError(f"a network needs at least an input and an output layer, as in [2, 1]; got {sizes!r}.")
+    return tuple(integer(n, f"layer size {k}", least=1) for k, n in enumerate(sizes))
+
+
+def array(
+    x: object,
+    name: str,
+    place: Place,
+    dtype: str,
+    *,
+    width: int | None = None,
+    networks: int | None = None,
+    where: str = "enter this network",
+    like: str = "the parameters",
+) -> Array:
+    """`x` as a finite floating array of shape (batch, width), or (m, batch, width), on `place`, with `dtype`.
+
+    Parameters
+    ----------
+    x : array of floating dtype, or nested lists of numbers
+        Lists become arrays on `place`; arrays must live there already.
+    name : str
+        What the messages call it.
+    width : int or None
+        The number of columns that must be there; a 1-D `x` is read as one column where `width` is 1.
+    networks : int or None
+        The number m of networks that a leading axis may count.
+    """
+    if isinstance(x, (list, tuple)):
+        x = _from_lists(x, name, place, dtype)
+    here = place_of(x)
+    if here.backend != place.backend or here.device_name != place.device_name:
+        raise ValueError(
+            f"{name} is {here.describe()}, {like} are {place.describe(plural=True)}; move one with "
+            f'xpmlp.to_backend({name}, "{place.backend.name}"'
+            + (f', device="{place.device_name}")' if place.device_name != "cpu" else ")")
+            + "."
+        )
+    xp = place.xp
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise TypeError(
+            f"{name} must be an array of real floating numbers; got dtype {_dtype_name(x.dtype)}. "
+            f'Convert it first, on NumPy with {name}.astype("{dtype}").'
+        )
+    x = _shaped(x, name, xp, width, networks, where)
+    if math.prod(x.shape) == 0:
+        raise ValueError(f"{name} must hold at least one sample and one column; got shape {tuple(x.shape)}.")
+    finite(x, name, xp)
+    return xp.astype(x, getattr(xp, dtype), copy=False)
+
+
+def finite(x: Array, name: str, xp: Any) -> None:
+    """ValueError where `x` holds NaN or infinity; one pass, one read from the device."""
+    # The sum of finite numbers is finite unless it overflows, so the second, exact pass runs only in doubt.
+    if not math.isfinite(float(xp.sum(x))) and not bool(xp.all(xp.isfinite(x))):
+        raise ValueError(f"{name} must be finite; it contains NaN or infinity. Drop or impute these samples first.")
+
+
+def sample_weight(w: object, name: str, place: Place, dtype: str, n: int) -> Array | None:
+    """Weights as a non-negative finite array of shape (n,) on `place`, or None."""
+    if w is None:
+        return None
+    w = array(w, name, place, dtype, width=1)[..., 0]
+    if tuple(w.shape) != (n,):
+        raise ValueError(f"{name} must hold one weight per sample, shape ({n},); got {tuple(w.shape)}.")
+    if bool(place.xp.any(w < 0)):
+        raise ValueError(f"{name} must not be negative; got a weight of {float(place.xp.min(w)):g}.")
+    return w
+
+
+def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A user's own pair of functions, or TypeError."""
+    if isinstance(value, tuple) and len(value) == 2 and all(callable(function) for function in value):
+        return value
+    raise TypeError(f"{kind} must be a name or a pair of functions ({first}, {second}); got {value!r}.")
+
+
+def _from_lists(x: object, name: str, place: Place, dtype: str) -> Array:
+    try:
+        values = np.asarray(x)
+    except ValueError:
+        raise ValueError(f"{name} must be rectangular: every row needs the same number of columns.") from None
+    if values.dtype.kind not in "iuf":  # a list of Python ints is how people type numbers; an integer array is not
+        raise TypeError(f"{name} must hold real numbers; got dtype {values.dtype}.")
+    return place.asarray(values.astype(dtype))
+
+
+def _shaped(x: Array, name: str, xp: Any, width: int | None, networks: int | None, where: str) -> Array:
+    columns = "columns" if width is None else width
+    wanted = f"(batch, {columns})" if networks is None else f"(batch, {columns}) or ({networks}, batch, {columns})"
+    if x.ndim == 1 and width == 1:
+        return xp.reshape(x, (-1, 1))
+    fits = x.ndim == 2 or (x.ndim == 3 and networks is not None and x.shape[0] == networks)
+    if not fits or (width is not None and x.shape[-1] != width):
+        cure = ""
+        if x.ndim == 1 and width is not None and x.shape[0] == width:
+            cure = f" One sample alone needs {name}[None, :]."
+        elif x.ndim == 1:
+            cure = f" One feature alone needs {name}[:, None]."
+        raise ValueError(f"{name} must have shape {wanted} to {where}; got {tuple(x.shape)}.{cure}")
+    return x
+
+
+def _dtype_name(dtype: object) -> str:
+    return getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")

@@ -1,0 +1,43 @@
+"""Dropout masks from a counter: the same on every backend, and at home inside a compiled or captured step.
+
+A mask is a hash of (seed, step, layer, element), not a draw: nothing to carry along, nothing to synchronise. The hash is
+lowbias32 (Wellons, "Prospecting for hash functions", 2018) in wrapping int32 arithmetic, because PyTorch has no uint32.
+"""
+
+from xpmlp._typing import Array
+from xpmlp.backends import array_namespace
+
+LARGEST = 2**31 - 1
+# 0x7feb352d and 0x846ca68b, the second as the int32 of the same bits
+MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)
+
+
+def _hash(x: Array) -> Array:
+    # x >> n drags the sign along in int32, so the dragged bits are masked away.
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * MULTIPLIERS[0]
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    x = x * MULTIPLIERS[1]
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def mask(rate: float, seed: Array, step: Array, layer: int, like: Array) -> Array:
+    """The mask of `like`: 0 with probability `rate`, 1 / (1 - rate) elsewhere.
+
+    Parameters
+    ----------
+    seed : int32 array of shape (1, 1), or (m, 1, 1) for m networks
+        Network i of m is given the mask that its seed gives it alone.
+    step : int32 array of one element
+        The number of updates done.
+    layer : int
+        k of the notation.
+    like : array of shape (batch, n_k) or (m, batch, n_k)
+        The activations a[k] that the mask multiplies.
+    """
+    xp = array_namespace(like)
+    batch, n = like.shape[-2], like.shape[-1]
+    element = xp.reshape(xp.arange(batch * n, dtype=seed.dtype, device=seed.device), (batch, n))
+    key = _hash(_hash(seed + step) + layer)
+    keep = (_hash(_hash(element) + key) & LARGEST) >= int(rate * 2**31)
+    return xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))

@@ -1,0 +1,118 @@
+"""Initial weights, drawn on the host in float64, then cast and moved: the same seed is the same network everywhere.
+
+To add one, write its function and one row of INITIALIZERS. A function is handed the generator (anything that has
+NumPy's `normal` and `uniform`), the shape to draw, the numbers of inputs and outputs of the layer, and the activation's gain.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xpmlp import checks
+
+Draw = Callable[[Any, tuple[int, ...], int, int, float], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A row of INITIALIZERS."""
+
+    name: str
+    draw: Draw
+    variance: Callable[[int, int], float] | None  # of a weight, from (n_in, n_out); None where it has no fixed value
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
+        return f"<initializer {self.name}{f'({shown})' if shown else ''}>"
+
+
+def glorot_variance(n_in: int, n_out: int) -> float:
+    # Glorot & Bengio, AISTATS 2010, equation 16
+    return 2.0 / (n_in + n_out)
+
+
+def he_variance(n_in: int, n_out: int) -> float:
+    # He et al., arXiv:1502.01852, equation 10
+    return 2.0 / n_in
+
+
+def lecun_variance(n_in: int, n_out: int) -> float:
+    # LeCun et al., Efficient BackProp (1998), section 4.6
+    return 1.0 / n_in
+
+
+def fixed_variance(n_in: int, n_out: int, *, sigma: float) -> float:
+    return sigma**2
+
+
+def draw_uniform(rng: Any, shape: tuple[int, ...], n_in: int, n_out: int, gain: float, *, variance: Any) -> Any:
+    bound = (3.0 * variance(n_in, n_out)) ** 0.5  # a uniform law on (-bound, bound) has variance bound^2 / 3
+    return rng.uniform(-bound, bound, shape)
+
+
+def draw_normal(rng: Any, shape: tuple[int, ...], n_in: int, n_out: int, gain: float, *, variance: Any) -> Any:
+    return rng.normal(0.0, variance(n_in, n_out) ** 0.5, shape)
+
+
+def draw_with_sigma(rng: Any, shape: tuple[int, ...], n_in: int, n_out: int, gain: float, *, sigma: float) -> Any:
+    return rng.normal(0.0, sigma, shape)
+
+
+def draw_orthogonal(rng: Any, shape: tuple[int, ...], n_in: int, n_out: int, gain: float) -> Any:
+    # Saxe et al., arXiv:1312.6120. The signs of R make the law uniform (Haar): Mezzadri, arXiv:math-ph/0609050.
+    if len(shape) == 1:
+        return np.zeros(shape)
+    q, r = np.linalg.qr(rng.normal(0.0, 1.0, (max(shape), min(shape))))
+    q *= np.sign(np.diag(r))
+    return gain * (q if shape[0] >= shape[1] else q.T)
+
+
+def draw_zeros(rng: Any, shape: tuple[int, ...], n_in: int, n_out: int, gain: float) -> Any:
+    return np.zeros(shape)
+
+
+def _family(name: str, variance: Callable[[int, int], float]) -> tuple[Initializer, Initializer]:
+    return (
+        Initializer(f"{name}_uniform", partial(draw_uniform, variance=variance), variance),
+        Initializer(f"{name}_normal", partial(draw_normal, variance=variance), variance),
+    )
+
+
+def _normal(sigma: float) -> Initializer:
+    functions = (partial(draw_with_sigma, sigma=sigma), partial(fixed_variance, sigma=sigma))
+    return Initializer("normal", *functions, parameters={"sigma": sigma})
+
+
+INITIALIZERS: dict[str, Initializer] = {
+    row.name: row
+    for row in (
+        *_family("glorot", glorot_variance),
+        *_family("he", he_variance),
+        *_family("lecun", lecun_variance),
+        Initializer("orthogonal", draw_orthogonal, None),
+        _normal(0.1),
+        Initializer("zeros", draw_zeros, partial(fixed_variance, sigma=0.0)),
+    )
+}
+
+
+def initializer(value: object) -> Initializer:
+    """The row for a name or a row; see also `normal`."""
+    return checks.choose(INITIALIZERS, value, "initializer")
+
+
+def normal(sigma: float) -> Initializer:
+    """Independent normal weights of standard deviation `sigma`, as in the tutorial (sigma = 0.1).
+
+    Examples
+    --------
+    >>> from xpmlp.initializers import normal
+    >>> normal(0.5)
+    <initializer normal(sigma=0.5)>
+    """
+    return _normal(checks.number(sigma, "sigma", least=0.0))

@@ -1,0 +1,578 @@
+"""MLP: the network as an object, with every derivative on show; the tutorial's class grown up."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from xpmlp import checks
+from xpmlp._typing import Array
+from xpmlp.activations import activation
+from xpmlp.backends import HostArray, Place, place_of, select
+from xpmlp.initializers import initializer as find_initializer
+from xpmlp.losses import check_targets
+from xpmlp.losses import loss as find_loss
+from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, losses, mean
+from xpmlp.optimizers import optimizer as find_optimizer
+from xpmlp.parameters import Layout
+from xpmlp.progress import Bar
+from xpmlp.runners.eager import Data, EagerRunner
+from xpmlp.runners.step import State, Task
+from xpmlp.schedules import schedule as find_schedule
+from xpmlp.training import Plan, Report, train
+
+PREDICTION_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
+
+# The streams of random numbers that are derived from one seed.
+INITIAL_WEIGHTS, ORDERS, DROPOUT = range(3)
+
+
+class MLP:
+    """A multilayer perceptron whose every z, a, dz, da, dW and db can be looked at.
+
+    The verbs of the tutorial, `initialize`, `forward`, `backward`, `update`, act on one batch; `fit` and `predict` do
+    the whole work. Lists are indexed by layer: `net.W[2]` belongs to layer 2, [0] is the input.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        n_0, ..., n_K: the numbers of inputs, of units in each hidden layer, and of outputs.
+    activations : str, pair, or sequence of these
+        One for each of the K layers; or one alone for the hidden layers, and the output takes the loss's link
+        (softmax for cross_entropy, and so on). A pair is a function f(z) of your own and its derivative f'(z, a).
+    loss : str, Loss, or pair
+        A name of LOSSES, `xpmlp.loss(name, ...)` with parameters, or a pair `value(y, yhat)`, one number per sample,
+        and `derivative(y, yhat)`.
+    initializer : str or Initializer, optional
+        By default each layer takes the one that suits its activation: He for ReLU and its kin, LeCun for SELU, Glorot
+        for the rest. Biases begin at zero.
+    dropout : float or sequence of float
+        The probability with which a hidden unit is left out of a training step; one for all hidden layers or one each.
+    n_networks : int, optional
+        Train m independent networks at once: every array gains a leading axis of m. Network i is the network that
+        `MLP(..., random_state=net.seeds[i])` is alone.
+    backend, device : str, optional
+        Where the network lives. What cannot run here falls back to NumPy with a `BackendFallbackWarning`.
+    dtype : {"float64", "float32"}
+        Of parameters and arithmetic; float32 where the device has no float64.
+    random_state : int or numpy.random.SeedSequence, optional
+        The same seed is the same network, and the same batches, on every backend.
+
+    Attributes
+    ----------
+    z, a, W, b : list of array
+        As of the last `forward`; shapes (batch, n_k), (batch, n_k), (n_{k-1}, n_k), (n_k,).
+    dz, da, dW, db : list of array
+        dL/dz and so on, as of the last `backward`.
+    history : dict of str to list
+        One entry per epoch of every `fit` so far: "loss", "learning_rate", and what else was asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xpmlp import MLP
+    >>> net = MLP([2, 4, 3, 1], activations=["relu", "relu", "sigmoid"], loss="binary_cross_entropy", random_state=42)
+    >>> X, y = np.array([[0.0, 1.0], [1.0, 0.5]]), np.array([0.0, 1.0])
+    >>> yhat = net.forward(X)
+    >>> net.backward(y)
+    >>> net.update(0.5)
+    >>> net.dW[2].shape
+    (4, 3)
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activations: Any = "relu",
+        loss: Any = "squared_error",
+        *,
+        initializer: Any = None,
+        dropout: float | Sequence[float] = 0.0,
+        n_networks: int | None = None,
+        backend: str = "numpy",
+        device: str | None = None,
+        dtype: str = "float64",
+        random_state: int | np.random.SeedSequence | None = None,
+    ) -> None:
+        self.network = _network(checks.layer_sizes(sizes), activations, find_loss(loss), dropout)
+        self.initializer = None if initializer is None else find_initializer(initializer)
+        self.n_networks = None if n_networks is None else checks.integer(n_networks, "n_networks", least=1)
+        if dtype not in ("float64", "float32"):
+            raise ValueError(f"dtype must be 'float64' or 'float32'; got {dtype!r}.")
+        self.place = select(backend, device)
+        self.dtype = self.place.dtype_name(dtype)
+        self.random_state = _seed_sequence(random_state)
+        self.initialize()
+
+    # --- The tutorial's verbs ---
+
+    def initialize(self) -> Self:
+        """Draw the weights anew from the seed, set the biases to zero, forget what was learned."""
+        layout, f = self.layout, self.network.activations
+        rows = []
+        for seed in self.seeds:
+            rng = _generator(seed, INITIAL_WEIGHTS)
+            W: Layers = [None]
+            b: Layers = [None]
+            for k in range(1, layout.n_layers + 1):
+                n_in, n_out = layout.sizes[k - 1], layout.sizes[k]
+                row = self.initializer or find_initializer(f[k - 1].initializer)
+                W.append(row.draw(rng, (n_in, n_out), n_in, n_out, f[k - 1].init_gain))
+                b.append(np.zeros(n_out))
+            rows.append(layout.pack(W, b))
+        self._p = self.place.asarray(rows[0] if self.n_networks is None else np.stack(rows), self.dtype)
+        self._orders = [_generator(seed, ORDERS) for seed in self.seeds]
+        self._trace: Trace | None = None
+        self._gradients: Gradients | None = None
+        self.history: dict[str, list[Any]] = {}
+        return self
+
+    def forward(self, X: Array) -> Array:
+        """yhat for the inputs `X`, shape (batch, n_K) or (m, batch, n_K); keeps every z and a.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `X` does not fit: shape, dtype, place, NaN or infinity.
+        """
+        X = self._inputs(X)
+        W, b = self.layout.unpack(self._p)
+        self._trace, self._gradients = forward(self.network, W, b, X), None
+        return self._trace.a[-1]
+
+    def backward(self, y: Array, sample_weight: Array | None = None) -> None:
+        """All derivatives of the loss for the batch last seen by `forward`; read them as dz, da, dW, db."""
+        if self._trace is None:
+            raise ValueError("backward needs the z and a of a batch; call forward(X) first.")
+        y, w = self._targets(y, int(self._trace.a[-1].shape[-2]), sample_weight)
+        self._gradients = backward(self.network, self.W, self._trace, y, w, show=True, inputs=True)
+
+    def update(self, learning_rate: float) -> None:
+        """One step of plain gradient descent: W[k] -= learning_rate * dW[k], b[k] -= learning_rate * db[k]."""
+        rate = checks.number(learning_rate, "learning_rate", above=0.0)
+        self._p = self._p - rate * self.layout.pack(self._seen().dW, self._seen().db)
+
+    # --- What can be looked at ---
+
+    @property
+    def layout(self) -> Layout:
+        """Where each W and b lies in the flat vector."""
+        return self.network.layout
+
+    @property
+    def parameters(self) -> Array:
+        """The flat vector of all weights and biases, shape (P,) or (m, P); assign to it to set them."""
+        return self._p
+
+    @parameters.setter
+    def parameters(self, flat: Array) -> None:
+        shape = tuple(self._p.shape)
+        if tuple(flat.shape) != shape:
+            raise ValueError(f"the parameters of this network have shape {shape}; got {tuple(flat.shape)}.")
+        here = place_of(parameters=flat)
+        if here.backend is not self.place.backend:
+            raise ValueError(f"the parameters of this network are {self.place.describe(plural=True)}; got {here.describe()}.")
+        self._p = self.place.xp.asarray(flat, dtype=self._p.dtype, copy=True)
+
+    def set_weights(self, W: Sequence[Any], b: Sequence[Any]) -> Self:
+        """Set W[1] ... W[K] and b[1] ... b[K] from sequences of K arrays (or nested lists) each."""
+        K = self.layout.n_layers
+        if len(W) != K or len(b) != K:
+            raise ValueError(f"this network has {K} weight matrices and {K} biases; got {len(W)} and {len(b)}.")
+        own_W, own_b = self.layout.unpack(self._p)
+        parts: list[Layers] = []
+        for name, given, own in (("W", W, own_W), ("b", b, own_b)):
+            parts.append([None])
+            for k, value in enumerate(given, start=1):
+                value = self.place.asarray(np.asarray(value, self.dtype)) if isinstance(value, (list, tuple)) else value
+                if tuple(value.shape) != tuple(own[k].shape):
+                    raise ValueError(f"{name}[{k}] must have shape {tuple(own[k].shape)}; got {tuple(value.shape)}.")
+                parts[-1].append(self.place.xp.astype(value, self._p.dtype))
+        self.parameters = self.layout.pack(*parts)
+        return self
+
+    @property
+    def seeds(self) -> list[np.random.SeedSequence]:
+        """The seed of each network, fit for `random_state=` of an MLP that is to be that network alone."""
+        return [self.random_state] if self.n_networks is None else [_child(self.random_state, i) for i in range(self.n_networks)]
+
+    W = property(lambda self: self.layout.unpack(self._p)[0], doc="Weights; W[k] has shape (n_{k-1}, n_k).")
+    b = property(lambda self: self.layout.unpack(self._p)[1], doc="Biases; b[k] has shape (n_k,).")
+    z = property(lambda self: self._passed().z, doc="z[k] = a[k-1] @ W[k] + b[k], shape (batch, n_k).")
+    a = property(lambda self: self._passed().a, doc="a[k] = f_k(z[k]), shape (batch, n_k); a[0] is X, a[K] is yhat.")
+    dz = property(lambda self: self._seen().dz, doc="dz[k] = da[k] * f_k'(z[k]), shape (batch, n_k).")
+    da = property(lambda self: self._seen().da, doc="da[k-1] = dz[k] @ W[k].T; da[K] = dL/dyhat; shape (batch, n_k).")
+    dW = property(lambda self: self._seen().dW, doc="dW[k] = a[k-1].T @ dz[k], of the shape of W[k].")
+    db = property(lambda self: self._seen().db, doc="db[k] = sum over rows of dz[k], of the shape of b[k].")
+
+    def __repr__(self) -> str:
+        many = "" if self.n_networks is None else f"{self.n_networks} networks of "
+        head = (
+            f"MLP: {many}{self.layout.n_parameters:,} parameters, {self.dtype} on {self.place}, loss {self.network.loss.name}"
+        )
+        lines = [head]
+        for k, row in enumerate(self.network.activations, start=1):
+            n_in, n_out = self.layout.sizes[k - 1], self.layout.sizes[k]
+            rate = self.network.dropout[k - 1] if k - 1 < len(self.network.dropout) else 0.0
+            extra = f"  dropout {rate:g}" if rate else ""
+            lines.append(f"  layer {k}  W ({n_in}, {n_out})  b ({n_out},)  {row.name:<10} {n_in * n_out + n_out:>9,}{extra}")
+        return "\n".join(lines)
+
+    # --- The whole work ---
+
+    def fit(
+        self,
+        X: Array,
+        y: Array,
+        *,
+        epochs: int = 100,
+        batch_size: int | None = 32,
+        optimizer: Any = "adam",
+        learning_rate: float | None = None,
+        schedule: Any = "constant",
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        learning_rate_factors: Sequence[float] | None = None,
+        shuffle: bool = True,
+        sample_weight: Array | None = None,
+        validation_data: tuple[Array, Array] | None = None,
+        validation_fraction: float = 0.1,
+        early_stopping: bool = False,
+        patience: int = 10,
+        tol: float = 0.0,
+        metric: str | Callable[[Array, Array], float] | None = None,
+        callbacks: Sequence[Callable[["MLP", int, dict[str, Any]], object]] = (),
+        progress: bool = False,
+        on_divergence: str = "restore",
+        max_time: float | None = None,
+    ) -> Self:
+        """Train from the present weights on.
+
+        Parameters
+        ----------
+        X : array of shape (n, n_0), or (m, n, n_0)
+        y : array of shape (n, n_K), (n,) for one output, or with a leading axis of m
+            Targets in the loss's domain: 0 and 1 for binary_cross_entropy, one-hot for cross_entropy.
+        epochs : int
+            Passes over the data.
+        batch_size : int or None
+            Samples per step, the last step of an epoch may have fewer; None is all of them.
+        optimizer : str or Optimizer
+            A name of OPTIMIZERS or `xpmlp.optimizer(name, ...)` with parameters.
+        learning_rate : float, optional
+            By default the optimizer's own.
+        schedule : str, Schedule or function
+            A name of SCHEDULES, `xpmlp.schedule(name, ...)`, or a function from `Progress` to a factor.
+        l2 : float
+            L gains l2 / 2 * sum(W^2) / n for a batch of n samples: weights only, never biases.
+        clip_norm : float, optional
+            Scale the gradient down to this norm wherever it is larger; a good first value is 1.
+        learning_rate_factors : sequence of K floats, optional
+            The rate of each layer is the learning rate times its factor; 0 freezes the layer.
+        sample_weight : array of shape (n,), optional
+            The loss is then sum(w l) / sum(w).
+        validation_data : pair (X, y), optional
+            Its loss (and metric) is recorded after each epoch.
+        validation_fraction : float
+            With early_stopping and no validation_data: the share of the samples that is held out.
+        early_stopping : bool
+            Watch the validation loss, stop when it has not fallen by `tol` for more than `patience` epochs, and end
+            with the weights of the best epoch.
+        metric : "accuracy" or function (y, yhat) -> float, optional
+            Recorded after each epoch, on the training data too: a forward pass over all of it.
+        callbacks : sequence of functions (net, epoch, logs)
+            Called after each epoch; one that returns True stops training.
+        progress : bool
+            Show a progress bar (needs tqdm).
+        on_divergence : {"restore", "raise"}
+            When a loss or weight is no longer finite: put the best finite weights back and warn, or raise
+            `DivergenceError` and leave the network as it was.
+        max_time : float, optional
+            Seconds after which no new epoch begins.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For arguments that do not fit; the network is then as it was before.
+        """
+        samples = self._samples(X, y, sample_weight)
+        held_out = None
+        if validation_data is not None:
+            held_out = self._samples(*validation_data, None, names=("validation_data[0]", "validation_data[1]"))
+        elif early_stopping:
+            samples, held_out = self._hold_out(samples, validation_fraction)
+        size = samples.n if batch_size is None else checks.integer(batch_size, "batch_size", least=1)
+        data = Data(self.place, samples.x, samples.y, samples.w, size)
+        method = find_optimizer(optimizer)
+        task = Task(
+            self.network,
+            method,
+            l2=checks.number(l2, "l2", least=0.0),
+            clip_norm=None if clip_norm is None else checks.number(clip_norm, "clip_norm", above=0.0),
+            factors=None if learning_rate_factors is None else self._per_layer(learning_rate_factors),
+            decays=self._per_layer([1.0] * self.layout.n_layers, biases=0.0) if method.weight_decay else None,
+        )
+        rate = method.learning_rate if learning_rate is None else learning_rate
+        plan = Plan(
+            n_epochs=checks.integer(epochs, "epochs", least=1),
+            learning_rate=checks.number(rate, "learning_rate", above=0.0),
+            schedule=find_schedule(schedule),
+            n_batches=data.n_batches,
+            n_samples=data.n,
+            patience=checks.integer(patience, "patience", least=0) if early_stopping else float("inf"),
+            tol=checks.number(tol, "tol", least=0.0),
+            keep_best=early_stopping,
+            on_divergence=checks.option(on_divergence, "on_divergence", ("restore", "raise")),
+            max_time=float("inf") if max_time is None else checks.number(max_time, "max_time", above=0.0),
+        )
+        recorder = _Recorder(self, samples, held_out, _metric(metric, self.network), callbacks, plan.n_epochs, progress)
+        before, history = self._p, {name: list(values) for name, values in self.history.items()}
+        p = self.place.xp.asarray(before, copy=True)  # training owns what it changes
+        try:
+            with recorder.bar:
+                result = train(
+                    EagerRunner(task, data, self._dropout_seed()),
+                    State(p, method.init(p).slots, 0),
+                    plan,
+                    self.place,
+                    self.layout,
+                    orders=lambda: self._order(data.n) if shuffle else None,
+                    validate=None if held_out is None else recorder.validate,
+                    on_epoch=[recorder],
+                )
+        except BaseException:
+            self._p, self.history = before, history
+            raise
+        self._p, self._trace, self._gradients = result.p, None, None
+        return self
+
+    def predict(self, X: Array, *, average: bool = False) -> Array:
+        """yhat for the inputs `X`, shape (n, n_K) or (m, n, n_K); in blocks, so that memory stays bounded.
+
+        Parameters
+        ----------
+        average : bool
+            The mean over the m networks, shape (n, n_K): an ensemble.
+        """
+        X = self._inputs(X)
+        xp, W, b = self.place.xp, *self.layout.unpack(self._p)
+        n, rows = int(X.shape[-2]), _rows_at_once(self.layout, self.n_networks)
+        blocks = [
+            forward(self.network, W, b, X[..., start : min(start + rows, n), :]).a[-1] for start in range(0, n, rows)
+        ]
+        yhat = blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=-2)
+        return xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
+
+    def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
+        """The loss on `X` and `y`, without any penalty: a float, or a NumPy array of shape (m,)."""
+        return self._loss(self._samples(X, y, sample_weight))
+
+    def to_backend(self, backend: str, *, device: str | None = None) -> "MLP":
+        """A copy of this network that lives on another backend; this one stays as it is."""
+        place = select(backend, device)
+        other = copy.copy(self)
+        other.place, other.dtype = place, place.dtype_name(self.dtype)
+        other._p = place.asarray(np.array(self.place.backend.to_numpy(self._p), copy=True), other.dtype)
+        other._orders, other.history = copy.deepcopy(self._orders), copy.deepcopy(self.history)
+        other._trace = other._gradients = None
+        return other
+
+    def to_device(self, device: str) -> "MLP":
+        """A copy of this network on another device of its backend."""
+        return self.to_backend(self.place.backend.name, device=device)
+
+    # --- Behind the door ---
+
+    def _inputs(self, X: Any, name: str = "x") -> Array:
+        return checks.array(
+            X, name, self.place, self.dtype, width=self.layout.sizes[0], networks=self.n_networks, where="enter this network"
+        )
+
+    def _samples(
+        self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")
+    ) -> "_Samples":
+        x = self._inputs(X, names[0])
+        return _Samples(x, *self._targets(y, int(x.shape[-2]), w, names[1]))
+
+    def _targets(self, y: Any, n: int, w: Any = None, name: str = "y") -> tuple[Array, Array | None]:
+        width = self.network.loss.target_width or self.layout.sizes[-1]
+        y = checks.array(
+            y, name, self.place, self.dtype, width=width, networks=self.n_networks, where="be compared with the outputs"
+        )
+        if y.shape[-2] != n:
+            raise ValueError(f"x and {name} must hold the same number of samples; got {n} and {int(y.shape[-2])}.")
+        check_targets(self.network.loss, y)
+        return y, checks.sample_weight(w, "sample_weight", self.place, self.dtype, n)
+
+    def _hold_out(self, samples: "_Samples", fraction: float) -> tuple["_Samples", "_Samples"]:
+        fraction = checks.number(fraction, "validation_fraction", above=0.0, below=1.0)
+        n_held = max(round(fraction * samples.n), 1)
+        if n_held >= samples.n:
+            raise ValueError(f"validation_fraction={fraction:g} of {samples.n} samples leaves none to train on.")
+        order = self._orders[0].permutation(samples.n)  # the same samples are held out from every network
+        return samples.take(np.sort(order[n_held:]), self.place), samples.take(np.sort(order[:n_held]), self.place)
+
+    def _per_layer(self, factors: Sequence[float], biases: float | None = None) -> Array:
+        K = self.layout.n_layers
+        if len(factors) != K:
+            raise ValueError(f"learning_rate_factors must hold one factor for each of the {K} layers; got {len(factors)}.")
+        flat = np.zeros(self.layout.size)
+        for name, k, start, stop, _ in self.layout.segments:
+            factor = checks.number(factors[k - 1], f"learning_rate_factors[{k - 1}]", least=0.0)
+            flat[start:stop] = factor if name == "W" or biases is None else biases
+        return self.place.asarray(flat, self.dtype)
+
+    def _order(self, n: int) -> HostArray:
+        if self.n_networks is None:
+            return self._orders[0].permutation(n)
+        return np.stack([rng.permutation(n) for rng in self._orders])
+
+    def _dropout_seed(self) -> Array | None:
+        if not any(self.network.dropout):
+            return None
+        draws = [_generator(seed, DROPOUT).integers(2**31, dtype=np.int32) for seed in self.seeds]
+        shape = (1, 1) if self.n_networks is None else (self.n_networks, 1, 1)
+        return self.place.asarray(np.asarray(draws, dtype=np.int32).reshape(shape))
+
+    def _loss(self, samples: "_Samples") -> Any:
+        W, b = self.layout.unpack(self._p)
+        trace = forward(self.network, W, b, samples.x)
+        value = self.place.backend.to_numpy(mean(losses(self.network, trace, samples.y), samples.w))
+        return float(value) if self.n_networks is None else value
+
+    def _passed(self) -> Trace:
+        if self._trace is None:
+            raise ValueError("there is no z and no a yet; call forward(X) first.")
+        return self._trace
+
+    def _seen(self) -> Gradients:
+        if self._gradients is None:
+            raise ValueError("there are no derivatives yet; call forward(X), then backward(y).")
+        return self._gradients
+
+
+class _Samples(NamedTuple):
+    """Checked inputs, targets and weights on the device."""
+
+    x: Array
+    y: Array
+    w: Array | None
+
+    @property
+    def n(self) -> int:
+        return int(self.x.shape[-2])
+
+    def take(self, rows: HostArray, place: Place) -> "_Samples":
+        index = place.asarray(rows.astype(np.int32))
+        take = place.xp.take
+        w = None if self.w is None else take(self.w, index, axis=-1)
+        return _Samples(take(self.x, index, axis=self.x.ndim - 2), take(self.y, index, axis=self.y.ndim - 2), w)
+
+
+class _Recorder:
+    """What happens after an epoch: history, callbacks, the progress bar."""
+
+    def __init__(
+        self,
+        net: MLP,
+        samples: _Samples,
+        held_out: _Samples | None,
+        metric: Callable[[Array, Array], float] | None,
+        callbacks: Sequence[Callable[[MLP, int, dict[str, Any]], object]],
+        n_epochs: int,
+        progress: bool,
+    ) -> None:
+        self.net, self.samples, self.held_out, self.metric, self.callbacks = net, samples, held_out, metric, callbacks
+        self.bar = Bar(n_epochs, progress)
+        self.first = len(net.history.get("loss", []))
+
+    def validate(self, p: Array) -> Any:
+        self.net._p = p
+        assert self.held_out is not None
+        return self.net._loss(self.held_out)
+
+    def __call__(self, report: Report) -> bool:
+        net = self.net
+        net._p = report.state.p
+        logs: dict[str, Any] = {"loss": _plain(report.loss), "learning_rate": report.learning_rate}
+        if self.metric is not None:
+            logs["metric"] = self.metric(self.samples.y, net.predict(self.samples.x))
+        if report.validation is not None:
+            logs["validation_loss"] = _plain(report.validation)
+            if self.metric is not None and self.held_out is not None:
+                logs["validation_metric"] = self.metric(self.held_out.y, net.predict(self.held_out.x))
+        for name, value in logs.items():
+            net.history.setdefault(name, []).append(value)
+        self.bar.advance(logs)
+        return any([callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks])
+
+
+def _plain(value: HostArray) -> Any:
+    return float(value) if np.ndim(value) == 0 else np.asarray(value)
+
+
+def accuracy(y: Array, yhat: Array) -> Any:
+    """The share of samples whose class is right: the largest of several outputs, or one output on y's side of 1/2.
+
+    A float, or a NumPy array of shape (m,) for m networks.
+    """
+    place = place_of(y=y, yhat=yhat)
+    xp = place.xp
+    if yhat.shape[-1] == 1:
+        right = ((yhat > 0.5) == (y > 0.5))[..., 0]
+    else:
+        right = xp.argmax(yhat, axis=-1) == xp.argmax(y, axis=-1)
+    return _plain(place.backend.to_numpy(xp.mean(xp.astype(right, yhat.dtype), axis=-1)))
+
+
+def _metric(metric: Any, network: Network) -> Callable[[Array, Array], float] | None:
+    if metric is None or callable(metric):
+        return metric  # type: ignore[no-any-return]
+    checks.option(metric, "metric", ("accuracy",))
+    if network.loss.targets not in ("probability", "distribution"):
+        raise ValueError(f"accuracy needs a classification loss; got {network.loss.name!r}.")
+    return accuracy
+
+
+def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) -> Network:
+    K = len(sizes) - 1
+    one_alone = isinstance(activations, str) or (isinstance(activations, tuple) and all(map(callable, activations)))
+    if one_alone or not isinstance(activations, Sequence):
+        activations = [activations] * (K - 1) + [loss.link or "identity"]
+    if len(activations) != K:
+        raise ValueError(f"activations must name one function for each of the {K} layers; got {len(activations)}.")
+    rows = tuple(activation(value) for value in activations)
+    for k, row in enumerate(rows[:-1], start=1):
+        if row.outputs == "distribution":
+            raise ValueError(f"{row.name} is for the output layer; layer {k} is hidden.")
+    if not loss.accepts(rows[-1].outputs):
+        raise ValueError(
+            f"loss {loss.name!r} needs outputs of kind {loss.outputs!r}; {rows[-1].name!r} gives {rows[-1].outputs!r}. "
+            f"Its usual output activation is {loss.link!r}."
+        )
+    rates = [dropout] * (K - 1) if isinstance(dropout, (int, float)) else list(dropout)
+    if len(rates) != K - 1:
+        raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")
+    return Network(Layout(sizes), rows, loss, tuple(checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates))
+
+
+def _rows_at_once(layout: Layout, networks: int | None) -> int:
+    return max(PREDICTION_BYTES // (8 * max(layout.sizes) * (networks or 1)), 1)
+
+
+def _seed_sequence(random_state: Any) -> np.random.SeedSequence:
+    if isinstance(random_state, np.random.SeedSequence):
+        return random_state
+    if random_state is None:
+        return np.random.SeedSequence()
+    return np.random.SeedSequence(checks.integer(random_state, "random_state", least=0))
+
+
+def _child(seed: np.random.SeedSequence, key: int) -> np.random.SeedSequence:
+    # Not spawn(): that counts, so the second call would give others.
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, key))
+
+
+def _generator(seed: np.random.SeedSequence, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(_child(seed, stream)))

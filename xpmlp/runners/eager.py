@@ -1,0 +1,103 @@
+"""The eager runner: step after step, on every backend. Its results are what a step means."""
+
+from collections.abc import Callable, Iterator
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, Place
+from xpmlp.network import Drop
+from xpmlp.runners.step import State, Task, step, total_weight
+
+
+class Data:
+    """The samples of a fit, on the device, and their batches.
+
+    Parameters
+    ----------
+    x, y : array of shape (n, n_0), (n, n_K), or with a leading axis of m networks
+    w : array of shape (n,) or (m, n), or None
+    batch_size : int
+    """
+
+    def __init__(self, place: Place, x: Array, y: Array, w: Array | None, batch_size: int) -> None:
+        self.place, self.x, self.y, self.w = place, x, y, w
+        self.n = int(x.shape[-2])
+        self.batch_size = min(batch_size, self.n)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in an epoch, the short last one counted."""
+        return -(-self.n // self.batch_size)
+
+    def batches(self, order: HostArray | None) -> Iterator[tuple[Array, Array, Array | None]]:
+        """The batches of one epoch, in the given order of samples, shape (n,) or (m, n); None is the order they have."""
+        if order is None or (self.n_batches == 1 and order.ndim == 1):
+            # One batch of everything is the same batch in any order.
+            for start in range(0, self.n, self.batch_size):
+                rows = slice(start, min(start + self.batch_size, self.n))
+                yield self.x[..., rows, :], self.y[..., rows, :], None if self.w is None else self.w[..., rows]
+            return
+        index = self.place.asarray(order, None if self.place.backend.name == "numpy" else "int32")
+        for start in range(0, self.n, self.batch_size):
+            rows = index[..., start : min(start + self.batch_size, self.n)]
+            yield self._take(self.x, rows, 2), self._take(self.y, rows, 2), self._take(self.w, rows, 1)
+
+    def _take(self, values: Array | None, rows: Array, ndim: int) -> Array | None:
+        # Rows of `values`, which has `ndim` axes where all networks share it; `rows` is (batch,) or (m, batch).
+        if values is None:
+            return None
+        xp = self.place.xp
+        if rows.ndim == 1:
+            return xp.take(values, rows, axis=values.ndim - ndim)
+        tail = tuple(values.shape[values.ndim - ndim + 1 :])
+        if values.ndim > ndim:  # each network has its own samples: lay them end to end and count on
+            offsets = xp.arange(values.shape[0], dtype=rows.dtype, device=rows.device) * self.n
+            values, rows = xp.reshape(values, (-1, *tail)), rows + offsets[:, None]
+        return xp.reshape(xp.take(values, xp.reshape(rows, (-1,)), axis=0), (*rows.shape, *tail))
+
+
+class EagerRunner:
+    """Executes `step` batch by batch."""
+
+    name = "eager"
+
+    def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
+        """`seed` is the int32 array of shape (1, 1) or (m, 1, 1) that dropout masks are hashed from."""
+        self.task, self.data, self.seed = task, data, seed
+
+    def epoch(
+        self,
+        state: State,
+        order: HostArray | None,
+        rate_of: Callable[[int], float],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> tuple[State, Array]:
+        """One epoch: the new state and the mean of the batches' losses, weighted by their samples, shape () or (m,).
+
+        Parameters
+        ----------
+        order : int array of shape (n,) or (m, n), or None
+            The order of the samples, on the host.
+        rate_of : function
+            The learning rate of batch i = 0, 1, ... of this epoch.
+        interrupted : function
+            Asked after every step; True ends the epoch there, with a whole state.
+        """
+        task, optimizer = self.task, self.task.optimizer
+        p, slots, t = state
+        total: Array = 0.0
+        seen: Array = 0.0
+        for i, (x, y, w) in enumerate(self.data.batches(order)):
+            t += 1
+            rates = optimizer.rates(t, rate_of(i), **optimizer.parameters)
+            p, slots, loss = step(task, p, slots, rates, x, y, w, self._drop(t))
+            weight = total_weight(x, w)
+            total, seen = total + loss * weight, seen + weight
+            if interrupted():
+                break
+        return State(p, slots, t), total / seen
+
+    def _drop(self, t: int) -> Drop | None:
+        if self.seed is None:
+            return None
+        xp = self.data.place.xp
+        return Drop(self.seed, xp.full((1, 1), t % 2**31, dtype=self.seed.dtype, device=self.seed.device))

@@ -1,0 +1,71 @@
+"""One training step: forward, backward, penalty, clipping, update. What every runner executes, and what it must agree with."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from xpmlp._typing import Array
+from xpmlp.backends import array_namespace
+from xpmlp.network import Drop, Network, backward, forward, losses, mean
+from xpmlp.optimizers import Optimizer, Rates, Slots, clip
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained and how, apart from the data and the learning rates."""
+
+    network: Network
+    optimizer: Optimizer
+    l2: float = 0.0  # L gains l2 / 2 * sum(W^2) / sum(w): weights only, never biases
+    clip_norm: float | None = None
+    factors: Array | None = None  # per-element factors on the learning rate, shape (P,)
+    decays: Array | None = None  # 1 for weights, 0 for biases, shape (P,), where the optimizer decays weights
+
+
+class State(NamedTuple):
+    """What a step changes. Donated to the step: go on with what comes back."""
+
+    p: Array  # parameters, (P,) or (m, P)
+    slots: Slots  # the optimizer's arrays
+    t: int  # updates done
+
+
+def gradient(task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Drop | None = None) -> tuple[Array, Array]:
+    """The loss of a batch and its derivative with respect to the flat vector: shapes (), (P,), or (m,), (m, P)."""
+    network, layout = task.network, task.network.layout
+    xp = array_namespace(p)
+    W, b = layout.unpack(p)
+    trace = forward(network, W, b, x, drop)
+    loss = mean(losses(network, trace, y), w)
+    grads = backward(network, W, trace, y, w)
+    if task.l2 > 0.0:
+        per_sample = task.l2 / total_weight(trace.a[-1], w)
+        weights = p[..., : layout.n_weights]
+        loss = loss + 0.5 * per_sample * xp.sum(weights * weights, axis=-1)
+        for k in range(1, layout.n_layers + 1):
+            grads.dW[k] += _over_weights(per_sample) * W[k]
+    return loss, layout.pack(grads.dW, grads.db)
+
+
+def total_weight(yhat: Array, w: Array | None) -> Array | float:
+    """sum(w) of a batch, shape () or (m,); its number of samples where there are no weights, 1 where they sum to 0."""
+    if w is None:
+        return float(yhat.shape[-2])
+    xp = array_namespace(w)
+    total = xp.sum(w, axis=-1)
+    return xp.where(total > 0, total, xp.ones_like(total))
+
+
+def _over_weights(per_network: Array | float) -> Array | float:
+    # (m,) to (m, 1, 1); a number or a 0-d array broadcasts as it is
+    return per_network[:, None, None] if getattr(per_network, "ndim", 0) == 1 else per_network  # type: ignore[index]
+
+
+def step(
+    task: Task, p: Array, slots: Slots, rates: Rates, x: Array, y: Array, w: Array | None, drop: Drop | None = None
+) -> tuple[Array, Slots, Array]:
+    """One step on one batch; `p` and `slots` are donated."""
+    loss, g = gradient(task, p, x, y, w, drop)
+    if task.clip_norm is not None:
+        g = clip(g, task.clip_norm)
+    p, slots = task.optimizer.apply(p, g, slots, rates, task.factors, task.decays)
+    return p, slots, loss

@@ -1,0 +1,293 @@
+"""Training: epochs, early stopping, history, the divergence guard, Ctrl-C.
+
+The loop knows arrays of shape (P,) or (m, P) and one number per network and epoch. What a loss, a score or a batch is,
+the runner and its caller know. Networks trained together stop one by one: who stops keeps what it had.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, Place, warn
+from xpmlp.parameters import Layout
+from xpmlp.runners.step import State
+from xpmlp.schedules import Progress, Schedule
+
+
+class Runner(Protocol):
+    """Who executes the steps of an epoch; see `runners.eager.EagerRunner.epoch`."""
+
+    name: str
+
+    def epoch(
+        self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
+    ) -> tuple[State, Array]: ...
+
+
+class DivergenceWarning(UserWarning):
+    """Training met numbers that are not finite, and the best finite weights were put back."""
+
+
+class DivergenceError(ValueError):
+    """Training met numbers that are not finite, and `on_divergence` is "raise"."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train, and when to stop.
+
+    Parameters
+    ----------
+    patience : float
+        Training stops after more than this many epochs in a row in which the monitored value did not improve on the best
+        by at least `tol`.
+    keep_best : bool
+        End with the weights of the best epoch rather than with the last.
+    on_plateau : {"stop", "divide"}
+        "divide" lowers the learning rate to a fifth instead of stopping, until it is at most 1e-6 (scikit-learn's
+        "adaptive").
+    on_divergence : {"restore", "raise"}
+    max_time : float
+        Seconds after which no new epoch begins.
+    """
+
+    n_epochs: int
+    learning_rate: float
+    schedule: Schedule
+    n_batches: int
+    n_samples: int
+    patience: float = float("inf")
+    tol: float = 0.0
+    keep_best: bool = False
+    on_plateau: str = "stop"
+    on_divergence: str = "restore"
+    max_time: float = float("inf")
+
+
+class Report(NamedTuple):
+    """What is known after an epoch; a callback gets it and may return True to stop."""
+
+    epoch: int  # 1, 2, ...
+    loss: HostArray  # mean over the epoch, the penalty included; shape () or (m,)
+    validation: HostArray | None  # what `validate` returned
+    learning_rate: float  # of the epoch's first update
+    state: State
+
+
+@dataclass
+class Result:
+    """What training leaves."""
+
+    state: State  # as after the last step, for going on
+    p: Array  # the parameters to keep: the best, the last, or what was put back
+    epochs: int  # done
+    stopped_by: str  # "epochs", "patience", "time", "callback", "interrupt" or "divergence"
+    best: HostArray | None = None  # the best monitored value
+
+
+def train(
+    runner: Runner,
+    state: State,
+    plan: Plan,
+    place: Place,
+    layout: Layout,
+    *,
+    orders: Callable[[], HostArray | None],
+    validate: Callable[[Array], HostArray] | None = None,
+    greater_is_better: bool = False,
+    on_epoch: Sequence[Callable[[Report], object]] = (),
+) -> Result:
+    """Run epochs until the plan says stop.
+
+    Parameters
+    ----------
+    state : State
+        Donated.
+    orders : function
+        Called once per epoch for the order of the samples, shape (n,) or (m, n), or None to keep the order they have.
+    validate : function or None
+        From the parameters to the monitored value, shape () or (m,); without it the training loss is monitored.
+    on_epoch : sequence of functions
+        Called with a `Report` after every epoch; training stops when one returns True.
+
+    Raises
+    ------
+    DivergenceError
+        If `plan.on_divergence` is "raise" and a loss or a parameter is no longer finite after an epoch.
+    """
+    watch = _Watch(plan, place, state.p, validate is not None and greater_is_better)
+    started = time.perf_counter()
+    scale, samples, epoch, stopped_by = 1.0, 0, 0, "epochs"
+    rates = _Rates(plan)
+    with interruptible() as interrupted:
+        for epoch in range(1, plan.n_epochs + 1):
+            rate_of = rates.of_epoch(epoch - 1, state.t, samples, scale)
+            rate = rate_of(0)
+            state, loss = runner.epoch(state, orders(), rate_of, interrupted)
+            samples += plan.n_samples
+            losses = np.asarray(place.backend.to_numpy(loss))
+            if interrupted():
+                stopped_by = "interrupt"
+                break
+            diverged = watch.diverged(losses, state.p)
+            if np.any(diverged):
+                message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
+                if plan.on_divergence == "raise":
+                    raise DivergenceError(message)
+                warn(f"{message} The best finite weights were put back.", DivergenceWarning)
+            validation = None if validate is None else np.asarray(validate(state.p))
+            plateau = watch.see(losses if validation is None else validation, state.p, diverged)
+            try:
+                stop = [callback(Report(epoch, losses, validation, rate, state)) is True for callback in on_epoch]
+            except KeyboardInterrupt:
+                stopped_by = "interrupt"
+                break
+            if np.all(watch.dead):
+                stopped_by = "divergence"
+            elif plateau and plan.on_plateau == "divide" and rate > 1e-6:
+                scale /= 5.0
+                watch.go_on()
+            elif plateau:
+                stopped_by = "patience"
+            elif any(stop):
+                stopped_by = "callback"
+            elif time.perf_counter() - started > plan.max_time:
+                stopped_by = "time"
+            if stopped_by != "epochs":
+                break
+    if stopped_by == "interrupt":
+        warn(f"Training interrupted in epoch {epoch}; what was learned is kept.", UserWarning)
+    return Result(state, watch.keep(state.p), epoch, stopped_by, watch.best)
+
+
+class _Rates:
+    """The learning rate of every step, asked of the schedule as often as it moves."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def of_epoch(self, epoch: int, step: int, samples: int, scale: float) -> Callable[[int], float]:
+        plan = self.plan
+        base = plan.learning_rate * scale
+
+        def at(i: int) -> float:
+            return base * plan.schedule(Progress(step + i, epoch + i / plan.n_batches, samples, plan.n_epochs))
+
+        if plan.schedule.per_step:
+            return at
+        rate = at(0)
+        return lambda i: rate
+
+
+class _Watch:
+    """For each network: the best value, the epochs without a better one, and the weights it ends with."""
+
+    def __init__(self, plan: Plan, place: Place, p: Array, greater_is_better: bool) -> None:
+        self.plan, self.place = plan, place
+        self.sign = -1.0 if greater_is_better else 1.0
+        lead = tuple(p.shape[:-1])
+        self.lowest = np.full(lead, np.inf)  # of sign * value
+        self.waited = np.zeros(lead, dtype=int)
+        self.running = np.ones(lead, dtype=bool)
+        self.dead = np.zeros(lead, dtype=bool)
+        # The weights of the best epoch so far; before the first, those it began with.
+        self.safe = self._copy(p) if plan.keep_best or plan.on_divergence == "restore" else None
+        self.final: Array = None  # what networks that have stopped end with
+
+    @property
+    def best(self) -> HostArray:
+        return self.sign * self.lowest
+
+    def diverged(self, losses: HostArray, p: Array) -> HostArray:
+        """Which running networks have just met a loss or a parameter that is not finite."""
+        xp = self.place.xp
+        finite = self.place.backend.to_numpy(xp.all(xp.isfinite(p), axis=-1))
+        return np.asarray(self.running & ~(np.isfinite(losses) & finite))
+
+    def see(self, values: HostArray, p: Array, diverged: HostArray) -> bool:
+        """Take note of an epoch; True once no network has anything left to wait for."""
+        values = self.sign * values
+        alive = self.running & ~diverged
+        enough = values <= self.lowest - self.plan.tol
+        better = alive & (values < self.lowest)
+        self.waited = np.where(enough, 0, self.waited + 1)
+        self.lowest = np.where(better, values, self.lowest)
+        if self.safe is not None:
+            self.safe = self._where(better, p, self.safe)
+        self.dead = self.dead | diverged
+        tired = alive & (self.waited > self.plan.patience)
+        if np.any(tired | diverged):
+            last = self.safe if self.plan.keep_best else self._where(diverged, self.safe, p)
+            self.final = self._copy(last) if self.final is None else self._where(tired | diverged, last, self.final)
+            self.running = alive & ~tired
+        return not np.any(self.running)
+
+    def go_on(self) -> None:
+        """Begin to wait anew, at a lower learning rate."""
+        self.running, self.final = ~self.dead, None
+        self.waited = np.zeros_like(self.waited)
+
+    def keep(self, p: Array) -> Array:
+        """The parameters to end with."""
+        last = self.safe if self.plan.keep_best else p
+        return last if self.final is None else self._where(self.running, last, self.final)
+
+    def _copy(self, p: Array) -> Array:
+        return self.place.xp.asarray(p, copy=True)
+
+    def _where(self, which: HostArray, new: Array, old: Array) -> Array:
+        # `new` will be donated to the next step, so what is kept of it is a copy.
+        if not np.any(which):
+            return old
+        if np.all(which):
+            return self._copy(new)
+        return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
+
+
+def _divergence_message(
+    diverged: HostArray, epoch: int, rate: float, layout: Layout, p: HostArray
+) -> str:
+    who = "Training" if diverged.ndim == 0 else f"Training of network {int(np.flatnonzero(diverged)[0])}"
+    row = p if p.ndim == 1 else p[np.flatnonzero(diverged)[0]]
+    bad = np.flatnonzero(~np.isfinite(row))
+    if bad.size:
+        name, layer = layout.locate(int(bad[0]))
+        what = f"layer {layer} holds {'weights' if name == 'W' else 'biases'} that are not finite"
+    else:
+        what = f"the loss is not finite, though all weights are: the outputs of layer {layout.n_layers} are too large"
+    return (
+        f"{who} diverged in epoch {epoch}: {what}. Lower the learning rate (it was {rate:g}), "
+        "scale the inputs and targets to about unit variance, or clip the gradient norm (clip_norm=1.0)."
+    )
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C be asked about instead of striking in the middle of a step; a second one strikes at once.
+
+    Only in the main thread, and only where nobody has put a handler of their own: elsewhere Python's rules hold.
+    """
+    seen = threading.Event()
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+    def note(signum: int, frame: Any) -> None:
+        seen.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield seen.is_set
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
