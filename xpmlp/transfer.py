@@ -92,7 +92,8 @@ def _ferry(array: Array, source: Place, place: Place, dtype: str | None) -> Arra
     wanted = is_ if dtype is None else dtype
     lacking = source.backend.lacks(source.device) | place.backend.lacks(place.device)
     if source.backend is place.backend and lacking.isdisjoint({is_, wanted}):
-        moved = array_api_compat.to_device(array, place.device)
+        there = source.device == place.device
+        moved = array if there else array_api_compat.to_device(array, place.device)
         return moved if wanted == is_ else place.xp.astype(moved, getattr(place.xp, wanted))
     return place.asarray(source.backend.to_numpy(array), dtype)
 

@@ -1,0 +1,44 @@
+"""The array libraries: what they are called (table), whether they work here (probing), where arrays live (places)."""
+
+from xpmlp.backends.places import (
+    BackendFallbackWarning,
+    Place,
+    PrecisionWarning,
+    array_namespace,
+    available_backends,
+    backend_of,
+    config_context,
+    get_backend,
+    get_config,
+    place_of,
+    select,
+    set_config,
+    warn,
+)
+from xpmlp.backends.probing import Probe, forget_probes, probe
+from xpmlp.backends.table import BACKENDS, DTYPES, Backend, BackendUnavailableError, HostArray, State
+
+__all__ = [
+    "BACKENDS",
+    "DTYPES",
+    "Backend",
+    "BackendFallbackWarning",
+    "BackendUnavailableError",
+    "HostArray",
+    "Place",
+    "PrecisionWarning",
+    "Probe",
+    "State",
+    "array_namespace",
+    "available_backends",
+    "backend_of",
+    "config_context",
+    "forget_probes",
+    "get_backend",
+    "get_config",
+    "place_of",
+    "probe",
+    "select",
+    "set_config",
+    "warn",
+]

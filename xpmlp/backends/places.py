@@ -1,0 +1,239 @@
+"""Where arrays live: the place that was asked for, or the place where an array is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import array_api_compat
+import numpy as np
+
+from xpmlp._typing import Array, Device, Namespace
+from xpmlp.backends.probing import backend_named, backend_names, probe
+from xpmlp.backends.table import BACKENDS, DTYPES, NARROWER, Backend, BackendUnavailableError, HostArray, State
+
+_fallback: ContextVar[str] = ContextVar("xpmlp_fallback", default="warn")
+
+
+def get_config() -> dict[str, str]:
+    """Return the settings in force, as a dict that `set_config` takes."""
+    return {"fallback": _fallback.get()}
+
+
+def set_config(*, fallback: str | None = None) -> None:
+    """Change settings for what follows in this thread (as scikit-learn does); None leaves a setting as it is.
+
+    Parameters
+    ----------
+    fallback : {"warn", "error"}, optional
+        What happens when a named backend or device cannot run here: "warn" issues a `BackendFallbackWarning` and goes
+        on with NumPy, "error" raises `BackendUnavailableError`.
+    """
+    if fallback is None:
+        return
+    if fallback not in ("warn", "error"):
+        raise ValueError(f"fallback must be 'warn' or 'error'; got {fallback!r}.")
+    _fallback.set(fallback)
+
+
+@contextlib.contextmanager
+def config_context(*, fallback: str | None = None) -> Iterator[None]:
+    """Change settings inside a `with` block; see `set_config`.
+
+    Examples
+    --------
+    >>> import xpmlp
+    >>> with xpmlp.config_context(fallback="error"):
+    ...     xpmlp.get_config()
+    {'fallback': 'error'}
+    """
+    before = get_config()
+    set_config(fallback=fallback)
+    try:
+        yield
+    finally:
+        set_config(**before)
+
+
+class BackendFallbackWarning(UserWarning):
+    """The named backend or device cannot run here, so NumPy does the work."""
+
+
+class PrecisionWarning(UserWarning):
+    """The device has no float64, so the numbers are kept in float32."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where arrays live: a backend, its namespace, one of its devices."""
+
+    backend: Backend
+    xp: Namespace
+    device: Device = field(hash=False)  # CuPy's devices compare but do not hash
+
+    @property
+    def device_name(self) -> str:
+        """The device as `device=` spells it: "cpu", "cuda:0"."""
+        return self.backend.device_name(self.device)
+
+    @property
+    def float64(self) -> bool:
+        """Whether float64 can be had here, now: JAX has it only while its x64 mode is on."""
+        return "float64" not in self.backend.lacks(self.device)
+
+    def asarray(self, array: HostArray, dtype: str | None = None) -> Array:
+        """Bring a NumPy array here, as `dtype` (a name) or as it is; the memory is shared where the library can.
+
+        Where the device lacks the dtype, half its width serves: floats with a `PrecisionWarning`, integers if they fit.
+        """
+        wanted = array.dtype.name if dtype is None else dtype
+        if self.backend.name == "numpy":
+            return array if wanted == array.dtype.name else array.astype(wanted)
+        name = self.dtype_name(wanted)
+        if name != wanted and "int" in wanted and array.size:
+            holds = np.iinfo(name)
+            for extreme in (int(array.min()), int(array.max())):
+                if not holds.min <= extreme <= holds.max:
+                    raise ValueError(f"{self} has no {wanted}, and {name} cannot hold {extreme}.")
+        array = array.astype(np.dtype(name), copy=False)  # also into this machine's byte order
+        return self.backend.from_numpy(array, self.xp, self.device)
+
+    def dtype_name(self, wanted: str) -> str:
+        """Return the dtype that stands for `wanted` here, both by name: itself, or half as wide where it is lacking."""
+        if wanted not in DTYPES:
+            raise TypeError(f"{self.backend.noun}s hold numbers and booleans; got dtype {wanted}.")
+        if wanted not in self.backend.lacks(self.device):
+            return wanted
+        if wanted not in NARROWER:
+            raise TypeError(f"{self} has no {wanted}.")
+        narrower = NARROWER[wanted]
+        if wanted in ("float64", "complex128"):
+            warn(f"{self} has no {wanted}: going on in {narrower}{self.backend.float64_hint}.", PrecisionWarning)
+        return narrower
+
+    def describe(self, plural: bool = False) -> str:
+        """Name an array that lives here: "a NumPy array", "CuPy arrays on cuda:0"."""
+        noun = self.backend.noun
+        where = "" if self.backend.name == "numpy" or self.device is None else f" on {self.device_name}"
+        return f"{noun}s{where}" if plural else f"{'an' if noun[0] == 'a' else 'a'} {noun}{where}"
+
+    def __str__(self) -> str:
+        return f"{self.backend.label} on {self.device_name}"
+
+
+def select(backend: str | None, device: str | None = None) -> Place:
+    """Find the place that was asked for, or NumPy where that cannot run and the settings allow it.
+
+    Parameters
+    ----------
+    backend : str or None
+        A name of BACKENDS; None is NumPy (to follow an array instead, see `place_of`).
+    device : str, optional
+        For instance "cpu", "cuda", "cuda:1"; by default the library's default device. Needs a `backend`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the names are not names of a backend and of a kind of device that it has: on no machine will they work.
+    BackendUnavailableError
+        If the place cannot be had here and `fallback` is "error"; with "warn" it is a `BackendFallbackWarning`.
+    """
+    if backend is None and device is not None:
+        raise ValueError(f"device={device!r} needs a backend; name one of {backend_names()}.")
+    row = backend_named("numpy" if backend is None else backend)
+    found = probe(row.name, device)
+    if found.state is State.OK:
+        return Place(row, row.xp, row.find_device(device))
+    asked = f"backend {row.name!r}" + ("" if device is None else f", device {device!r},")
+    message = f"{asked} cannot run here: {found.state} ({found.message})."
+    cure = f"What to do: {found.hint}."
+    if _fallback.get() == "error":
+        raise BackendUnavailableError(f"{message} {cure}", found.state, found.hint)
+    warn(f"{message} Going on with NumPy on the CPU. {cure}", BackendFallbackWarning)
+    return select("numpy")
+
+
+def get_backend(name: str, device: str | None = None) -> Place:
+    """Return a backend, ready to use: its namespace `xp` and a `device`.
+
+    Where it cannot run, NumPy comes back with a `BackendFallbackWarning`, or a `BackendUnavailableError` is raised:
+    see `set_config`.
+
+    Examples
+    --------
+    >>> import xpmlp
+    >>> place = xpmlp.get_backend("numpy")
+    >>> place.xp.zeros(2, device=place.device)
+    array([0., 0.])
+    """
+    return select(name, device)
+
+
+def available_backends() -> list[str]:
+    """Return the names of the backends that work on this machine. The first call imports and tries each of them."""
+    return [name for name in BACKENDS if probe(name).state is State.OK]
+
+
+def place_of(*arrays: Array, **named: Array) -> Place:
+    """Return the one place where all the arrays live; keyword arguments lend their names to the error message.
+
+    Raises
+    ------
+    TypeError
+        If one is no array of a known library, or if they come from different libraries.
+    ValueError
+        If they live on different devices.
+    """
+    items = [(f"array {i}", array) for i, array in enumerate(arrays, start=1)] + list(named.items())
+    if not items:
+        raise TypeError("place_of needs at least one array.")
+    (first, _), *_ = items
+    place = _place(*items[0])
+    for name, array in items[1:]:
+        other = _place(name, array)
+        who = name if name.isidentifier() else "array"
+        if other.backend is not place.backend:
+            cure = f'move one with xpmlp.to_backend({who}, "{place.backend.name}").'
+            raise TypeError(f"{name} is {other.describe()}, {first} is {place.describe()}; {cure}")
+        if other.device is not None and place.device is not None and other.device != place.device:
+            cure = f'move one with xpmlp.to_device({who}, "{place.device_name}").'
+            raise ValueError(f"{name} is {other.describe()}, {first} is {place.describe()}; {cure}")
+    return place
+
+
+_NAMESPACES: dict[type, Namespace] = {}
+
+
+def array_namespace(array: Array) -> Namespace:
+    """Return the namespace of one array: that of a table row, or of any other library that follows the standard.
+
+    A dict lookup, 0.1 microseconds, after the first array of its type: every mathematical function asks once per call.
+    """
+    xp = _NAMESPACES.get(type(array))
+    if xp is None:
+        xp = _NAMESPACES[type(array)] = array_api_compat.array_namespace(array)
+    return xp
+
+
+def backend_of(array: object) -> Backend | None:
+    """Return the row whose library made this array, or None. Imports nothing."""
+    return next((row for row in BACKENDS.values() if row.owns(array)), None)
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the caller's own line, the first one outside this package, however deep we are."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xpmlp":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _place(name: str, array: object) -> Place:
+    row = backend_of(array)
+    if row is None:
+        raise TypeError(f"{name} must be an array of {backend_names()}; got {type(array).__name__}.")
+    return Place(row, array_namespace(array), array_api_compat.device(array))
