@@ -36,7 +36,7 @@ class Activation:
 
 
 def _zero(z: Array) -> Array:
-    # A 0-d array, not a Python scalar: `maximum(array, scalar)` is what torch.compile cannot trace through array-api-compat.
+    # A 0-d array: `maximum(array, scalar)` is what torch.compile cannot trace through array-api-compat.
     return array_namespace(z).zeros((), dtype=z.dtype, device=z.device)
 
 
@@ -214,4 +214,4 @@ def activation(value: object) -> Activation:
     if isinstance(value, (str, Activation)):
         return checks.choose(ACTIVATIONS, value, "activation")
     f, derivative = checks.pair(value, "an activation", "f(z)", "f'(z, a)")
-    return Activation(getattr(f, "__name__", "custom"), f, derivative)
+    return Activation(f"own {getattr(f, '__name__', 'function')}", f, derivative)

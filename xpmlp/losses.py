@@ -253,7 +253,7 @@ def loss(value: object, **parameters: Any) -> Loss:
     """
     if not isinstance(value, (str, Loss)):
         function, derivative = checks.pair(value, "a loss", "value(y, yhat)", "derivative(y, yhat)")
-        row = Loss(getattr(function, "__name__", "custom"), function, derivative)
+        row = Loss(f"own {getattr(function, '__name__', 'function')}", function, derivative)
     else:
         row = checks.choose(LOSSES, value, "loss")
     checks.known_parameters(row, parameters, "loss")
