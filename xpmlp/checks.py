@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from xpmlp.backends import Place, place_of
 from xpmlp._typing import Array
+from xpmlp.backends import Place, place_of
 
 Row = TypeVar("Row")
 
@@ -84,7 +84,7 @@ def integer(value: object, name: str, *, least: int) -> int:
     what = f"{name} must be a whole number of at least {least}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{what}; got {value!r} of type {type(value).__name__}.")
-    if value < least:  # type: ignore[operator]  # Integral compares with int
+    if value < least:
         raise ValueError(f"{what}; got {value!r}.")
     return int(value)
 
@@ -107,7 +107,7 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
 
 
 def array(
-    x: object,
+    x: Any,
     name: str,
     place: Place,
     dtype: str,
@@ -130,9 +130,18 @@ def array(
     networks : int or None
         The number m of networks that a leading axis may count.
     """
+    x = _shaped(floating(x, name, place, dtype, like=like), name, place.xp, width, networks, where)
+    if math.prod(x.shape) == 0:
+        raise ValueError(f"{name} must hold at least one sample and one column; got shape {tuple(x.shape)}.")
+    finite(x, name, place.xp)
+    return place.xp.astype(x, getattr(place.xp, dtype), copy=False)
+
+
+def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the parameters") -> Array:
+    """`x` as an array of real floating numbers on `place`, of any shape; lists become `dtype`, arrays keep theirs."""
     if isinstance(x, (list, tuple)):
         x = _from_lists(x, name, place, dtype)
-    here = place_of(x)
+    here = place_of(**{name: x})
     if here.backend != place.backend or here.device_name != place.device_name:
         raise ValueError(
             f"{name} is {here.describe()}, {like} are {place.describe(plural=True)}; move one with "
@@ -140,36 +149,32 @@ def array(
             + (f', device="{place.device_name}")' if place.device_name != "cpu" else ")")
             + "."
         )
-    xp = place.xp
-    if not xp.isdtype(x.dtype, "real floating"):
+    if not place.xp.isdtype(x.dtype, "real floating"):
         raise TypeError(
             f"{name} must be an array of real floating numbers; got dtype {_dtype_name(x.dtype)}. "
             f'Convert it first, on NumPy with {name}.astype("{dtype}").'
         )
-    x = _shaped(x, name, xp, width, networks, where)
-    if math.prod(x.shape) == 0:
-        raise ValueError(f"{name} must hold at least one sample and one column; got shape {tuple(x.shape)}.")
-    finite(x, name, xp)
-    return xp.astype(x, getattr(xp, dtype), copy=False)
+    return x
 
 
 def finite(x: Array, name: str, xp: Any) -> None:
-    """ValueError where `x` holds NaN or infinity; one pass, one read from the device."""
-    # The sum of finite numbers is finite unless it overflows, so the second, exact pass runs only in doubt.
-    if not math.isfinite(float(xp.sum(x))) and not bool(xp.all(xp.isfinite(x))):
+    """ValueError where `x` holds NaN or infinity; one read from the device."""
+    # Not through the sum, though it saves a pass: NumPy warns of what it meets there, before we have said it.
+    if not bool(xp.all(xp.isfinite(x))):
         raise ValueError(f"{name} must be finite; it contains NaN or infinity. Drop or impute these samples first.")
 
 
-def sample_weight(w: object, name: str, place: Place, dtype: str, n: int) -> Array | None:
+def sample_weight(w: Any, name: str, place: Place, dtype: str, n: int) -> Array | None:
     """Weights as a non-negative finite array of shape (n,) on `place`, or None."""
     if w is None:
         return None
-    w = array(w, name, place, dtype, width=1)[..., 0]
+    w = floating(w, name, place, dtype)
     if tuple(w.shape) != (n,):
         raise ValueError(f"{name} must hold one weight per sample, shape ({n},); got {tuple(w.shape)}.")
+    finite(w, name, place.xp)
     if bool(place.xp.any(w < 0)):
         raise ValueError(f"{name} must not be negative; got a weight of {float(place.xp.min(w)):g}.")
-    return w
+    return place.xp.astype(w, getattr(place.xp, dtype), copy=False)
 
 
 def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..., Any], Callable[..., Any]]:

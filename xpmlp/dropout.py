@@ -1,7 +1,7 @@
 """Dropout masks from a counter: the same on every backend, and at home inside a compiled or captured step.
 
-A mask is a hash of (seed, step, layer, element), not a draw: nothing to carry along, nothing to synchronise. The hash is
-lowbias32 (Wellons, "Prospecting for hash functions", 2018) in wrapping int32 arithmetic, because PyTorch has no uint32.
+A mask is a hash of (seed, step, layer, element), not a draw: nothing to carry along, nothing to synchronise. The hash
+is lowbias32 (Wellons, "Prospecting for hash functions", 2018) in wrapping int32: PyTorch has no arithmetic on uint32.
 """
 
 from xpmlp._typing import Array
@@ -38,6 +38,6 @@ def mask(rate: float, seed: Array, step: Array, layer: int, like: Array) -> Arra
     xp = array_namespace(like)
     batch, n = like.shape[-2], like.shape[-1]
     element = xp.reshape(xp.arange(batch * n, dtype=seed.dtype, device=seed.device), (batch, n))
-    key = _hash(_hash(seed + step) + layer)
+    key = _hash(_hash(_hash(seed) + step) + layer)
     keep = (_hash(_hash(element) + key) & LARGEST) >= int(rate * 2**31)
     return xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))

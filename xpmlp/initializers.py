@@ -1,7 +1,7 @@
 """Initial weights, drawn on the host in float64, then cast and moved: the same seed is the same network everywhere.
 
-To add one, write its function and one row of INITIALIZERS. A function is handed the generator (anything that has
-NumPy's `normal` and `uniform`), the shape to draw, the numbers of inputs and outputs of the layer, and the activation's gain.
+To add one, write its function and one row of INITIALIZERS. A function is handed the generator (anything that has NumPy's
+`normal` and `uniform`), the shape to draw, the layer's numbers of inputs and outputs, and its activation's gain.
 """
 
 from collections.abc import Callable

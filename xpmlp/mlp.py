@@ -129,7 +129,7 @@ class MLP:
         return self
 
     def forward(self, X: Array) -> Array:
-        """yhat for the inputs `X`, shape (batch, n_K) or (m, batch, n_K); keeps every z and a.
+        """The outputs yhat for the inputs `X`, shape (batch, n_K) or (m, batch, n_K); keeps every z and a.
 
         Raises
         ------
@@ -168,11 +168,9 @@ class MLP:
     @parameters.setter
     def parameters(self, flat: Array) -> None:
         shape = tuple(self._p.shape)
+        flat = checks.floating(flat, "parameters", self.place, self.dtype, like="those of this network")
         if tuple(flat.shape) != shape:
             raise ValueError(f"the parameters of this network have shape {shape}; got {tuple(flat.shape)}.")
-        here = place_of(parameters=flat)
-        if here.backend is not self.place.backend:
-            raise ValueError(f"the parameters of this network are {self.place.describe(plural=True)}; got {here.describe()}.")
         self._p = self.place.xp.asarray(flat, dtype=self._p.dtype, copy=True)
 
     def set_weights(self, W: Sequence[Any], b: Sequence[Any]) -> Self:
@@ -185,17 +183,19 @@ class MLP:
         for name, given, own in (("W", W, own_W), ("b", b, own_b)):
             parts.append([None])
             for k, value in enumerate(given, start=1):
-                value = self.place.asarray(np.asarray(value, self.dtype)) if isinstance(value, (list, tuple)) else value
-                if tuple(value.shape) != tuple(own[k].shape):
-                    raise ValueError(f"{name}[{k}] must have shape {tuple(own[k].shape)}; got {tuple(value.shape)}.")
-                parts[-1].append(self.place.xp.astype(value, self._p.dtype))
+                part = checks.floating(value, f"{name}[{k}]", self.place, self.dtype)
+                if tuple(part.shape) != tuple(own[k].shape):
+                    raise ValueError(f"{name}[{k}] must have shape {tuple(own[k].shape)}; got {tuple(part.shape)}.")
+                parts[-1].append(self.place.xp.astype(part, self._p.dtype))
         self.parameters = self.layout.pack(*parts)
         return self
 
     @property
     def seeds(self) -> list[np.random.SeedSequence]:
         """The seed of each network, fit for `random_state=` of an MLP that is to be that network alone."""
-        return [self.random_state] if self.n_networks is None else [_child(self.random_state, i) for i in range(self.n_networks)]
+        if self.n_networks is None:
+            return [self.random_state]
+        return [_child(self.random_state, i) for i in range(self.n_networks)]
 
     W = property(lambda self: self.layout.unpack(self._p)[0], doc="Weights; W[k] has shape (n_{k-1}, n_k).")
     b = property(lambda self: self.layout.unpack(self._p)[1], doc="Biases; b[k] has shape (n_k,).")
@@ -208,15 +208,13 @@ class MLP:
 
     def __repr__(self) -> str:
         many = "" if self.n_networks is None else f"{self.n_networks} networks of "
-        head = (
-            f"MLP: {many}{self.layout.n_parameters:,} parameters, {self.dtype} on {self.place}, loss {self.network.loss.name}"
-        )
-        lines = [head]
+        count = f"{many}{self.layout.n_parameters:,} parameters"
+        lines = [f"MLP: {count}, {self.dtype} on {self.place}, loss {self.network.loss.name}"]
         for k, row in enumerate(self.network.activations, start=1):
             n_in, n_out = self.layout.sizes[k - 1], self.layout.sizes[k]
             rate = self.network.dropout[k - 1] if k - 1 < len(self.network.dropout) else 0.0
-            extra = f"  dropout {rate:g}" if rate else ""
-            lines.append(f"  layer {k}  W ({n_in}, {n_out})  b ({n_out},)  {row.name:<10} {n_in * n_out + n_out:>9,}{extra}")
+            shapes = f"W ({n_in}, {n_out})  b ({n_out},)  {row.name:<10} {n_in * n_out + n_out:>9,}"
+            lines.append(f"  layer {k}  {shapes}" + (f"  dropout {rate:g}" if rate else ""))
         return "\n".join(lines)
 
     # --- The whole work ---
@@ -298,10 +296,11 @@ class MLP:
         """
         samples = self._samples(X, y, sample_weight)
         held_out = None
+        orders = copy.deepcopy(self._orders)  # a fit that fails has drawn nothing
         if validation_data is not None:
             held_out = self._samples(*validation_data, None, names=("validation_data[0]", "validation_data[1]"))
         elif early_stopping:
-            samples, held_out = self._hold_out(samples, validation_fraction)
+            samples, held_out = self._hold_out(samples, validation_fraction, orders[0])
         size = samples.n if batch_size is None else checks.integer(batch_size, "batch_size", least=1)
         data = Data(self.place, samples.x, samples.y, samples.w, size)
         method = find_optimizer(optimizer)
@@ -337,18 +336,18 @@ class MLP:
                     plan,
                     self.place,
                     self.layout,
-                    orders=lambda: self._order(data.n) if shuffle else None,
+                    orders=lambda: self._order(data.n, orders) if shuffle else None,
                     validate=None if held_out is None else recorder.validate,
                     on_epoch=[recorder],
                 )
         except BaseException:
             self._p, self.history = before, history
             raise
-        self._p, self._trace, self._gradients = result.p, None, None
+        self._p, self._orders, self._trace, self._gradients = result.p, orders, None, None
         return self
 
     def predict(self, X: Array, *, average: bool = False) -> Array:
-        """yhat for the inputs `X`, shape (n, n_K) or (m, n, n_K); in blocks, so that memory stays bounded.
+        """The outputs for the inputs `X`, shape (n, n_K) or (m, n, n_K); in blocks, so that memory stays bounded.
 
         Parameters
         ----------
@@ -385,13 +384,9 @@ class MLP:
     # --- Behind the door ---
 
     def _inputs(self, X: Any, name: str = "x") -> Array:
-        return checks.array(
-            X, name, self.place, self.dtype, width=self.layout.sizes[0], networks=self.n_networks, where="enter this network"
-        )
+        return checks.array(X, name, self.place, self.dtype, width=self.layout.sizes[0], networks=self.n_networks)
 
-    def _samples(
-        self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")
-    ) -> "_Samples":
+    def _samples(self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")) -> "_Samples":
         x = self._inputs(X, names[0])
         return _Samples(x, *self._targets(y, int(x.shape[-2]), w, names[1]))
 
@@ -405,28 +400,29 @@ class MLP:
         check_targets(self.network.loss, y)
         return y, checks.sample_weight(w, "sample_weight", self.place, self.dtype, n)
 
-    def _hold_out(self, samples: "_Samples", fraction: float) -> tuple["_Samples", "_Samples"]:
+    def _hold_out(
+        self, samples: "_Samples", fraction: float, rng: np.random.Generator
+    ) -> tuple["_Samples", "_Samples"]:
         fraction = checks.number(fraction, "validation_fraction", above=0.0, below=1.0)
         n_held = max(round(fraction * samples.n), 1)
         if n_held >= samples.n:
             raise ValueError(f"validation_fraction={fraction:g} of {samples.n} samples leaves none to train on.")
-        order = self._orders[0].permutation(samples.n)  # the same samples are held out from every network
+        order = rng.permutation(samples.n)  # the same samples are held out from every network
         return samples.take(np.sort(order[n_held:]), self.place), samples.take(np.sort(order[:n_held]), self.place)
 
     def _per_layer(self, factors: Sequence[float], biases: float | None = None) -> Array:
         K = self.layout.n_layers
         if len(factors) != K:
-            raise ValueError(f"learning_rate_factors must hold one factor for each of the {K} layers; got {len(factors)}.")
+            raise ValueError(f"learning_rate_factors must hold one for each of the {K} layers; got {len(factors)}.")
         flat = np.zeros(self.layout.size)
         for name, k, start, stop, _ in self.layout.segments:
             factor = checks.number(factors[k - 1], f"learning_rate_factors[{k - 1}]", least=0.0)
             flat[start:stop] = factor if name == "W" or biases is None else biases
         return self.place.asarray(flat, self.dtype)
 
-    def _order(self, n: int) -> HostArray:
-        if self.n_networks is None:
-            return self._orders[0].permutation(n)
-        return np.stack([rng.permutation(n) for rng in self._orders])
+    def _order(self, n: int, orders: Sequence[np.random.Generator]) -> HostArray:
+        drawn = [rng.permutation(n) for rng in orders]
+        return drawn[0] if self.n_networks is None else np.stack(drawn)
 
     def _dropout_seed(self) -> Array | None:
         if not any(self.network.dropout):
@@ -505,7 +501,8 @@ class _Recorder:
         for name, value in logs.items():
             net.history.setdefault(name, []).append(value)
         self.bar.advance(logs)
-        return any([callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks])
+        stop = [callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks]  # all are called
+        return any(stop)
 
 
 def _plain(value: HostArray) -> Any:
@@ -554,7 +551,8 @@ def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) 
     rates = [dropout] * (K - 1) if isinstance(dropout, (int, float)) else list(dropout)
     if len(rates) != K - 1:
         raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")
-    return Network(Layout(sizes), rows, loss, tuple(checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates))
+    rates = [checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates]
+    return Network(Layout(sizes), rows, loss, tuple(rates))
 
 
 def _rows_at_once(layout: Layout, networks: int | None) -> int:

@@ -1,6 +1,6 @@
 """One flat vector holds all parameters of a network; `Layout` knows where each W and b lies in it.
 
-The weights come first, layer by layer, then the biases: what only weights take part in (the L2 penalty) is then one slice.
+The weights come first, layer by layer, then the biases: what only weights take part in (the L2 penalty) is one slice.
 
     flat = [ W[1] W[2] ... W[K] | b[1] b[2] ... b[K] ]        shape (P,), or (m, P) for m networks
 """
@@ -44,8 +44,9 @@ class Layout:
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """All weights, then all biases, each by layer."""
-        shapes = [("W", k, (self.sizes[k - 1], self.sizes[k])) for k in range(1, len(self.sizes))]
-        shapes += [("b", k, (self.sizes[k],)) for k in range(1, len(self.sizes))]
+        layers = range(1, len(self.sizes))
+        shapes: list[tuple[str, int, tuple[int, ...]]] = [("W", k, self.sizes[k - 1 : k + 1]) for k in layers]
+        shapes += [("b", k, (self.sizes[k],)) for k in layers]
         segments, stop = [], 0
         for name, layer, shape in shapes:
             start = -(-stop // self.alignment) * self.alignment
@@ -87,8 +88,10 @@ class Layout:
         else:
             m = flat.shape[0]
             for name, k, start, stop, shape in self.segments:
-                # b is (m, 1, n_out), so that it adds to (m, batch, n_out)
-                (W if name == "W" else b)[k] = xp.reshape(flat[:, start:stop], (m, *(shape if name == "W" else (1, *shape))))
+                if name == "W":
+                    W[k] = xp.reshape(flat[:, start:stop], (m, *shape))
+                else:  # (m, 1, n_out), so that it adds to (m, batch, n_out)
+                    b[k] = xp.reshape(flat[:, start:stop], (m, 1, *shape))
         return W, b
 
     def pack(self, W: Sequence[Array], b: Sequence[Array]) -> Array:

@@ -26,6 +26,7 @@ class Bar:
             self.tqdm.close()
 
     def advance(self, logs: dict[str, Any]) -> None:
+        """Count an epoch, and show its numbers."""
         if self.tqdm is not None:
             numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
             self.tqdm.set_postfix(numbers, refresh=False)

@@ -37,6 +37,7 @@ class Schedule:
         return f"<schedule {self.name}({shown})>"
 
     def __call__(self, progress: Progress) -> float:
+        """The factor at this moment."""
         return float(self.factor(progress, **self.parameters))
 
 
@@ -46,15 +47,15 @@ def constant(progress: Progress) -> float:
 
 def inverse_scaling(progress: Progress, power: float) -> float:
     # scikit-learn's invscaling: counts samples, moves once an epoch
-    return 1.0 / (progress.samples + 1) ** power
+    return 1.0 / math.pow(progress.samples + 1, power)
 
 
 def step_decay(progress: Progress, every: float, gamma: float) -> float:
-    return gamma ** math.floor(progress.epoch / every)
+    return math.pow(gamma, math.floor(progress.epoch / every))
 
 
 def exponential(progress: Progress, gamma: float) -> float:
-    return gamma**progress.epoch
+    return math.pow(gamma, progress.epoch)
 
 
 def cosine(progress: Progress, warmup: float, final: float) -> float:
@@ -119,8 +120,9 @@ def schedule(value: object, **parameters: float) -> Schedule:
     0.25
     """
     if callable(value) and not isinstance(value, Schedule):
-        return Schedule(getattr(value, "__name__", "custom"), value)
-    row = checks.choose(SCHEDULES, value, "schedule")
+        row = Schedule(getattr(value, "__name__", "custom"), value)
+    else:
+        row = checks.choose(SCHEDULES, value, "schedule")
     checks.known_parameters(row, parameters, "schedule")
     for name, number in parameters.items():
         parameters[name] = checks.number(number, name, **_BOUNDS[name])

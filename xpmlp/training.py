@@ -28,7 +28,9 @@ class Runner(Protocol):
 
     def epoch(
         self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
-    ) -> tuple[State, Array]: ...
+    ) -> tuple[State, Array]:
+        """One epoch: the new state, and its mean loss, shape () or (m,)."""
+        ...
 
 
 class DivergenceWarning(UserWarning):
@@ -46,8 +48,8 @@ class Plan:
     Parameters
     ----------
     patience : float
-        Training stops after more than this many epochs in a row in which the monitored value did not improve on the best
-        by at least `tol`.
+        Training stops after more than this many epochs in a row in which the monitored value did not improve on the
+        best by at least `tol`.
     keep_best : bool
         End with the weights of the best epoch rather than with the last.
     on_plateau : {"stop", "divide"}
@@ -183,7 +185,7 @@ class _Rates:
         if plan.schedule.per_step:
             return at
         rate = at(0)
-        return lambda i: rate
+        return lambda _: rate
 
 
 class _Watch:
@@ -251,9 +253,7 @@ class _Watch:
         return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
 
 
-def _divergence_message(
-    diverged: HostArray, epoch: int, rate: float, layout: Layout, p: HostArray
-) -> str:
+def _divergence_message(diverged: HostArray, epoch: int, rate: float, layout: Layout, p: HostArray) -> str:
     who = "Training" if diverged.ndim == 0 else f"Training of network {int(np.flatnonzero(diverged)[0])}"
     row = p if p.ndim == 1 else p[np.flatnonzero(diverged)[0]]
     bad = np.flatnonzero(~np.isfinite(row))
@@ -280,7 +280,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
 
-    def note(signum: int, frame: Any) -> None:
+    def note(_signum: int, _frame: Any) -> None:
         seen.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
