@@ -184,6 +184,13 @@ def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..
     raise TypeError(f"{kind} must be a name or a pair of functions ({first}, {second}); got {value!r}.")
 
 
+def inputs_and_targets(value: object, name: str) -> tuple[Any, Any]:
+    """A pair (X, y) of whatever two things, or TypeError."""
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return value[0], value[1]
+    raise TypeError(f"{name} must be a pair (X, y); got {type(value).__name__}.")
+
+
 def _from_lists(x: object, name: str, place: Place, dtype: str) -> Array:
     try:
         values = np.asarray(x)

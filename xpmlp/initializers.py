@@ -1,6 +1,6 @@
 """Initial weights, drawn on the host in float64, then cast and moved: the same seed is the same network everywhere.
 
-To add one, write its function and one row of INITIALIZERS. A function is handed the generator (anything that has NumPy's
+To add one, write its function and one row of INITIALIZERS. A function is handed the generator (whatever has NumPy's
 `normal` and `uniform`), the shape to draw, the layer's numbers of inputs and outputs, and its activation's gain.
 """
 

@@ -36,12 +36,22 @@ class Loss:
     outputs: str = "real"  # what yhat must be
     targets: str = "real"  # what y must be: "real", "nonnegative", "probability" or "distribution"
     kinked: bool = False  # the derivative jumps where y = yhat
-    target_width: int | None = None  # columns of y where they are not those of yhat
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"<loss {self.name}{f'({shown})' if shown else ''}>"
+
+    @property
+    def n_outputs(self) -> int | None:
+        """How many outputs there must be, where the loss says so: one for each of several quantiles."""
+        n_quantiles = len(self.parameters.get("quantile", ()))
+        return n_quantiles if n_quantiles > 1 else None
+
+    @property
+    def target_width(self) -> int | None:
+        """The columns of y where they are not those of yhat: several quantiles are of one target."""
+        return None if self.n_outputs is None else 1
 
     def accepts(self, outputs: str) -> bool:
         """Whether yhat of this kind lies in the domain of the loss."""
@@ -113,14 +123,26 @@ def _y_log_y(y: Array) -> Array:
     return y * xp.log(xp.where(y > 0, y, xp.ones_like(y)))
 
 
+def _minus_y_log(y: Array, p: Array) -> Array:
+    # -y log p, and 0 where y = 0 whatever p is
+    xp = array_namespace(p)
+    return -y * xp.log(xp.where(y > 0, p, xp.ones_like(p)))
+
+
+def _y_over(y: Array, p: Array) -> Array:
+    # y / p, and 0 where y = 0 whatever p is: a saturated output may be 0
+    xp = array_namespace(p)
+    return y / xp.where(y > 0, p, xp.ones_like(p))
+
+
 def poisson(y: Array, yhat: Array) -> Array:
     # Half the deviance, as scikit-learn: y log(y / yhat) - y + yhat
     xp = array_namespace(yhat)
-    return xp.sum(_y_log_y(y) - y * xp.log(yhat) - y + yhat, axis=-1)
+    return xp.sum(_y_log_y(y) + _minus_y_log(y, yhat) - y + yhat, axis=-1)
 
 
 def poisson_derivative(y: Array, yhat: Array) -> Array:
-    return 1.0 - y / yhat
+    return 1.0 - _y_over(y, yhat)
 
 
 def poisson_from_scores(y: Array, z: Array) -> Array:
@@ -129,18 +151,12 @@ def poisson_from_scores(y: Array, z: Array) -> Array:
     return xp.sum(_y_log_y(y) - y * z - y + xp.exp(z), axis=-1)
 
 
-def _minus_y_log(y: Array, p: Array) -> Array:
-    # -y log p, and 0 where y = 0 whatever p is
-    xp = array_namespace(p)
-    return -y * xp.log(xp.where(y > 0, p, xp.ones_like(p)))
-
-
 def binary_cross_entropy(y: Array, yhat: Array) -> Array:
     return array_namespace(yhat).sum(_minus_y_log(y, yhat) + _minus_y_log(1.0 - y, 1.0 - yhat), axis=-1)
 
 
 def binary_cross_entropy_derivative(y: Array, yhat: Array) -> Array:
-    return (yhat - y) / (yhat * (1.0 - yhat))
+    return _y_over(1.0 - y, 1.0 - yhat) - _y_over(y, yhat)
 
 
 def binary_cross_entropy_from_scores(y: Array, z: Array) -> Array:
@@ -158,9 +174,7 @@ def cross_entropy(y: Array, yhat: Array, label_smoothing: float) -> Array:
 
 
 def cross_entropy_derivative(y: Array, yhat: Array, label_smoothing: float) -> Array:
-    y = _smoothed(y, label_smoothing)
-    xp = array_namespace(yhat)
-    return -y / xp.where(y > 0, yhat, xp.ones_like(yhat))
+    return -_y_over(_smoothed(y, label_smoothing), yhat)
 
 
 def cross_entropy_from_scores(y: Array, z: Array, label_smoothing: float) -> Array:
@@ -191,7 +205,6 @@ LOSSES: dict[str, Loss] = {
             partial(pinball, quantile=(0.5,)),
             partial(pinball_derivative, quantile=(0.5,)),
             kinked=True,
-            target_width=1,
             parameters={"quantile": (0.5,)},
         ),
         Loss(

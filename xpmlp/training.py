@@ -135,9 +135,6 @@ def train(
             state, loss = runner.epoch(state, orders(), rate_of, interrupted)
             samples += plan.n_samples
             losses = np.asarray(place.backend.to_numpy(loss))
-            if interrupted():
-                stopped_by = "interrupt"
-                break
             diverged = watch.diverged(losses, state.p)
             if np.any(diverged):
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
@@ -146,20 +143,18 @@ def train(
                 warn(f"{message} The best finite weights were put back.", DivergenceWarning)
             validation = None if validate is None else np.asarray(validate(state.p))
             plateau = watch.see(losses if validation is None else validation, state.p, diverged)
-            try:
-                stop = [callback(Report(epoch, losses, validation, rate, state)) is True for callback in on_epoch]
-            except KeyboardInterrupt:
-                stopped_by = "interrupt"
-                break
-            if np.all(watch.dead):
+            wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
+            if wish == "interrupt":
+                stopped_by = wish
+            elif np.all(watch.dead):
                 stopped_by = "divergence"
             elif plateau and plan.on_plateau == "divide" and rate > 1e-6:
                 scale /= 5.0
                 watch.go_on()
             elif plateau:
                 stopped_by = "patience"
-            elif any(stop):
-                stopped_by = "callback"
+            elif wish == "callback":
+                stopped_by = wish
             elif time.perf_counter() - started > plan.max_time:
                 stopped_by = "time"
             if stopped_by != "epochs":
@@ -167,6 +162,21 @@ def train(
     if stopped_by == "interrupt":
         warn(f"Training interrupted in epoch {epoch}; what was learned is kept.", UserWarning)
     return Result(state, watch.keep(state.p), epoch, stopped_by, watch.best)
+
+
+def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], interrupted: Callable[[], bool]) -> str:
+    """Call the callbacks; "interrupt", "callback" or "" says whether somebody wants to stop, and who."""
+    if interrupted():  # an epoch that was broken off is not reported
+        return "interrupt"
+    try:
+        stop = [callback(report) is True for callback in on_epoch]
+    except KeyboardInterrupt:
+        if interrupted():  # this is the second one
+            raise
+        return "interrupt"
+    if interrupted():
+        return "interrupt"
+    return "callback" if any(stop) else ""
 
 
 class _Rates:
@@ -233,7 +243,7 @@ class _Watch:
 
     def go_on(self) -> None:
         """Begin to wait anew, at a lower learning rate."""
-        self.running, self.final = ~self.dead, None
+        self.running = ~self.dead
         self.waited = np.zeros_like(self.waited)
 
     def keep(self, p: Array) -> Array:
