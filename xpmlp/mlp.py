@@ -17,7 +17,7 @@ from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, 
 from xpmlp.optimizers import optimizer as find_optimizer
 from xpmlp.parameters import Layout
 from xpmlp.progress import Bar
-from xpmlp.runners.eager import Data, EagerRunner
+from xpmlp.runners import Data, runner
 from xpmlp.runners.step import State, Task
 from xpmlp.schedules import schedule as find_schedule
 from xpmlp.training import Plan, Report, train
@@ -298,7 +298,8 @@ class MLP:
         held_out = None
         orders = copy.deepcopy(self._orders)  # a fit that fails has drawn nothing
         if validation_data is not None:
-            held_out = self._samples(*validation_data, None, names=("validation_data[0]", "validation_data[1]"))
+            names = ("validation_data[0]", "validation_data[1]")
+            held_out = self._samples(*checks.inputs_and_targets(validation_data, "validation_data"), names=names)
         elif early_stopping:
             samples, held_out = self._hold_out(samples, validation_fraction, orders[0])
         size = samples.n if batch_size is None else checks.integer(batch_size, "batch_size", least=1)
@@ -331,7 +332,7 @@ class MLP:
         try:
             with recorder.bar:
                 result = train(
-                    EagerRunner(task, data, self._dropout_seed()),
+                    runner(task, data, self._dropout_seed()),
                     State(p, method.init(p).slots, 0),
                     plan,
                     self.place,
@@ -548,6 +549,8 @@ def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) 
             f"loss {loss.name!r} needs outputs of kind {loss.outputs!r}; {rows[-1].name!r} gives {rows[-1].outputs!r}. "
             f"Its usual output activation is {loss.link!r}."
         )
+    if loss.n_outputs not in (None, sizes[-1]):
+        raise ValueError(f"{loss!r} needs {loss.n_outputs} outputs, one per quantile; the last layer has {sizes[-1]}.")
     rates = [dropout] * (K - 1) if isinstance(dropout, (int, float)) else list(dropout)
     if len(rates) != K - 1:
         raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")

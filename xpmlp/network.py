@@ -99,15 +99,33 @@ def mean(values: Array, w: Array | None = None) -> Array:
     xp = array_namespace(values)
     if w is None:
         return xp.sum(values, axis=-1) / values.shape[-1]
-    return xp.sum(values * w, axis=-1) * _reciprocal(w)
+    return xp.sum(values * shares(w), axis=-1)
 
 
-def _reciprocal(w: Array) -> Array:
-    # 1 / sum(w), and 0 where that sum is 0: a batch whose weights are all zero has no loss and no gradient.
-    xp = array_namespace(w)
-    total = xp.sum(w, axis=-1)
+def shares(w: Array) -> Array:
+    """w / sum(w): the share of each sample in L."""
+    return w * reciprocal(array_namespace(w).sum(w, axis=-1, keepdims=True))
+
+
+def reciprocal(total: Array) -> Array:
+    """1 / total, and 0 where the total is 0: samples whose weights are all zero have no loss and no gradient."""
+    xp = array_namespace(total)
     some = total > 0
-    return xp.astype(some, w.dtype) / xp.where(some, total, xp.ones_like(total))
+    return xp.astype(some, total.dtype) / xp.where(some, total, xp.ones_like(total))
+
+
+def output_derivative(
+    network: Network, z: Array, a: Array, y: Array, share: Array | float
+) -> tuple[Array | None, Array]:
+    """da[K] and dz[K], from the scores z[K] and outputs a[K]; da[K] is None where the loss knows dz[K] itself.
+
+    `share` is that of each sample in L: 1 / batch, or w / sum(w) with a last axis of 1.
+    """
+    loss = network.loss
+    if network.canonical and loss.derivative_from_scores is not None:
+        return None, loss.derivative_from_scores(y, z, a) * share
+    da = loss.derivative(y, a) * share  # da[K] = dL/dyhat
+    return da, pullback(network.activations[-1], da, z, a, show=True)
 
 
 def backward(
@@ -136,22 +154,17 @@ def backward(
     """
     z, a, h, masks = trace
     xp = array_namespace(a[-1])
-    f, loss = network.activations, network.loss
+    f = network.activations
     K = network.layout.n_layers
     dz: Layers = [None] * (K + 1)
     da: Layers = [None] * (K + 1)
     dW: Layers = [None] * (K + 1)
     db: Layers = [None] * (K + 1)
-    share = 1.0 / a[K].shape[-2] if w is None else (w * _reciprocal(w)[..., None])[..., None]  # of each sample in L
+    share = 1.0 / a[K].shape[-2] if w is None else shares(w)[..., None]
 
-    short_cut = network.canonical and loss.derivative_from_scores is not None
-    if not short_cut or show:
-        da[K] = loss.derivative(y, a[K]) * share  # da[K] = dL/dyhat
-    if short_cut:
-        dz[K] = loss.derivative_from_scores(y, z[K], a[K]) * share  # type: ignore[misc]  # not None
-    else:
-        dz[K] = pullback(f[K - 1], da[K], z[K], a[K], show)
-
+    da[K], dz[K] = output_derivative(network, z[K], a[K], y, share)
+    if show and da[K] is None:
+        da[K] = network.loss.derivative(y, a[K]) * share
     for k in range(K, 0, -1):
         dW[k] = xp.matmul(xp.matrix_transpose(h[k - 1]), dz[k])  # dW[k] = a[k-1].T @ dz[k]
         db[k] = xp.sum(dz[k], axis=-2, keepdims=dz[k].ndim > 2)  # db[k] = sum over rows of dz[k]

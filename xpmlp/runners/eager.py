@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
-from xpmlp.network import Drop
+from xpmlp.network import Drop, reciprocal
 from xpmlp.runners.step import State, Task, step, total_weight
 
 
@@ -94,7 +94,7 @@ class EagerRunner:
             total, seen = total + loss * weight, seen + weight
             if interrupted():
                 break
-        return State(p, slots, t), total / seen
+        return State(p, slots, t), total / seen if self.data.w is None else total * reciprocal(seen)
 
     def _drop(self, t: int) -> Drop | None:
         if self.seed is None:

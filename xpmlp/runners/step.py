@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
-from xpmlp.network import Drop, Network, backward, forward, losses, mean
+from xpmlp.network import Drop, Network, backward, forward, losses, mean, reciprocal
 from xpmlp.optimizers import Optimizer, Rates, Slots, clip
 
 
@@ -29,7 +29,9 @@ class State(NamedTuple):
     t: int  # updates done
 
 
-def gradient(task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Drop | None = None) -> tuple[Array, Array]:
+def gradient(
+    task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Drop | None = None
+) -> tuple[Array, Array]:
     """The loss of a batch and its derivative with respect to the flat vector: shapes (), (P,), or (m,), (m, P)."""
     network, layout = task.network, task.network.layout
     xp = array_namespace(p)
@@ -38,7 +40,8 @@ def gradient(task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Dr
     loss = mean(losses(network, trace, y), w)
     grads = backward(network, W, trace, y, w)
     if task.l2 > 0.0:
-        per_sample = task.l2 / total_weight(trace.a[-1], w)
+        total = total_weight(trace.a[-1], w)
+        per_sample = task.l2 / total if w is None else task.l2 * reciprocal(total)
         weights = p[..., : layout.n_weights]
         loss = loss + 0.5 * per_sample * xp.sum(weights * weights, axis=-1)
         for k in range(1, layout.n_layers + 1):
@@ -47,12 +50,8 @@ def gradient(task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Dr
 
 
 def total_weight(yhat: Array, w: Array | None) -> Array | float:
-    """sum(w) of a batch, shape () or (m,); its number of samples where there are no weights, 1 where they sum to 0."""
-    if w is None:
-        return float(yhat.shape[-2])
-    xp = array_namespace(w)
-    total = xp.sum(w, axis=-1)
-    return xp.where(total > 0, total, xp.ones_like(total))
+    """sum(w) of a batch, shape () or (m,); its number of samples where there are no weights."""
+    return float(yhat.shape[-2]) if w is None else array_namespace(w).sum(w, axis=-1)
 
 
 def _over_weights(per_network: Array | float) -> Array | float:
