@@ -73,6 +73,18 @@ class Plan:
     max_time: float = float("inf")
 
 
+class Standing(NamedTuple):
+    """How far a training has come in what is neither weights nor optimizer, so that another `train` can go on with it."""
+
+    best: Any = None  # the best monitored value so far, shape () or (m,); None before the first
+    waited: Any = 0  # epochs since it last improved enough
+    scale: float = 1.0  # of the learning rate, after plateaus
+    samples: int = 0  # seen
+
+
+BEGINNING = Standing()
+
+
 class Report(NamedTuple):
     """What is known after an epoch; a callback gets it and may return True to stop."""
 
@@ -91,7 +103,12 @@ class Result:
     p: Array  # the parameters to keep: the best, the last, or what was put back
     epochs: int  # done
     stopped_by: str  # "epochs", "patience", "time", "callback", "interrupt" or "divergence"
-    best: HostArray | None = None  # the best monitored value
+    standing: Standing
+
+    @property
+    def best(self) -> Any:
+        """The best monitored value."""
+        return self.standing.best
 
 
 def train(
@@ -105,6 +122,7 @@ def train(
     validate: Callable[[Array], HostArray] | None = None,
     greater_is_better: bool = False,
     on_epoch: Sequence[Callable[[Report], object]] = (),
+    standing: Standing = BEGINNING,
 ) -> Result:
     """Run epochs until the plan says stop.
 
@@ -118,15 +136,17 @@ def train(
         From the parameters to the monitored value, shape () or (m,); without it the training loss is monitored.
     on_epoch : sequence of functions
         Called with a `Report` after every epoch; training stops when one returns True.
+    standing : Standing
+        That of the training which this one continues.
 
     Raises
     ------
     DivergenceError
         If `plan.on_divergence` is "raise" and a loss or a parameter is no longer finite after an epoch.
     """
-    watch = _Watch(plan, place, state.p, validate is not None and greater_is_better)
+    watch = _Watch(plan, place, state.p, validate is not None and greater_is_better, standing)
     started = time.perf_counter()
-    scale, samples, epoch, stopped_by = 1.0, 0, 0, "epochs"
+    scale, samples, epoch, stopped_by = standing.scale, standing.samples, 0, "epochs"
     rates = _Rates(plan)
     with interruptible() as interrupted:
         for epoch in range(1, plan.n_epochs + 1):
@@ -160,8 +180,8 @@ def train(
             if stopped_by != "epochs":
                 break
     if stopped_by == "interrupt":
-        warn(f"Training interrupted in epoch {epoch}; what was learned is kept.", UserWarning)
-    return Result(state, watch.keep(state.p), epoch, stopped_by, watch.best)
+        warn(f"Training interrupted by user in epoch {epoch}; what was learned is kept.", UserWarning)
+    return Result(state, watch.keep(state.p), epoch, stopped_by, Standing(watch.best, watch.waited, scale, samples))
 
 
 def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], interrupted: Callable[[], bool]) -> str:
@@ -201,12 +221,13 @@ class _Rates:
 class _Watch:
     """For each network: the best value, the epochs without a better one, and the weights it ends with."""
 
-    def __init__(self, plan: Plan, place: Place, p: Array, greater_is_better: bool) -> None:
+    def __init__(self, plan: Plan, place: Place, p: Array, greater_is_better: bool, standing: Standing) -> None:
         self.plan, self.place = plan, place
         self.sign = -1.0 if greater_is_better else 1.0
         lead = tuple(p.shape[:-1])
-        self.lowest = np.full(lead, np.inf)  # of sign * value
-        self.waited = np.zeros(lead, dtype=int)
+        best = self.sign * np.inf if standing.best is None else standing.best
+        self.lowest = np.full(lead, self.sign * np.asarray(best))  # of sign * value
+        self.waited = np.full(lead, standing.waited)
         self.running = np.ones(lead, dtype=bool)
         self.dead = np.zeros(lead, dtype=bool)
         # The weights of the best epoch so far; before the first, those it began with.
