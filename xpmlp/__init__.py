@@ -17,6 +17,7 @@ from xpmlp.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:
     from xpmlp.initializers import normal
+    from xpmlp.inspection import check_gradients
     from xpmlp.losses import loss
     from xpmlp.mlp import MLP
     from xpmlp.optimizers import optimizer
@@ -30,6 +31,7 @@ _ROOMS = {
     "DivergenceError": "training",
     "DivergenceWarning": "training",
     "MLP": "mlp",
+    "check_gradients": "inspection",
     "loss": "losses",
     "normal": "initializers",
     "optimizer": "optimizers",
@@ -44,6 +46,7 @@ __all__ = [
     "DivergenceWarning",
     "PrecisionWarning",
     "available_backends",
+    "check_gradients",
     "config_context",
     "get_backend",
     "get_config",
