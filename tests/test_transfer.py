@@ -44,15 +44,14 @@ def test_an_array_that_is_there_already_is_itself(backend):
 def test_home_from_another_library_comes_a_copy_of_ones_own(backend, rng):
     host = rng.normal(size=(4, 3)).astype("float32")
     x = backend.put(host)
-    home = to_numpy(backend.xp.permute_dims(x, (1, 0)))
-    assert type(home) is np.ndarray
-    np.testing.assert_array_equal(home, host.T)
     if backend.name == "numpy":
         assert to_numpy(x) is x
         return
-    assert home.flags.writeable
-    assert home.flags.c_contiguous
-    home[...] = 0
+    for home, desired in ((to_numpy(x), host), (to_numpy(backend.xp.permute_dims(x, (1, 0))), host.T)):
+        assert type(home) is np.ndarray
+        np.testing.assert_array_equal(home, desired)
+        assert home.flags.c_contiguous
+        home[...] = 0
     backend.assert_close(x, host)
 
 
@@ -134,6 +133,18 @@ def test_a_device_of_the_same_library_is_reached_with_and_without_its_dtypes():
     assert (there.device, there.dtype) == (strict.Device("no_float64"), strict.float32)
     assert to_backend(there, "array_api_strict", device="device1", dtype="float64").dtype == strict.float64
     assert to_backend(x, "array_api_strict").device == strict.Device("device1")  # no device named: it stays
+
+
+def test_no_device_is_handed_a_dtype_that_it_lacks(monkeypatch):
+    pytest.importorskip("array_api_strict")
+    x = to_backend(np.array([1 / 3]), "array_api_strict", device="device1")
+
+    def refuse(array, device):  # as torch's MPS device refuses float64; array-api-strict takes it without a word
+        raise TypeError("no float64 there")
+
+    monkeypatch.setattr("array_api_compat.to_device", refuse)
+    there = to_backend(x, "array_api_strict", device="no_float64", dtype="float32")
+    assert place_of(there).device_name == "no_float64"
 
 
 def test_words_do_not_cross(backend):

@@ -54,6 +54,10 @@ class BackendUnavailableError(RuntimeError):
 # --- The rows' functions, library by library ---
 
 
+def _asarray(array: HostArray, xp: Namespace, device: Device) -> Array:
+    return xp.asarray(array, device=device)
+
+
 def _cupy_device(name: str | None) -> Device:
     cupy = import_module("cupy")
     runtime = cupy.cuda.runtime
@@ -208,9 +212,7 @@ class Backend:
     devices: Callable[[], list[str]]
     device_name: Callable[[Device], str]
     to_numpy: Callable[[Array], HostArray]  # fresh, writable, C-contiguous
-    from_numpy: Callable[[HostArray, Namespace, Device], Array] = lambda array, xp, device: xp.asarray(
-        array, device=device
-    )
+    from_numpy: Callable[[HostArray, Namespace, Device], Array] = _asarray
     lacks: Callable[[Device], Set[str]] = lambda _device: frozenset()  # the dtypes that the device does not have
     float64_hint: str = ""  # how to get float64 where it is lacking
     runner: str = "eager"  # who executes steps
