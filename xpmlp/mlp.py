@@ -17,7 +17,7 @@ from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, 
 from xpmlp.optimizers import optimizer as find_optimizer
 from xpmlp.parameters import Layout
 from xpmlp.progress import Bar
-from xpmlp.runners import Data, runner
+from xpmlp.runners import Data, find_runner
 from xpmlp.runners.step import State, Task
 from xpmlp.schedules import schedule as find_schedule
 from xpmlp.training import Plan, Report, train
@@ -332,7 +332,7 @@ class MLP:
         try:
             with recorder.bar:
                 result = train(
-                    runner(task, data, self._dropout_seed()),
+                    find_runner(task, data, self._dropout_seed()),
                     State(p, method.init(p).slots, 0),
                     plan,
                     self.place,

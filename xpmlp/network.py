@@ -103,7 +103,7 @@ def mean(values: Array, w: Array | None = None) -> Array:
 
 
 def shares(w: Array) -> Array:
-    """w / sum(w): the share of each sample in L."""
+    """Return w / sum(w), the share of each sample in L."""
     return w * reciprocal(array_namespace(w).sum(w, axis=-1, keepdims=True))
 
 

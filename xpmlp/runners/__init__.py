@@ -1,14 +1,31 @@
-"""How a training step is executed: eagerly on every backend, compiled or captured where it pays."""
+"""How a training step is executed: eagerly on every backend, in place, compiled or captured where it pays.
+
+A backend's row names its runner, a module of this package with a class `Runner`. The eager runner is the meaning of a
+step; every other must agree with it (tests/test_runners.py), and one that cannot run a task says why and leaves it to
+the eager runner.
+"""
+
+import importlib
+import logging
+from typing import Any
 
 from xpmlp._typing import Array
-from xpmlp.runners.eager import Data, EagerRunner
-from xpmlp.runners.step import Task
+from xpmlp.runners import eager
+from xpmlp.runners.eager import Data
+from xpmlp.runners.step import CannotRunError, Task
+
+__all__ = ["CannotRunError", "Data", "Task", "find_runner"]
+
+_logger = logging.getLogger("xpmlp")
 
 
-def runner(task: Task, data: Data, seed: Array | None = None) -> EagerRunner:
-    """The runner of the backend that the data lives on."""
-    if data.place.backend.name == "numpy":
-        from xpmlp.runners.inplace import InPlaceRunner
-
-        return InPlaceRunner(task, data, seed)
-    return EagerRunner(task, data, seed)
+def find_runner(task: Task, data: Data, seed: Array | None = None) -> Any:
+    """The runner for data on this place: its backend's own, or the eager one with the reason logged as `reason`."""
+    name = data.place.backend.runner
+    try:
+        return importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)
+    except CannotRunError as obstacle:
+        _logger.info("the %s runner leaves this training to the eager one: %s", name, obstacle)
+        runner = eager.Runner(task, data, seed)
+        runner.reason = str(obstacle)
+        return runner

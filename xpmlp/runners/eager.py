@@ -29,7 +29,7 @@ class Data:
         return -(-self.n // self.batch_size)
 
     def batches(self, order: HostArray | None) -> Iterator[tuple[Array, Array, Array | None]]:
-        """The batches of one epoch, in the given order of samples, shape (n,) or (m, n); None is the order they have."""
+        """The batches of one epoch in the given order, shape (n,) or (m, n); None is the order the samples have."""
         if order is None or (self.n_batches == 1 and order.ndim == 1):
             # One batch of everything is the same batch in any order.
             for start in range(0, self.n, self.batch_size):
@@ -55,10 +55,11 @@ class Data:
         return xp.reshape(xp.take(values, xp.reshape(rows, (-1,)), axis=0), (*rows.shape, *tail))
 
 
-class EagerRunner:
+class Runner:
     """Executes `step` batch by batch."""
 
     name = "eager"
+    reason = ""  # why this runner and not the backend's own
 
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
         """`seed` is the int32 array of shape (1, 1) or (m, 1, 1) that dropout masks are hashed from."""

@@ -2,9 +2,9 @@
 
 Compared with the eager runner it allocates nothing large, makes fewer calls and fewer passes over memory:
 
-- z, a and dz are kept transposed, (units, batch): broadcasts, and the sums over the classes of a softmax, then run along
-  the batch, which is long, and not along the units, which may be few. (1,000 x 2: a maximum over the classes costs 34
-  microseconds by rows and 1.5 by columns.)
+- z, a and dz are kept transposed, (units, batch): broadcasts, and the sums over the classes of a softmax, then run
+  along the batch, which is long, and not along the units, which may be few. (1,000 x 2: a maximum over the classes
+  costs 34 microseconds by rows and 1.5 by columns.)
 - dW and db are written by the products themselves into the flat gradient.
 - The optimizer goes over the flat vectors in blocks that stay in the cache.
 
@@ -75,8 +75,12 @@ def sigmoid_backward(da: HostArray, a: HostArray, note: HostArray) -> None:
     np.multiply(da, note, out=da)
 
 
+def nothing(*_: HostArray) -> None:
+    pass
+
+
 ACTIVATIONS: dict[str, Column] = {
-    "identity": Column(lambda z, note: None, lambda da, a, note: None),
+    "identity": Column(nothing, nothing),
     "relu": Column(relu, slope_backward),
     "leaky_relu": Column(leaky_relu, slope_backward),
     "tanh": Column(tanh, tanh_backward),
@@ -158,7 +162,7 @@ class Buffers:
         self.ones = np.ones(batch, dtype)
 
 
-class InPlaceRunner:
+class Runner:
     """Executes steps on NumPy arrays in place; see the head of this file."""
 
     name = "inplace"
@@ -166,12 +170,12 @@ class InPlaceRunner:
     def __init__(self, task: Task, data: Data, seed: HostArray | None = None) -> None:
         self.task, self.data, self.seed = task, data, seed
         network = task.network
-        self.columns = [None] + [ACTIVATIONS.get(row.name) for row in network.activations]
+        self.columns = [None, *(ACTIVATIONS.get(row.name) for row in network.activations)]
         self.loss = LOSSES.get(network.loss.name) if network.canonical else None
         if self.loss is None:
             self.columns[-1] = None  # the generic loss needs z[K] and a[K] both
         self.buffers: dict[int, Buffers] = {}
-        self.p: HostArray | None = None
+        self.p: Any = None
 
     def epoch(
         self,
@@ -180,7 +184,7 @@ class InPlaceRunner:
         rate_of: Callable[[int], float],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> tuple[State, HostArray]:
-        """One epoch; see `EagerRunner.epoch`."""
+        """One epoch; see `eager.Runner.epoch`."""
         optimizer = self.task.optimizer
         p, slots, t = state
         self._own(p, slots)
@@ -196,7 +200,7 @@ class InPlaceRunner:
                 break
         return State(p, slots, t), np.asarray(total / seen if self.data.w is None else total * reciprocal(seen))
 
-    def _own(self, p: HostArray, slots: tuple[HostArray, ...]) -> None:
+    def _own(self, p: Any, slots: tuple[HostArray, ...]) -> None:
         # The views of parameters and gradient are cut once, and again only if somebody hands over other vectors.
         if p is self.p:
             return
@@ -204,7 +208,7 @@ class InPlaceRunner:
         self.p, self.g = p, np.zeros_like(p)
         self.W, b = layout.unpack(p)
         self.dW, db = layout.unpack(self.g)
-        self.WT = [None] + [_transposed(W) for W in self.W[1:]]
+        self.WT: list[Any] = [None] + [_transposed(W) for W in self.W[1:]]
         # A column that broadcasts along the batch, and a vector that a product can be written into.
         self.b = [None] + [_transposed(bk) if many else bk[:, None] for bk in b[1:]]
         self.db = [None] + [bk[:, 0, :] if many else bk for bk in db[1:]]
@@ -222,7 +226,7 @@ class InPlaceRunner:
             for part in (*_blocks(0, layout.n_weights), *_blocks(layout.n_weights, layout.size))
         ]
 
-    def _gradient(self, x: HostArray, y: HostArray, w: HostArray | None, t: int) -> HostArray:
+    def _gradient(self, x: HostArray, y: HostArray, w: HostArray | None, t: int) -> Any:
         """Writes dW and db into the flat gradient and returns the loss of the batch; `network.forward`, `backward`."""
         network, buffers = self.task.network, self._buffers(x.shape[-2])
         K, f = network.layout.n_layers, network.activations
@@ -241,14 +245,14 @@ class InPlaceRunner:
                 masks[k] = _transposed(dropout.mask(network.dropout[k - 1], self.seed, step, k, like=_transposed(a[k])))
                 h[k] = a[k] * masks[k]
 
-        share = 1.0 / x.shape[-2] if w is None else shares(w)
+        share: Any = 1.0 / x.shape[-2] if w is None else shares(w)
         z = buffers.z[K]
         if self.loss is not None:
             targets = _transposed(y)
             smoothing = network.loss.parameters.get("label_smoothing", 0.0)
             if smoothing:
                 targets = targets * (1.0 - smoothing) + smoothing / y.shape[-1]
-            values = self.loss(z, np.ascontiguousarray(targets), buffers.note[K])
+            values: Any = self.loss(z, np.ascontiguousarray(targets), buffers.note[K])
             z *= share if w is None else share[..., None, :]
             dz = z
         else:
@@ -284,14 +288,13 @@ class InPlaceRunner:
         column.backward(da, a, buffers.note[k])
         return da
 
-    def _update(self, rates: Rates, weight: Any) -> HostArray | float:
+    def _update(self, rates: Rates, weight: Any) -> Any:
         """One update of the parameters, block by block; the penalty of the loss comes back."""
         task, optimizer = self.task, self.task.optimizer
-        l2 = task.l2 / weight if isinstance(weight, float) else task.l2 * reciprocal(weight)
+        l2: Any = task.l2 / weight if isinstance(weight, float) else task.l2 * reciprocal(weight)
         l2_column = l2[:, None] if np.ndim(l2) else l2
         penalty: Any = 0.0
-        clipped = task.clip_norm is not None
-        if clipped:
+        if task.clip_norm is not None:
             # The norm is that of the whole gradient, so the penalty's part has to be there before the blocks begin.
             n = task.network.layout.n_weights
             if task.l2 > 0.0:
@@ -299,7 +302,7 @@ class InPlaceRunner:
             self.g[...] = clip(self.g, task.clip_norm)
         for has_weights, p, g, slots, room, factors, decays in self.blocks:
             if has_weights and task.l2 > 0.0:
-                if not clipped:
+                if task.clip_norm is None:
                     np.multiply(p, l2_column, out=room)
                     np.add(g, room, out=g)
                 penalty = penalty + (np.dot(p, p) if p.ndim == 1 else np.vecdot(p, p))

@@ -1,4 +1,4 @@
-"""One training step: forward, backward, penalty, clipping, update. What every runner executes, and what it must agree with."""
+"""One training step: forward, backward, penalty, clipping, update: what every runner must agree with."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,6 +7,10 @@ from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
 from xpmlp.network import Drop, Network, backward, forward, losses, mean, reciprocal
 from xpmlp.optimizers import Optimizer, Rates, Slots, clip
+
+
+class CannotRunError(Exception):
+    """A runner cannot execute this task; the message says why, and the eager runner takes over."""
 
 
 @dataclass(frozen=True)
