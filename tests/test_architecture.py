@@ -25,13 +25,13 @@ ROOT = Path(__file__).parents[1]
 
 # Row by row from the ground. A room is a module of xpmlp or a subpackage with all its modules.
 ROWS = [
-    {"_typing", "backends", "checks", "parameters"},
+    {"_typing", "backends", "checks", "interrupts", "parameters"},
     {"activations", "dropout", "initializers", "optimizers", "schedules", "storage", "transfer"},
     {"losses", "network"},
-    {"runners"},
-    {"lbfgs", "progress", "training"},
+    {"description", "runners"},
+    {"checkpoints", "lbfgs", "progress", "training"},
     {"estimators", "inspection", "mlp"},
-    {"cli", "export", "plotting"},
+    {"cli", "export", "loading", "plotting"},
     {"__init__", "__main__"},
 ]
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -58,7 +58,7 @@ LIBRARIES = {
 }
 NAME_LIBRARIES = {"backends", "runners"}
 USE_NUMPY = {
-    *("backends", "checks", "initializers", "runners", "storage", "training", "transfer"),
+    *("backends", "checkpoints", "checks", "initializers", "runners", "storage", "training", "transfer"),
     *("estimators", "inspection", "mlp", "cli", "export", "plotting", "__init__", "__main__"),
 }
 USE_SCIKIT_LEARN = {"estimators", "export", "cli"}

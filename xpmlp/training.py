@@ -4,11 +4,8 @@ The loop knows arrays of shape (P,) or (m, P) and one number per network and epo
 the runner and its caller know. Networks trained together stop one by one: who stops keeps what it had.
 """
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -16,13 +13,14 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, warn
+from xpmlp.interrupts import interruptible
 from xpmlp.parameters import Layout
 from xpmlp.runners.step import State
 from xpmlp.schedules import Progress, Schedule
 
 
 class Runner(Protocol):
-    """Who executes the steps of an epoch; see `runners.eager.EagerRunner.epoch`."""
+    """Who executes the steps of an epoch; see `runners.eager.Runner.epoch`."""
 
     name: str
 
@@ -58,6 +56,8 @@ class Plan:
     on_divergence : {"restore", "raise"}
     max_time : float
         Seconds after which no new epoch begins.
+    know_best : bool
+        Keep the weights of the best epoch for `on_snapshot`, also where nobody else wants them.
     """
 
     n_epochs: int
@@ -71,10 +71,11 @@ class Plan:
     on_plateau: str = "stop"
     on_divergence: str = "restore"
     max_time: float = float("inf")
+    know_best: bool = False
 
 
 class Standing(NamedTuple):
-    """How far a training has come in what is neither weights nor optimizer, so that another `train` can go on with it."""
+    """How far a training has come in what is neither weights nor optimizer, so that another `train` goes on with it."""
 
     best: Any = None  # the best monitored value so far, shape () or (m,); None before the first
     waited: Any = 0  # epochs since it last improved enough
@@ -83,6 +84,22 @@ class Standing(NamedTuple):
 
 
 BEGINNING = Standing()
+
+
+class Snapshot(NamedTuple):
+    """All that training knows after an epoch, to go on from; its arrays are donated to the next epoch."""
+
+    state: State
+    epoch: int  # epochs done
+    samples: int  # seen so far
+    scale: float  # of the learning rate, after plateaus
+    stopped_by: str  # as in a Result; "epochs" while nothing else has stopped it
+    lowest: HostArray  # what follows is of _Watch
+    waited: HostArray
+    running: HostArray
+    dead: HostArray
+    safe: Array | None  # the weights of the best epoch
+    final: Array | None
 
 
 class Report(NamedTuple):
@@ -123,6 +140,8 @@ def train(
     greater_is_better: bool = False,
     on_epoch: Sequence[Callable[[Report], object]] = (),
     standing: Standing = BEGINNING,
+    on_snapshot: Callable[[Snapshot], object] = lambda _: None,
+    start: Snapshot | None = None,
 ) -> Result:
     """Run epochs until the plan says stop.
 
@@ -138,6 +157,10 @@ def train(
         Called with a `Report` after every epoch; training stops when one returns True.
     standing : Standing
         That of the training which this one continues.
+    on_snapshot : function
+        Called with a `Snapshot` after every epoch, once it is known whether training stops there, and why.
+    start : Snapshot or None
+        Go on from here, as if training had never stopped; in place of `state`. Donated.
 
     Raises
     ------
@@ -146,10 +169,14 @@ def train(
     """
     watch = _Watch(plan, place, state.p, validate is not None and greater_is_better, standing)
     started = time.perf_counter()
-    scale, samples, epoch, stopped_by = standing.scale, standing.samples, 0, "epochs"
+    scale, samples, done, stopped_by = standing.scale, standing.samples, 0, "epochs"
+    if start is not None:
+        state, done, samples, scale, stopped_by = start[:5]
+        watch.take_up(start)
+    epoch = done
     rates = _Rates(plan)
     with interruptible() as interrupted:
-        for epoch in range(1, plan.n_epochs + 1):
+        for epoch in range(done + 1, plan.n_epochs + 1 if stopped_by == "epochs" else 0):
             rate_of = rates.of_epoch(epoch - 1, state.t, samples, scale)
             rate = rate_of(0)
             state, loss = runner.epoch(state, orders(), rate_of, interrupted)
@@ -177,6 +204,7 @@ def train(
                 stopped_by = wish
             elif time.perf_counter() - started > plan.max_time:
                 stopped_by = "time"
+            on_snapshot(watch.snapshot(state, epoch, samples, scale, stopped_by))
             if stopped_by != "epochs":
                 break
     if stopped_by == "interrupt":
@@ -231,12 +259,22 @@ class _Watch:
         self.running = np.ones(lead, dtype=bool)
         self.dead = np.zeros(lead, dtype=bool)
         # The weights of the best epoch so far; before the first, those it began with.
-        self.safe = self._copy(p) if plan.keep_best or plan.on_divergence == "restore" else None
+        keep_safe = plan.keep_best or plan.know_best or plan.on_divergence == "restore"
+        self.safe = self._copy(p) if keep_safe else None
         self.final: Array = None  # what networks that have stopped end with
 
     @property
     def best(self) -> HostArray:
         return self.sign * self.lowest
+
+    def snapshot(self, state: State, epoch: int, samples: int, scale: float, stopped_by: str) -> Snapshot:
+        """What is known now; the first five are the loop's."""
+        seen = (self.lowest, self.waited, self.running, self.dead, self.safe, self.final)
+        return Snapshot(state, epoch, samples, scale, stopped_by, *seen)
+
+    def take_up(self, start: Snapshot) -> None:
+        """Know what was known then."""
+        self.lowest, self.waited, self.running, self.dead, self.safe, self.final = start[5:]
 
     def diverged(self, losses: HostArray, p: Array) -> HostArray:
         """Which running networks have just met a loss or a parameter that is not finite."""
@@ -297,28 +335,3 @@ def _divergence_message(diverged: HostArray, epoch: int, rate: float, layout: La
         f"{who} diverged in epoch {epoch}: {what}. Lower the learning rate (it was {rate:g}), "
         "scale the inputs and targets to about unit variance, or clip the gradient norm (clip_norm=1.0)."
     )
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C be asked about instead of striking in the middle of a step; a second one strikes at once.
-
-    Only in the main thread, and only where nobody has put a handler of their own: elsewhere Python's rules hold.
-    """
-    seen = threading.Event()
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-
-    def note(_signum: int, _frame: Any) -> None:
-        seen.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield seen.is_set
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
