@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al., arXiv:1706.02515, appendix A.1
 LEAKY_SLOPE = 0.01
@@ -37,7 +37,7 @@ class Activation:
 
 def _zero(z: Array) -> Array:
     # A 0-d array: `maximum(array, scalar)` is what torch.compile cannot trace through array-api-compat.
-    return array_namespace(z).zeros((), dtype=z.dtype, device=z.device)
+    return array_namespace(z).zeros((), dtype=z.dtype, device=device_of(z))
 
 
 def _positive(z: Array) -> Array:

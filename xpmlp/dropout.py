@@ -5,7 +5,7 @@ is lowbias32 (Wellons, "Prospecting for hash functions", 2018) in wrapping int32
 """
 
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 
 LARGEST = 2**31 - 1
 # 0x7feb352d and 0x846ca68b, the second as the int32 of the same bits
@@ -37,7 +37,7 @@ def mask(rate: float, seed: Array, step: Array, layer: int, like: Array) -> Arra
     """
     xp = array_namespace(like)
     batch, n = like.shape[-2], like.shape[-1]
-    element = xp.reshape(xp.arange(batch * n, dtype=seed.dtype, device=seed.device), (batch, n))
+    element = xp.reshape(xp.arange(batch * n, dtype=seed.dtype, device=device_of(seed)), (batch, n))
     key = _hash(_hash(_hash(seed) + step) + layer)
     keep = (_hash(_hash(element) + key) & LARGEST) >= int(rate * 2**31)
     return xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))

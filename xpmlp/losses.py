@@ -17,7 +17,7 @@ from typing import Any
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.activations import softplus
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 
 # Which outputs a loss can follow: each kind of output is also one of the kinds to its left.
 KINDS_OF_OUTPUT = ("real", "positive", "probability", "distribution")
@@ -93,27 +93,27 @@ def huber(y: Array, yhat: Array, delta: float) -> Array:
     # r^2 / 2 where |r| <= delta, delta (|r| - delta / 2) beyond: with c = min(|r|, delta) both are c (|r| - c / 2)
     xp = array_namespace(yhat)
     r = xp.abs(yhat - y)
-    c = xp.minimum(r, xp.asarray(delta, dtype=r.dtype, device=r.device))
+    c = xp.minimum(r, xp.asarray(delta, dtype=r.dtype, device=device_of(r)))
     return xp.sum(c * (r - 0.5 * c), axis=-1)
 
 
 def huber_derivative(y: Array, yhat: Array, delta: float) -> Array:
     xp = array_namespace(yhat)
     r = yhat - y
-    return xp.sign(r) * xp.minimum(xp.abs(r), xp.asarray(delta, dtype=r.dtype, device=r.device))
+    return xp.sign(r) * xp.minimum(xp.abs(r), xp.asarray(delta, dtype=r.dtype, device=device_of(r)))
 
 
 def pinball(y: Array, yhat: Array, quantile: tuple[float, ...]) -> Array:
     # q (y - yhat) where y lies above, (1 - q) (yhat - y) where below; Koenker & Bassett, Econometrica 46 (1978)
     xp = array_namespace(yhat)
-    q = xp.asarray(quantile, dtype=yhat.dtype, device=yhat.device)
+    q = xp.asarray(quantile, dtype=yhat.dtype, device=device_of(yhat))
     r = y - yhat
     return xp.sum(xp.maximum(q * r, (q - 1.0) * r), axis=-1)
 
 
 def pinball_derivative(y: Array, yhat: Array, quantile: tuple[float, ...]) -> Array:
     xp = array_namespace(yhat)
-    q = xp.asarray(quantile, dtype=yhat.dtype, device=yhat.device)
+    q = xp.asarray(quantile, dtype=yhat.dtype, device=device_of(yhat))
     return xp.astype(yhat > y, yhat.dtype) - q
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 
 Rates = tuple[Any, ...]
 Slots = tuple[Array, ...]
@@ -208,5 +208,5 @@ def clip(g: Array, max_norm: float) -> Array:
     """
     xp = array_namespace(g)
     norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
-    limit = xp.asarray(max_norm, dtype=g.dtype, device=g.device)
+    limit = xp.asarray(max_norm, dtype=g.dtype, device=device_of(g))
     return g * (limit / xp.maximum(norm, limit))

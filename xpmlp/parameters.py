@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 
 
 class Segment(NamedTuple):
@@ -101,7 +101,7 @@ class Layout:
         parts, at = [], 0
         for name, k, start, stop, _ in self.segments:
             if start > at:
-                parts.append(xp.zeros((*lead, start - at), dtype=W[1].dtype, device=W[1].device))
+                parts.append(xp.zeros((*lead, start - at), dtype=W[1].dtype, device=device_of(W[1])))
             parts.append(xp.reshape((W if name == "W" else b)[k], (*lead, stop - start)))
             at = stop
         return xp.concat(parts, axis=-1)

@@ -219,6 +219,11 @@ def array_namespace(array: Array) -> Namespace:
     return xp
 
 
+def device_of(array: Array) -> Device | None:
+    """Return the device of one array; None, which stands for the default, where a tracer is nowhere."""
+    return getattr(array, "device", None)
+
+
 def backend_of(array: object) -> Backend | None:
     """Return the row whose library made this array, or None. Imports nothing."""
     return next((row for row in BACKENDS.values() if row.owns(array)), None)

@@ -284,6 +284,7 @@ BACKENDS = {
             devices=_jax_devices,
             device_name=_jax_device_name,
             to_numpy=lambda array: np.array(array, order="C"),  # np.asarray would be a read-only view of JAX's buffer
+            runner="jax",
             lacks=lambda _device: set() if import_module("jax").config.jax_enable_x64 else set(NARROWER),
             float64_hint='; jax.config.update("jax_enable_x64", True) turns it on',  # for the user: we never do
         ),

@@ -1,0 +1,116 @@
+"""The JAX runner: an epoch is one compiled program, a scan of `step` over its batches, with the state donated.
+
+What is compiled is kept from fit to fit: tasks that do the same arithmetic share one program, and JAX keeps one
+executable of it for each shape. The short last batch of an epoch is a scan of length one.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray
+from xpmlp.network import Drop, reciprocal
+from xpmlp.runners.eager import Data
+from xpmlp.runners.step import State, Task, step, total_weight
+
+
+class _SameArithmetic:
+    """A task as a key: equal to another that the same program can serve. Its arrays are arguments of the program."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = replace(task, factors=None, decays=None)
+        network, optimizer, loss = task.network, task.optimizer, task.network.loss
+        self.key = (
+            (network.layout, network.activations, network.dropout),
+            (loss.name, getattr(loss.value, "func", loss.value), tuple(loss.parameters.items())),
+            (optimizer.name, optimizer.step, tuple(optimizer.parameters.items()), optimizer.weight_decay),
+            (task.l2, task.clip_norm),
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameArithmetic) and self.key == other.key
+
+
+@functools.lru_cache(maxsize=64)
+def _program(same: _SameArithmetic) -> Callable[..., Any]:
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def epoch(p: Array, slots: Any, samples: Any, rows: Array | None, rates: Array, arrays: Any, drop: Any) -> Any:
+        task = replace(same.task, factors=arrays[0], decays=arrays[1])
+
+        def body(carry: Any, inputs: Any) -> Any:
+            p, slots, total, seen, t = carry
+            rates, rows = inputs
+            x, y, w = samples
+            if rows is not None:
+                x, y, w = _take(x, rows, 2), _take(y, rows, 2), _take(w, rows, 1)
+            p, slots, loss = step(task, p, slots, tuple(rates), x, y, w, None if drop is None else Drop(drop[0], t))
+            weight = total_weight(x, w)
+            return (p, slots, total + loss * weight, seen + weight, t + 1), None
+
+        nothing = jax.numpy.zeros(p.shape[:-1], p.dtype)
+        carry = (p, slots, nothing, nothing, 0 if drop is None else drop[1])
+        (p, slots, total, seen, _), _ = jax.lax.scan(body, carry, (rates, rows))
+        return p, slots, total, seen
+
+    return epoch
+
+
+def _take(values: Array | None, rows: Array, ndim: int) -> Array | None:
+    # Rows of `values`, which has `ndim` axes where all networks share it; `rows` is (batch,) or (m, batch).
+    if values is None:
+        return None
+    if rows.ndim == 1:
+        return jax.numpy.take(values, rows, axis=values.ndim - ndim)
+    return jax.vmap(lambda own, chosen: own[chosen])(values, rows) if values.ndim > ndim else values[rows]
+
+
+class Runner:
+    """Executes an epoch as one program; Ctrl-C is heard when it ends."""
+
+    name = "jax"
+    reason = ""
+
+    def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
+        self.task, self.data, self.seed = task, data, seed
+        self.program = _program(_SameArithmetic(task))
+
+    def epoch(
+        self,
+        state: State,
+        order: HostArray | None,
+        rate_of: Callable[[int], float],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> tuple[State, Array]:
+        """One epoch; see `eager.Runner.epoch`."""
+        data, optimizer = self.data, self.task.optimizer
+        p, slots, t = state
+        rates = [optimizer.rates(t + 1 + i, rate_of(i), **optimizer.parameters) for i in range(data.n_batches)]
+        table = np.asarray(rates, dtype=p.dtype)
+        if data.n_batches == 1 and (order is None or order.ndim == 1):
+            parts = [(table, None)]
+        else:
+            order = np.arange(data.n) if order is None else order
+            whole = data.n // data.batch_size
+            edge = whole * data.batch_size
+            rows = order[..., :edge].reshape((*order.shape[:-1], whole, data.batch_size)).astype(np.int32)
+            parts = [(table[:whole], np.moveaxis(rows, -2, 0))]
+            if edge < data.n:
+                parts.append((table[whole:], order[None, ..., edge:].astype(np.int32)))
+        total: Any = 0.0
+        seen: Any = 0.0
+        for part, rows in parts:
+            drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
+            p, slots, loss, weight = self.program(
+                p, slots, (data.x, data.y, data.w), rows, part, (self.task.factors, self.task.decays), drop
+            )
+            t += len(part)
+            total, seen = total + loss, seen + weight
+        return State(p, slots, t), total / seen if data.w is None else total * reciprocal(seen)
