@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 # Row by row from the ground. A room is a module of xpmlp or a subpackage with all its modules.
 ROWS = [
-    {"_typing", "backends", "checks", "interrupts", "parameters"},
+    {"_typing", "backends", "checks", "faults", "parameters"},
     {"activations", "dropout", "initializers", "optimizers", "schedules", "storage", "transfer"},
     {"losses", "network"},
     {"description", "runners"},

@@ -18,10 +18,12 @@ from xpmlp.transfer import to_backend, to_device, to_numpy
 if TYPE_CHECKING:
     from xpmlp.initializers import normal
     from xpmlp.inspection import check_gradients
+    from xpmlp.loading import load, resume
     from xpmlp.losses import loss
     from xpmlp.mlp import MLP
     from xpmlp.optimizers import optimizer
     from xpmlp.schedules import schedule
+    from xpmlp.storage import FileFormatError
     from xpmlp.training import DivergenceError, DivergenceWarning
 
 __version__ = "0.1.0"
@@ -30,11 +32,14 @@ __version__ = "0.1.0"
 _ROOMS = {
     "DivergenceError": "training",
     "DivergenceWarning": "training",
+    "FileFormatError": "storage",
     "MLP": "mlp",
     "check_gradients": "inspection",
+    "load": "loading",
     "loss": "losses",
     "normal": "initializers",
     "optimizer": "optimizers",
+    "resume": "loading",
     "schedule": "schedules",
 }
 
@@ -44,15 +49,18 @@ __all__ = [
     "BackendUnavailableError",
     "DivergenceError",
     "DivergenceWarning",
+    "FileFormatError",
     "PrecisionWarning",
     "available_backends",
     "check_gradients",
     "config_context",
     "get_backend",
     "get_config",
+    "load",
     "loss",
     "normal",
     "optimizer",
+    "resume",
     "schedule",
     "set_config",
     "to_backend",

@@ -6,10 +6,11 @@ over as a document and arrays, and `last` and `best` are files of that model, wh
 """
 
 import hashlib
+import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ Stored = tuple[Document, Arrays]
 
 PREFIX = "training."
 LISTS = ("lowest", "waited", "running", "dead")  # of a Snapshot: on the host, one element per network
+FINAL = ("patience", "callback", "divergence")  # a run stopped by these has nothing to go on with
+FREE = ("epochs", "max_time", "checkpoint_every")  # arguments that may change when a run goes on
 VECTORS = ("safe", "final")  # on the device, of the shape of the parameters, or None
 
 
@@ -70,15 +73,15 @@ class Checkpoints:
         self.kept: HostArray | None = None  # the best value that `best` stands for
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, snapshot: Snapshot) -> None:
-        """Write, if it is time to."""
+    def __call__(self, snapshot: Snapshot, failed: bool = False) -> None:
+        """Write, if it is time to; `failed` says that what has stopped training is not meant to stop the run."""
         if snapshot.stopped_by == "interrupt":  # in the middle of an epoch, perhaps: there is no going on from there
             return
         if snapshot.epoch % self.every and snapshot.stopped_by == "epochs":
             return
         host = self.place.backend.to_numpy
         document, arrays = self.describe(np.asarray(host(snapshot.state.p)))
-        training, more = _describe(snapshot, host)
+        training, more = _describe(snapshot._replace(stopped_by="epochs") if failed else snapshot, host)
         storage.write(last(self.folder), document | {"run": self.run, "training": training}, arrays | more)
         if snapshot.safe is not None and (self.kept is None or not np.array_equal(self.kept, snapshot.lowest)):
             storage.write(self.folder / "best.safetensors", *self.describe(np.asarray(host(snapshot.safe))))
@@ -145,14 +148,16 @@ def _snapshot(document: Mapping[str, Any], arrays: Mapping[str, HostArray], plac
 
     slots = tuple(vector(f"slot.{i}") for i in range(_count(document, "slots")))
     scale = document["scale"]
-    if type(scale) is not float or not 0.0 < scale <= 1.0 or not isinstance(document["stopped_by"], str):
+    if type(scale) is not float or not 0.0 < scale <= 1.0:
         raise ValueError(f"scale must lie in (0, 1]; got {scale!r}.")
+    if not isinstance(document["stopped_by"], str):
+        raise TypeError(f"stopped_by must be text; got {document['stopped_by']!r}.")
     return Snapshot(
         State(vector("p"), slots, _count(document, "t")),
         _count(document, "epoch"),
         _count(document, "samples"),
         scale,
-        document["stopped_by"],
+        document["stopped_by"] if document["stopped_by"] in FINAL else "epochs",
         *(per_network(name, kind) for name, kind in zip(LISTS, "fibb", strict=True)),
         *(vector(name) if PREFIX + name in arrays else None for name in VECTORS),
     )
@@ -163,6 +168,20 @@ def _count(document: Mapping[str, Any], name: str) -> int:
     if type(value) is not int or not 0 <= value < 2**62:
         raise ValueError(f"{name} must be a count; got {value!r}.")
     return value
+
+
+def demand_same_run(saved: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """ValueError where a run would go on with other data or other arguments."""
+    if saved["data"] != run["data"]:
+        raise ValueError("resume=True goes on with the samples that the run began with; these are others.")
+    was, now = saved["arguments"], json.loads(json.dumps(run["arguments"]))
+    other = [
+        f"{name} was {was.get(name)!r}, is {now[name]!r}"
+        for name in now
+        if name not in FREE and was.get(name) != now[name]
+    ]
+    if other:
+        raise ValueError(f"resume=True goes on with the arguments that the run began with; {'; '.join(other)}.")
 
 
 def data_digest(*arrays: HostArray | None) -> str:
@@ -179,7 +198,8 @@ def data_digest(*arrays: HostArray | None) -> str:
 
 def versions() -> Document:
     """The versions that a file was made with: for people, nothing depends on them."""
-    return {"xpmlp": metadata.version("xpmlp"), "numpy": np.__version__, "python": platform.python_version()}
+    own: str = sys.modules["xpmlp"].__version__  # not an import: that would go upward
+    return {"xpmlp": own, "numpy": np.__version__, "python": platform.python_version()}
 
 
 # --- Random generators ---

@@ -1,15 +1,27 @@
 """MLP: the network as an object, with every derivative on show; the tutorial's class grown up."""
 
 import copy
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from xpmlp import checks
+from xpmlp import checkpoints, checks, storage
 from xpmlp._typing import Array
 from xpmlp.activations import activation
 from xpmlp.backends import HostArray, Place, place_of, select
+from xpmlp.checkpoints import Checkpoint, Checkpoints, Stored
+from xpmlp.description import (
+    describe_initializer,
+    describe_network,
+    describe_optimizer,
+    describe_schedule,
+    initializer_of,
+    network_of,
+)
+from xpmlp.faults import telling_of_memory
 from xpmlp.initializers import initializer as find_initializer
 from xpmlp.losses import check_targets
 from xpmlp.losses import loss as find_loss
@@ -20,9 +32,12 @@ from xpmlp.progress import Bar
 from xpmlp.runners import Data, find_runner
 from xpmlp.runners.step import State, Task
 from xpmlp.schedules import schedule as find_schedule
-from xpmlp.training import Plan, Report, train
+from xpmlp.training import Plan, Report, Snapshot, train
+from xpmlp.transfer import to_numpy
 
 PREDICTION_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
+
+SMALLER = "Lower batch_size, or make the network narrower; it is as it was before."
 
 # The streams of random numbers that are derived from one seed.
 INITIAL_WEIGHTS, ORDERS, DROPOUT = range(3)
@@ -244,6 +259,9 @@ class MLP:
         progress: bool = False,
         on_divergence: str = "restore",
         max_time: float | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = False,
     ) -> Self:
         """Train from the present weights on.
 
@@ -288,15 +306,29 @@ class MLP:
             `DivergenceError` and leave the network as it was.
         max_time : float, optional
             Seconds after which no new epoch begins.
+        checkpoint : path, optional
+            A folder. `last.safetensors` there is the whole state after an epoch, `best.safetensors` the network with
+            the lowest loss so far (on validation data, where there are any); `xpmlp.load` reads both.
+        checkpoint_every : int
+            Epochs between two checkpoints; there is always one at the end.
+        resume : bool
+            Go on from `last`, if it is there, as if training had never stopped: with the same data and arguments the
+            outcome is the same, on NumPy bit for bit. `epochs` may be another number. See also `xpmlp.resume`.
 
         Raises
         ------
         ValueError, TypeError
             For arguments that do not fit; the network is then as it was before.
+        MemoryError
+            Where memory runs out, on every backend; the network is then as it was before.
+        Exception
+            Whatever a callback raises; the network keeps what it has learned by then.
         """
         samples = self._samples(X, y, sample_weight)
         held_out = None
-        orders = copy.deepcopy(self._orders)  # a fit that fails has drawn nothing
+        saved = self._saved(checkpoint, resume)
+        orders = copy.deepcopy(self._orders) if saved is None else saved.orders  # a fit that fails has drawn nothing
+        began = copy.deepcopy(orders)
         if validation_data is not None:
             names = ("validation_data[0]", "validation_data[1]")
             held_out = self._samples(*checks.inputs_and_targets(validation_data, "validation_data"), names=names)
@@ -325,12 +357,41 @@ class MLP:
             keep_best=early_stopping,
             on_divergence=checks.option(on_divergence, "on_divergence", ("restore", "raise")),
             max_time=float("inf") if max_time is None else checks.number(max_time, "max_time", above=0.0),
+            know_best=checkpoint is not None,
         )
+        every = checks.integer(checkpoint_every, "checkpoint_every", least=1)
         recorder = _Recorder(self, samples, held_out, _metric(metric, self.network), callbacks, plan.n_epochs, progress)
-        before, history = self._p, {name: list(values) for name, values in self.history.items()}
-        p = self.place.xp.asarray(before, copy=True)  # training owns what it changes
+        factors = None if learning_rate_factors is None else list(map(float, learning_rate_factors))
+        arguments = {
+            "epochs": plan.n_epochs,
+            "batch_size": size,
+            "optimizer": describe_optimizer(method),
+            "learning_rate": plan.learning_rate,
+            "schedule": _or_own(describe_schedule, plan.schedule),
+            "l2": task.l2,
+            "clip_norm": task.clip_norm,
+            "learning_rate_factors": factors,
+            "shuffle": bool(shuffle),
+            "validation_fraction": float(validation_fraction),
+            "early_stopping": bool(early_stopping),
+            "patience": int(patience),
+            "tol": plan.tol,
+            "metric": {"own": getattr(metric, "__name__", "function")} if callable(metric) else metric,
+            "on_divergence": on_divergence,
+            "max_time": None if max_time is None else float(max_time),
+            "checkpoint_every": every,
+        }
+        before = self.__dict__ | {"history": {name: list(values) for name, values in self.history.items()}}
+        keep = start = None
         try:
-            with recorder.bar:
+            if checkpoint is not None:
+                run = {"arguments": arguments, "data": _digest(samples, held_out)}
+                keep = Checkpoints(checkpoint, every, self.place, partial(self._stored, orders=orders), run, began)
+            if saved is not None:
+                start = self._take_up(saved, run, orders)
+                recorder.first = len(self.history["loss"]) - start.epoch
+            with recorder.bar, telling_of_memory(self.place, f"training with batch_size={data.batch_size}", SMALLER):
+                p = self.place.xp.asarray(self._p, copy=True)  # training owns what it changes
                 result = train(
                     find_runner(task, data, self._dropout_seed()),
                     State(p, method.init(p).slots, 0),
@@ -340,11 +401,20 @@ class MLP:
                     orders=lambda: self._order(data.n, orders) if shuffle else None,
                     validate=None if held_out is None else recorder.validate,
                     on_epoch=[recorder],
+                    on_snapshot=lambda snapshot: (
+                        None if keep is None else keep(snapshot, failed=recorder.error is not None)
+                    ),
+                    start=start,
                 )
         except BaseException:
-            self._p, self.history = before, history
+            self.__dict__.update(before)
             raise
         self._p, self._orders, self._trace, self._gradients = result.p, orders, None, None
+        if recorder.error is not None:
+            recorder.error.add_note(
+                f"Training ended here; the network keeps what it had learned in {result.epochs} epochs."
+            )
+            raise recorder.error
         return self
 
     def predict(self, X: Array, *, average: bool = False) -> Array:
@@ -358,11 +428,13 @@ class MLP:
         X = self._inputs(X)
         xp, W, b = self.place.xp, *self.layout.unpack(self._p)
         n, rows = int(X.shape[-2]), _rows_at_once(self.layout, self.n_networks)
-        blocks = [
-            forward(self.network, W, b, X[..., start : min(start + rows, n), :]).a[-1] for start in range(0, n, rows)
-        ]
-        yhat = blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=-2)
-        return xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
+        with telling_of_memory(self.place, f"predicting {n} samples", "Predict fewer samples at once."):
+            blocks = [
+                forward(self.network, W, b, X[..., start : min(start + rows, n), :]).a[-1]
+                for start in range(0, n, rows)
+            ]
+            yhat = blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=-2)
+            return xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
 
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
         """The loss on `X` and `y`, without any penalty: a float, or a NumPy array of shape (m,)."""
@@ -381,6 +453,116 @@ class MLP:
     def to_device(self, device: str) -> "MLP":
         """A copy of this network on another device of its backend."""
         return self.to_backend(self.place.backend.name, device=device)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this network to one safetensors file, which `xpmlp.load` reads on any backend.
+
+        Weights and biases, the history, the state of the random generators, and what the network is, as JSON: no code.
+        Killed, out of space or forbidden, it leaves the file that was there.
+
+        Raises
+        ------
+        ValueError
+            If an activation, the loss or the initializer is a function of your own, which a file cannot hold, or if a
+            parameter is not finite.
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import os, tempfile, xpmlp
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
+        >>> xpmlp.MLP([2, 3, 1], random_state=0).save(path)
+        >>> xpmlp.load(path).W[1].shape
+        (2, 3)
+        """
+        p = np.asarray(self.place.backend.to_numpy(self._p))
+        if not np.all(np.isfinite(p)):
+            raise ValueError("the parameters must be finite to be saved; they hold NaN or infinity.")
+        storage.write(path, *self._stored(p))
+
+    # --- Files ---
+
+    def _stored(self, p: HostArray, orders: Sequence[np.random.Generator] | None = None) -> Stored:
+        """The document and arrays that stand for this network with the parameters `p`."""
+        W, b = self.layout.unpack(p)
+        arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
+        for name, values in self.history.items():
+            arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
+        document = {
+            "kind": "mlp",
+            "network": describe_network(self.network),
+            "initializer": describe_initializer(self.initializer),
+            "n_networks": self.n_networks,
+            "dtype": self.dtype,
+            "seed": checkpoints.seed_document(self.random_state),
+            "orders": [checkpoints.generator_document(rng) for rng in (orders or self._orders)],
+            "versions": checkpoints.versions(),
+        }
+        return document, arrays
+
+    @classmethod
+    def _of_stored(cls, document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place) -> Self:
+        """The network that `_stored` described; ValueError, TypeError or KeyError where it makes no sense."""
+        net = cls.__new__(cls)
+        net.network = network_of(document["network"])
+        net.initializer = initializer_of(document["initializer"])
+        m = document["n_networks"]
+        net.n_networks = None if m is None else checks.integer(m, "n_networks", least=1)
+        dtype = checks.option(document["dtype"], "dtype", ("float64", "float32"))
+        lead = () if net.n_networks is None else (net.n_networks,)
+        W: Layers = [None]
+        b: Layers = [None]
+        for name, k, _, _, shape in net.layout.segments:
+            array = arrays[f"{name}.{k}"]
+            wanted = (*lead, *shape) if name == "W" or not lead else (*lead, 1, *shape)
+            if array.shape != wanted or array.dtype != dtype:
+                raise ValueError(f"{name}.{k} must be {wanted}, {dtype}; got {array.shape}, {array.dtype}.")
+            if not np.all(np.isfinite(array)):
+                raise ValueError(f"{name}.{k} holds NaN or infinity.")
+            (W if name == "W" else b).append(array)
+        net.random_state = checkpoints.seed_of(document["seed"])
+        net._orders = [checkpoints.generator_of(state) for state in document["orders"]]
+        if len(net._orders) != (net.n_networks or 1):
+            raise ValueError(f"{net.n_networks or 1} networks need as many random generators; got {len(net._orders)}.")
+        net.history = {}
+        for name, array in arrays.items():
+            if name.startswith("history."):
+                if array.dtype != np.float64 or array.shape[1:] not in ((), lead):
+                    raise ValueError(f"{name} must have one number per epoch and network; got shape {array.shape}.")
+                net.history[name.removeprefix("history.")] = [_plain(value) for value in array]
+        net.place, net.dtype = place, place.dtype_name(dtype)
+        net._p = place.asarray(net.layout.pack(W, b), net.dtype)
+        net._trace = net._gradients = None
+        return net
+
+    def _saved(self, checkpoint: str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one."""
+        if not resume:
+            return None
+        if checkpoint is None:
+            raise ValueError("resume=True needs a folder to go on from; name it with checkpoint=.")
+        if not checkpoints.last(checkpoint).exists():
+            return None
+        saved = checkpoints.read(checkpoint, self.place, self.dtype)
+        there, here = saved.model[0], self._stored(np.asarray(self.place.backend.to_numpy(self._p)))[0]
+        for what in ("kind", "network", "n_networks", "initializer", "dtype"):
+            if there.get(what) != here[what]:
+                raise ValueError(
+                    f"the checkpoint in {os.fspath(checkpoint)!r} is of another network; its {what} is "
+                    f"{there.get(what)!r}, here it is {here[what]!r}. Choose another folder, or the same network."
+                )
+        return saved
+
+    def _take_up(self, saved: Checkpoint, run: Mapping[str, Any], orders: list[np.random.Generator]) -> Snapshot:
+        """Be the network of the checkpoint, and let `orders` be where they were then."""
+        checkpoints.demand_same_run(saved.run, run)
+        document, arrays = saved.model
+        finite = {name: np.nan_to_num(array) if name[:2] in ("W.", "b.") else array for name, array in arrays.items()}
+        was = self._of_stored(document, finite, self.place)
+        orders[:] = was._orders
+        self.random_state, self.history, self._p = was.random_state, was.history, was._p
+        return saved.snapshot
 
     # --- Behind the door ---
 
@@ -483,6 +665,7 @@ class _Recorder:
         self.net, self.samples, self.held_out, self.metric, self.callbacks = net, samples, held_out, metric, callbacks
         self.bar = Bar(n_epochs, progress)
         self.first = len(net.history.get("loss", []))
+        self.error: Exception | None = None  # what a callback or a metric raised
 
     def validate(self, p: Array) -> Any:
         self.net._p = p
@@ -502,8 +685,26 @@ class _Recorder:
         for name, value in logs.items():
             net.history.setdefault(name, []).append(value)
         self.bar.advance(logs)
-        stop = [callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks]  # all are called
+        try:
+            stop = [
+                callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks
+            ]  # all of them
+        except Exception as error:  # noqa: BLE001 - whatever it is, it comes out of fit once the network is safe
+            self.error = error
+            return True
         return any(stop)
+
+
+def _digest(samples: _Samples, held_out: _Samples | None) -> str:
+    arrays = [*samples, *(held_out or ())]
+    return checkpoints.data_digest(*(None if array is None else to_numpy(array) for array in arrays))
+
+
+def _or_own(describe: Callable[[Any], Any], row: Any) -> Any:
+    try:
+        return describe(row)
+    except ValueError:
+        return {"own": row.name}
 
 
 def _plain(value: HostArray) -> Any:

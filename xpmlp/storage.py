@@ -74,7 +74,7 @@ def write(path: str | os.PathLike[str], document: Mapping[str, Any], arrays: Map
     """
     # The widest elements first; sorted is stable, so the order is otherwise the caller's.
     parts = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))
-    buffers = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in parts.items()}
+    buffers = {name: np.asarray(array, array.dtype.newbyteorder("<"), order="C") for name, array in parts.items()}
     header = _header(document, buffers)
     digest = hashlib.sha256(header)
     for array in buffers.values():

@@ -13,7 +13,7 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, warn
-from xpmlp.interrupts import interruptible
+from xpmlp.faults import interruptible
 from xpmlp.parameters import Layout
 from xpmlp.runners.step import State
 from xpmlp.schedules import Progress, Schedule

@@ -1,0 +1,92 @@
+"""Back from files: `load` a model that was saved, `resume` a training that was stopped."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xpmlp import checkpoints, storage
+from xpmlp._typing import Array
+from xpmlp.backends import select
+from xpmlp.description import optimizer_of, schedule_of
+from xpmlp.mlp import MLP
+
+
+def load(path: str | os.PathLike[str], *, backend: str | None = None, device: str | None = None) -> Any:
+    """The model in a file that `save` wrote, or in a checkpoint.
+
+    Parameters
+    ----------
+    path : path
+        A file may come from anybody: it holds numbers and names, and what is not as it should be is refused.
+    backend, device : str, optional
+        Where the model is to live; by default on NumPy, wherever it was saved from.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is not whole, was changed, is of a newer format, or is not one of these files.
+
+    Examples
+    --------
+    >>> import os, tempfile, xpmlp
+    >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
+    >>> xpmlp.MLP([2, 3, 1], random_state=0).save(path)
+    >>> xpmlp.load(path)
+    MLP: 13 parameters, float64 on NumPy on cpu, loss squared_error
+      layer 1  W (2, 3)  b (3,)  relu               9
+      layer 2  W (3, 1)  b (1,)  identity           4
+    """
+    place = select(backend, device)
+    document, arrays = storage.read(path)
+    with storage.believing(path):
+        if document["kind"] == "mlp":
+            return MLP._of_stored(document, arrays, place)
+        raise ValueError(f"it holds a {document['kind']!r}, which this version of xpmlp does not know.")
+
+
+def resume(
+    path: str | os.PathLike[str],
+    X: Array,
+    y: Array,
+    *,
+    backend: str | None = None,
+    device: str | None = None,
+    **arguments: Any,
+) -> Any:
+    """Go on with the training whose checkpoints are in a folder, and return the fitted model.
+
+    Parameters
+    ----------
+    path : path
+        What `fit` was given as `checkpoint`.
+    X, y : array
+        The same samples again: a checkpoint does not hold them.
+    **arguments
+        What else `fit` was given and a file cannot hold: sample_weight, validation_data, callbacks, functions of your
+        own. Also `epochs`, where it is to be another number. All the rest is remembered.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no checkpoint, or it is not whole.
+    ValueError
+        If the samples are others, or a function is missing.
+    """
+    where = checkpoints.last(path)
+    model = load(where, backend=backend, device=device)
+    document, _ = storage.read(where)
+    with storage.believing(where):
+        remembered = _arguments(document["run"]["arguments"], arguments)
+    return model.fit(X, y, **remembered | {"checkpoint": Path(path), "resume": True} | arguments)
+
+
+def _arguments(remembered: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    result = {}
+    for name, value in remembered.items():
+        if name in given:
+            continue
+        if isinstance(value, dict) and "own" in value:
+            raise ValueError(f"{name} was a function of your own, {value['own']!r}; hand it over again as {name}=.")
+        result[name] = {"optimizer": optimizer_of, "schedule": schedule_of}.get(name, lambda it: it)(value)
+    return result
