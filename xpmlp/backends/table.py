@@ -239,7 +239,7 @@ BACKENDS = {
             devices=lambda: ["cpu"],
             device_name=str,
             to_numpy=np.asanyarray,  # the one that is handed back as it is
-            runner="inplace",
+            runner="numpy",
         ),
         Backend(
             name="cupy",
@@ -268,6 +268,7 @@ BACKENDS = {
             devices=_torch_devices,
             device_name=lambda device: {"mps:0": "mps"}.get(str(device), str(device)),
             to_numpy=_torch_to_numpy,
+            runner="torch",
             from_numpy=_torch_from_numpy,
             lacks=lambda device: {"float64", "complex128"} if device.type == "mps" else set(),
         ),

@@ -1,25 +1,23 @@
-"""The in-place runner: NumPy, with every array of a step made once and written again and again.
+"""The in-place runner, for libraries whose arrays can be written into: every array of a step is made once.
 
 Compared with the eager runner it allocates nothing large, makes fewer calls and fewer passes over memory:
 
 - z, a and dz are kept transposed, (units, batch): broadcasts, and the sums over the classes of a softmax, then run
-  along the batch, which is long, and not along the units, which may be few. (1,000 x 2: a maximum over the classes
-  costs 34 microseconds by rows and 1.5 by columns.)
+  along the batch, which is long, and not along the units, which may be few. (NumPy, 1,000 x 2: a maximum over the
+  classes costs 34 microseconds by rows and 1.5 by columns.)
 - dW and db are written by the products themselves into the flat gradient.
 - The optimizer goes over the flat vectors in blocks that stay in the cache.
 
-The rows that matter most have columns of their own here (ACTIVATIONS, LOSSES, OPTIMIZERS below); every other row, and a
-user's own functions, run as they are on transposed views. The results are the eager runner's, to rounding.
+What a library does best in its own words stands in its `Columns`: runners/numpy.py, runners/torch.py. Rows without a
+column, and a user's own functions, run as they are on transposed views. Results are the eager runner's, to rounding.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any, ClassVar, NamedTuple
 
 from xpmlp import dropout
-from xpmlp.activations import LEAKY_SLOPE
-from xpmlp.backends import HostArray
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, array_namespace
 from xpmlp.network import Trace, losses, output_derivative, pullback, reciprocal, shares
 from xpmlp.optimizers import Rates, adam_step, clip
 from xpmlp.runners.eager import Data
@@ -28,152 +26,66 @@ from xpmlp.runners.step import State, Task, total_weight
 BLOCK = 2**14  # elements of p, g, m, v and one temporary: 5 x 64 KiB in float32, which a second-level cache holds
 
 
-class Column(NamedTuple):
-    """An activation in place: `forward` turns z into a and may leave a note in `note` for `backward`, da into dz."""
+class Activation(NamedTuple):
+    """An activation in place: `forward` turns z into a, with a note for `backward`, which turns da into dz."""
 
-    forward: Callable[[HostArray, HostArray], object]
-    backward: Callable[[HostArray, HostArray, HostArray], object]  # (da, a, note)
-
-
-def relu(z: HostArray, slope: HostArray) -> None:
-    # The slope is a number the backward pass needs anyway, and z * slope is half the time of maximum(z, 0).
-    np.greater(z, 0.0, out=slope, casting="unsafe")
-    np.multiply(z, slope, out=z)
+    forward: Callable[[Array, Array], object]  # (z, note)
+    backward: Callable[[Array, Array, Array], object]  # (da, a, note)
 
 
-def leaky_relu(z: HostArray, slope: HostArray) -> None:
-    np.greater(z, 0.0, out=slope, casting="unsafe")
-    slope *= 1.0 - LEAKY_SLOPE
-    slope += LEAKY_SLOPE
-    np.multiply(z, slope, out=z)
+class Columns(NamedTuple):
+    """What one library does in place: by name of the rows of the tables, and the three products of a layer."""
 
-
-def slope_backward(da: HostArray, a: HostArray, slope: HostArray) -> None:
-    np.multiply(da, slope, out=da)
-
-
-def tanh(z: HostArray, note: HostArray) -> None:
-    np.tanh(z, out=z)
-
-
-def tanh_backward(da: HostArray, a: HostArray, note: HostArray) -> None:
-    np.multiply(a, a, out=note)
-    np.subtract(1.0, note, out=note)
-    np.multiply(da, note, out=da)
-
-
-def sigmoid(z: HostArray, note: HostArray) -> None:
-    z *= 0.5
-    np.tanh(z, out=z)
-    z *= 0.5
-    z += 0.5
-
-
-def sigmoid_backward(da: HostArray, a: HostArray, note: HostArray) -> None:
-    np.subtract(1.0, a, out=note)
-    np.multiply(note, a, out=note)
-    np.multiply(da, note, out=da)
-
-
-def nothing(*_: HostArray) -> None:
-    pass
-
-
-ACTIVATIONS: dict[str, Column] = {
-    "identity": Column(nothing, nothing),
-    "relu": Column(relu, slope_backward),
-    "leaky_relu": Column(leaky_relu, slope_backward),
-    "tanh": Column(tanh, tanh_backward),
-    "sigmoid": Column(sigmoid, sigmoid_backward),
-}
-
-
-def cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
-    # losses.cross_entropy_from_scores and its derivative, which share the shift and the exponential
-    z -= np.maximum.reduce(z, axis=-2, keepdims=True)
-    np.multiply(y, z, out=note)
-    values = np.add.reduce(note, axis=-2)
-    np.exp(z, out=z)
-    total = np.add.reduce(z, axis=-2, keepdims=True)
-    z /= total
-    z -= y
-    return np.subtract(np.log(total[..., 0, :]), values, out=values)
-
-
-def binary_cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
-    # losses.binary_cross_entropy_from_scores: max(z, 0) + log(1 + exp(-|z|)) - y z
-    np.abs(z, out=note)
-    np.negative(note, out=note)
-    np.exp(note, out=note)
-    np.log1p(note, out=note)
-    note += np.maximum(z, 0.0)
-    note -= y * z
-    values: HostArray = np.add.reduce(note, axis=-2)
-    sigmoid(z, note)
-    z -= y
-    return values
-
-
-def squared_error(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
-    z -= y
-    np.multiply(z, z, out=note)
-    values: HostArray = np.add.reduce(note, axis=-2)
-    values *= 0.5
-    return values
-
-
-# Of a loss and its canonical link: the loss of each sample from scores of shape (..., n_K, batch), which become dL/dz.
-LOSSES: dict[str, Callable[[HostArray, HostArray, HostArray], HostArray]] = {
-    "cross_entropy": cross_entropy,
-    "binary_cross_entropy": binary_cross_entropy,
-    "squared_error": squared_error,
-}
-
-
-def adam(
-    p: HostArray, g: HostArray, slots: Any, rates: Rates, room: HostArray, *, beta_1: float, beta_2: float, **_: float
-) -> None:
-    # optimizers.adam_step in ten passes; g is overwritten
-    m, v = slots
-    _lr, lr_t, epsilon = rates
-    np.multiply(m, beta_1, out=m)
-    np.add(m, g, out=m)
-    np.multiply(v, beta_2, out=v)
-    np.multiply(g, g, out=g)
-    np.add(v, g, out=v)
-    np.sqrt(v, out=room)
-    np.add(room, epsilon, out=room)
-    np.divide(m, room, out=room)
-    np.multiply(room, lr_t, out=room)
-    np.subtract(p, room, out=p)
+    linear: Callable[[Array, Array, Array, Array], object]  # (W.T, h, b, z): z = W.T @ h + b
+    matmul: Callable[[Array, Array, Array], object]  # (A, B, out): out = A @ B
+    row_sums: Callable[[Array, Array, Array], object]  # (dz, ones, db)
+    activations: dict[str, Activation]
+    # Of a loss and its canonical link, (z, y, note): the loss of each sample; the scores become dL/dz of each sample.
+    losses: dict[str, Callable[[Array, Array, Array], Array]]
+    add_multiple: Callable[[Array, Any, Array, Array], object]  # (p, c, room, g): g += c * p
+    adam: Callable[..., object]  # (p, g, slots, rates, room, **parameters)
 
 
 class Buffers:
     """The arrays of a step on a batch of one size, transposed: (units, batch), with the leading axis of m networks."""
 
-    def __init__(self, sizes: tuple[int, ...], lead: tuple[int, ...], batch: int, dtype: Any) -> None:
-        def room(k: int) -> HostArray:
-            return np.empty((*lead, sizes[k], batch), dtype)
-
+    def __init__(self, sizes: tuple[int, ...], lead: tuple[int, ...], batch: int, like: Array) -> None:
+        xp, where = array_namespace(like), {"dtype": like.dtype, "device": like.device}
         K = len(sizes) - 1
-        self.z: list[Any] = [None] + [room(k) for k in range(1, K + 1)]  # becomes a where the row has a column
-        self.note: list[Any] = [None] + [room(k) for k in range(1, K + 1)]
-        self.da: list[Any] = [None] + [room(k) for k in range(1, K)]  # becomes dz
-        self.ones = np.ones(batch, dtype)
+
+        def room(last: int) -> list[Array]:
+            return [None] + [xp.empty((*lead, sizes[k], batch), **where) for k in range(1, last + 1)]
+
+        self.z = room(K)  # becomes a where the row has a column
+        self.note = room(K)
+        self.da = room(K - 1)  # becomes dz
+        self.ones = xp.ones(batch, **where)
 
 
-class Runner:
-    """Executes steps on NumPy arrays in place; see the head of this file."""
+class Block(NamedTuple):
+    """A stretch of the flat vectors that is updated at a time."""
 
-    name = "inplace"
+    has_weights: bool
+    p: Array
+    g: Array
+    slots: tuple[Array, ...]
+    room: Array
+    factors: Array | None
+    decays: Array | None
 
-    def __init__(self, task: Task, data: Data, seed: HostArray | None = None) -> None:
+
+class InPlaceRunner:
+    """Executes steps in place; see the head of this file."""
+
+    name: ClassVar[str]
+    columns: ClassVar[Columns]
+    reason = ""
+
+    def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
         self.task, self.data, self.seed = task, data, seed
         network = task.network
-        self.columns = [None, *(ACTIVATIONS.get(row.name) for row in network.activations)]
-        self.loss = LOSSES.get(network.loss.name) if network.canonical else None
-        if self.loss is None:
-            self.columns[-1] = None  # the generic loss needs z[K] and a[K] both
+        self.activations = [None, *(self.columns.activations.get(row.name) for row in network.activations)]
+        self.loss = self.columns.losses.get(network.loss.name) if network.canonical else None
         self.buffers: dict[int, Buffers] = {}
         self.p: Any = None
 
@@ -183,7 +95,7 @@ class Runner:
         order: HostArray | None,
         rate_of: Callable[[int], float],
         interrupted: Callable[[], bool] = lambda: False,
-    ) -> tuple[State, HostArray]:
+    ) -> tuple[State, Array]:
         """One epoch; see `eager.Runner.epoch`."""
         optimizer = self.task.optimizer
         p, slots, t = state
@@ -198,23 +110,23 @@ class Runner:
             total, seen = total + loss * weight, seen + weight
             if interrupted():
                 break
-        return State(p, slots, t), np.asarray(total / seen if self.data.w is None else total * reciprocal(seen))
+        return State(p, slots, t), total / seen if self.data.w is None else total * reciprocal(seen)
 
-    def _own(self, p: Any, slots: tuple[HostArray, ...]) -> None:
-        # The views of parameters and gradient are cut once, and again only if somebody hands over other vectors.
+    def _own(self, p: Array, slots: tuple[Array, ...]) -> None:
+        # The views of parameters and gradient are cut once, and again only if somebody hands over another vector.
         if p is self.p:
             return
-        task, layout, many = self.task, self.task.network.layout, p.ndim == 2
-        self.p, self.g = p, np.zeros_like(p)
+        xp, task, layout, many = array_namespace(p), self.task, self.task.network.layout, p.ndim == 2
+        self.p, self.g = p, xp.zeros_like(p)
         self.W, b = layout.unpack(p)
         self.dW, db = layout.unpack(self.g)
-        self.WT: list[Any] = [None] + [_transposed(W) for W in self.W[1:]]
+        self.WT: list[Any] = [None] + [W.mT for W in self.W[1:]]
         # A column that broadcasts along the batch, and a vector that a product can be written into.
-        self.b = [None] + [_transposed(bk) if many else bk[:, None] for bk in b[1:]]
+        self.b = [None] + [bk.mT if many else bk[:, None] for bk in b[1:]]
         self.db = [None] + [bk[:, 0, :] if many else bk for bk in db[1:]]
-        room = np.empty((*p.shape[:-1], BLOCK), p.dtype)
+        room = xp.empty_like(p[..., :BLOCK])
         self.blocks = [
-            (
+            Block(
                 part.start < layout.n_weights,
                 p[..., part],
                 self.g[..., part],
@@ -223,105 +135,102 @@ class Runner:
                 None if task.factors is None else task.factors[part],
                 None if task.decays is None else task.decays[part],
             )
-            for part in (*_blocks(0, layout.n_weights), *_blocks(layout.n_weights, layout.size))
+            for part in (*_parts(0, layout.n_weights), *_parts(layout.n_weights, layout.size))
         ]
 
-    def _gradient(self, x: HostArray, y: HostArray, w: HostArray | None, t: int) -> Any:
-        """Writes dW and db into the flat gradient and returns the loss of the batch; `network.forward`, `backward`."""
-        network, buffers = self.task.network, self._buffers(x.shape[-2])
-        K, f = network.layout.n_layers, network.activations
-        h: list[Any] = [_transposed(x)] + [None] * K
+    def _gradient(self, x: Array, y: Array, w: Array | None, t: int) -> Any:
+        """Write dW and db into the flat gradient and return the loss of the batch; `network.forward`, `backward`."""
+        network, columns = self.task.network, self.columns
+        batch = x.shape[-2]
+        if batch not in self.buffers:
+            self.buffers[batch] = Buffers(network.layout.sizes, tuple(self.p.shape[:-1]), batch, self.p)
+        buffers = self.buffers[batch]
+        K = network.layout.n_layers
+        h: list[Any] = [x.mT] + [None] * K
         a: list[Any] = [None] * (K + 1)
         masks: list[Any] = [None] * (K + 1)
-        for k in range(1, K + 1):
-            z = buffers.z[k]
-            np.matmul(self.WT[k], h[k - 1], out=z)
-            z += self.b[k]
-            if k == K:
-                break
-            h[k] = a[k] = self._activate(k, z)
+        for k in range(1, K):
+            columns.linear(self.WT[k], h[k - 1], self.b[k], buffers.z[k])
+            h[k] = a[k] = self._activate(k, buffers)
             if self.seed is not None and network.dropout[k - 1] > 0.0:
-                step = np.full((1, 1), t % 2**31, dtype=np.int32)
-                masks[k] = _transposed(dropout.mask(network.dropout[k - 1], self.seed, step, k, like=_transposed(a[k])))
+                masks[k] = self._mask(k, a[k], t)
                 h[k] = a[k] * masks[k]
+        columns.linear(self.WT[K], h[K - 1], self.b[K], buffers.z[K])
 
-        share: Any = 1.0 / x.shape[-2] if w is None else shares(w)
-        z = buffers.z[K]
-        if self.loss is not None:
-            targets = _transposed(y)
-            smoothing = network.loss.parameters.get("label_smoothing", 0.0)
-            if smoothing:
-                targets = targets * (1.0 - smoothing) + smoothing / y.shape[-1]
-            values: Any = self.loss(z, np.ascontiguousarray(targets), buffers.note[K])
-            z *= share if w is None else share[..., None, :]
-            dz = z
-        else:
-            z = _transposed(z)
-            yhat = f[-1].function(z)
-            values = losses(network, Trace([z], [yhat], [], []), y)
-            _, dz = output_derivative(network, z, yhat, y, share if w is None else share[..., None])
-            dz = _transposed(dz)
-        loss = values.sum(axis=-1) * share if w is None else (values * share).sum(axis=-1)
-
+        share: Any = 1.0 / batch if w is None else shares(w)
+        values, dz = self._output(y, share if w is None else share[..., None], buffers)
+        loss = values.sum(-1) * share if w is None else (values * share).sum(-1)
         for k in range(K, 0, -1):
-            np.matmul(h[k - 1], _transposed(dz), out=self.dW[k])  # dW[k] = a[k-1].T @ dz[k]
-            np.matmul(dz, buffers.ones, out=self.db[k])  # db[k] = sum over rows of dz[k]
+            columns.matmul(h[k - 1], dz.mT, self.dW[k])  # dW[k] = a[k-1].T @ dz[k]
+            columns.row_sums(dz, buffers.ones, self.db[k])  # db[k] = sum over rows of dz[k]
             if k > 1:
-                da = np.matmul(self.W[k], dz, out=buffers.da[k - 1])  # da[k-1] = dz[k] @ W[k].T
+                columns.matmul(self.W[k], dz, buffers.da[k - 1])  # da[k-1] = dz[k] @ W[k].T
                 if masks[k - 1] is not None:
-                    da *= masks[k - 1]
-                dz = self._pull_back(k - 1, da, a[k - 1])
+                    buffers.da[k - 1] *= masks[k - 1]
+                dz = self._pull_back(k - 1, a[k - 1], buffers)
         return loss
 
-    def _activate(self, k: int, z: HostArray) -> HostArray:
-        column = self.columns[k]
+    def _activate(self, k: int, buffers: Buffers) -> Array:
+        column, z = self.activations[k], buffers.z[k]
         if column is None:
-            return _transposed(self.task.network.activations[k - 1].function(_transposed(z)))
-        column.forward(z, self.buffers[z.shape[-1]].note[k])
+            return self.task.network.activations[k - 1].function(z.mT).mT
+        column.forward(z, buffers.note[k])
         return z
 
-    def _pull_back(self, k: int, da: HostArray, a: HostArray) -> HostArray:
-        buffers, column = self.buffers[da.shape[-1]], self.columns[k]
+    def _pull_back(self, k: int, a: Array, buffers: Buffers) -> Array:
+        column, da = self.activations[k], buffers.da[k]
         if column is None:
-            row = self.task.network.activations[k - 1]
-            return _transposed(pullback(row, _transposed(da), _transposed(buffers.z[k]), _transposed(a)))
+            return pullback(self.task.network.activations[k - 1], da.mT, buffers.z[k].mT, a.mT).mT
         column.backward(da, a, buffers.note[k])
         return da
+
+    def _output(self, y: Array, share: Any, buffers: Buffers) -> tuple[Array, Array]:
+        """The loss of each sample and dz[K], from the scores in z[K]."""
+        network, z = self.task.network, buffers.z[-1]
+        if self.loss is None:
+            yhat = network.activations[-1].function(z.mT)
+            values = losses(network, Trace([z.mT], [yhat], [], []), y)
+            return values, output_derivative(network, z.mT, yhat, y, share)[1].mT
+        smoothing = network.loss.parameters.get("label_smoothing", 0.0)
+        if smoothing:
+            y = y * (1.0 - smoothing) + smoothing / y.shape[-1]
+        values = self.loss(z, y.mT, buffers.note[-1])
+        z *= share.mT if hasattr(share, "mT") else share
+        return values, z
+
+    def _mask(self, k: int, a: Array, t: int) -> Array:
+        seed: Any = self.seed
+        step = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
+        return dropout.mask(self.task.network.dropout[k - 1], seed, step, k, like=a.mT).mT
 
     def _update(self, rates: Rates, weight: Any) -> Any:
         """One update of the parameters, block by block; the penalty of the loss comes back."""
         task, optimizer = self.task, self.task.optimizer
+        n = task.network.layout.n_weights
         l2: Any = task.l2 / weight if isinstance(weight, float) else task.l2 * reciprocal(weight)
-        l2_column = l2[:, None] if np.ndim(l2) else l2
-        penalty: Any = 0.0
+        l2_column = l2[:, None] if getattr(l2, "ndim", 0) else l2
         if task.clip_norm is not None:
             # The norm is that of the whole gradient, so the penalty's part has to be there before the blocks begin.
-            n = task.network.layout.n_weights
             if task.l2 > 0.0:
                 self.g[..., :n] += l2_column * self.p[..., :n]
             self.g[...] = clip(self.g, task.clip_norm)
-        for has_weights, p, g, slots, room, factors, decays in self.blocks:
-            if has_weights and task.l2 > 0.0:
+        penalty: Any = 0.0
+        for block in self.blocks:
+            if block.has_weights and task.l2 > 0.0:
+                penalty = penalty + _sum_of_squares(block.p)
                 if task.clip_norm is None:
-                    np.multiply(p, l2_column, out=room)
-                    np.add(g, room, out=g)
-                penalty = penalty + (np.dot(p, p) if p.ndim == 1 else np.vecdot(p, p))
-            if optimizer.step is adam_step and factors is None and decays is None:
-                adam(p, g, slots, rates, room, **optimizer.parameters)
+                    self.columns.add_multiple(block.p, l2_column, block.room, block.g)
+            if optimizer.step is adam_step and block.factors is None and block.decays is None:
+                self.columns.adam(block.p, block.g, block.slots, rates, block.room, **optimizer.parameters)
             else:
-                optimizer.apply(p, g, slots, rates, factors, decays)
+                optimizer.apply(block.p, block.g, block.slots, rates, block.factors, block.decays)
         return 0.5 * l2 * penalty
 
-    def _buffers(self, batch: int) -> Buffers:
-        if batch not in self.buffers:
-            self.buffers[batch] = Buffers(self.task.network.layout.sizes, self.p.shape[:-1], batch, self.p.dtype)
-        return self.buffers[batch]
+
+def _sum_of_squares(p: Array) -> Array:
+    return p @ p if p.ndim == 1 else (p * p).sum(-1)
 
 
-def _transposed(x: HostArray) -> HostArray:
-    return np.swapaxes(x, -1, -2)
-
-
-def _blocks(start: int, stop: int) -> Iterator[slice]:
+def _parts(start: int, stop: int) -> Iterator[slice]:
     for at in range(start, stop, BLOCK):
         yield slice(at, min(at + BLOCK, stop))

@@ -60,7 +60,7 @@ def _program(same: _SameArithmetic) -> Callable[..., Any]:
         (p, slots, total, seen, _), _ = jax.lax.scan(body, carry, (rates, rows))
         return p, slots, total, seen
 
-    return epoch
+    return epoch  # type: ignore[no-any-return]  # jax.jit is untyped
 
 
 def _take(values: Array | None, rows: Array, ndim: int) -> Array | None:
@@ -87,7 +87,7 @@ class Runner:
         state: State,
         order: HostArray | None,
         rate_of: Callable[[int], float],
-        interrupted: Callable[[], bool] = lambda: False,
+        interrupted: Callable[[], bool] = lambda: False,  # noqa: ARG002  # a compiled epoch cannot ask
     ) -> tuple[State, Array]:
         """One epoch; see `eager.Runner.epoch`."""
         data, optimizer = self.data, self.task.optimizer
@@ -95,7 +95,7 @@ class Runner:
         rates = [optimizer.rates(t + 1 + i, rate_of(i), **optimizer.parameters) for i in range(data.n_batches)]
         table = np.asarray(rates, dtype=p.dtype)
         if data.n_batches == 1 and (order is None or order.ndim == 1):
-            parts = [(table, None)]
+            parts: list[tuple[HostArray, HostArray | None]] = [(table, None)]
         else:
             order = np.arange(data.n) if order is None else order
             whole = data.n // data.batch_size
@@ -106,10 +106,10 @@ class Runner:
                 parts.append((table[whole:], order[None, ..., edge:].astype(np.int32)))
         total: Any = 0.0
         seen: Any = 0.0
-        for part, rows in parts:
+        for part, chosen in parts:
             drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
             p, slots, loss, weight = self.program(
-                p, slots, (data.x, data.y, data.w), rows, part, (self.task.factors, self.task.decays), drop
+                p, slots, (data.x, data.y, data.w), chosen, part, (self.task.factors, self.task.decays), drop
             )
             t += len(part)
             total, seen = total + loss, seen + weight
