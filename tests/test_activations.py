@@ -76,7 +76,13 @@ def test_far_out_every_activation_and_its_derivative_stay_finite(row, backend):
         dz = backend.get(pullback(row, backend.put(np.ones(Z.shape), dtype), z, a, show=True))
         assert np.all(np.isfinite(dz))
         if row.name != "softmax":  # whose pullback couples the columns
-            flat = {"sigmoid": (0, 0), "tanh": (0, 0), "relu": (0, 1), "leaky_relu": (0.01, 1), "selu": (0, 1.0507009873)}
+            flat = {
+                "sigmoid": (0, 0),
+                "tanh": (0, 0),
+                "relu": (0, 1),
+                "leaky_relu": (0.01, 1),
+                "selu": (0, 1.0507009873),
+            }
             left, right = flat.get(row.name, (1, 1) if row.name == "identity" else (0, 1))
             np.testing.assert_allclose(dz[0, 0], left, atol=1e-6)
             if row.name != "exp":
@@ -135,7 +141,11 @@ def test_names_aliases_rows_and_pairs_are_accepted():
 @pytest.mark.parametrize(
     "value, error, message",
     [
-        ("rleu", ValueError, "unknown activation 'rleu'; did you mean 'relu'? Choose one of elu, exp, gelu, identity, "),
+        (
+            "rleu",
+            ValueError,
+            "unknown activation 'rleu'; did you mean 'relu'? Choose one of elu, exp, gelu, identity, ",
+        ),
         (np.tanh, TypeError, "an activation must be a name or a pair of functions (f(z), f'(z, a)); got "),
         ((np.tanh,), TypeError, "an activation must be a name or a pair of functions (f(z), f'(z, a)); got "),
         (None, TypeError, "an activation must be a name or a pair of functions (f(z), f'(z, a)); got None."),
