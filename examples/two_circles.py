@@ -100,7 +100,7 @@ def draw(net: xpmlp.MLP, points: np.ndarray, labels: np.ndarray, file: Path) -> 
     right.plot(np.arange(1, len(net.history["loss"]) + 1), net.history["loss"], color="#333333")
     right.axhline(np.log(2), color="gray", linestyle=":", linewidth=1)
     right.annotate(
-        "log 2: a coin's toss", (len(net.history["loss"]), np.log(2)), (0, 4), textcoords="offset points", ha="right"
+        "log 2: a coin's toss", (len(net.history["loss"]), np.log(2)), (0, -12), textcoords="offset points", ha="right"
     )
     right.set(
         title="Gradient descent on all points at rate 0.5", xlabel="epoch", ylabel="loss, mean binary cross-entropy"

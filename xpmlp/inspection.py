@@ -12,6 +12,7 @@ costs two forward passes and knows nothing of the chain rule. Two refinements ma
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,9 @@ from xpmlp.mlp import MLP
 from xpmlp.network import Trace, backward, forward, losses, mean
 from xpmlp.parameters import Segment
 
-# Measured: every activation x loss x output pair in the loss's domain, [3, 5, 4, n] nets, batch 7, 30 seeds, h = 1e-6,
-# NumPy. TO BE MEASURED
+# Measured on NumPy, h = 4e-6: all 852 trios of activation, output and loss in the loss's domain, [3, 5, 4, 3] nets,
+# batch 7, 20 seeds: right derivatives at most 1.1e-7. A derivative that is off by 0.1 %: 2e-3 in two layers of it; where
+# it is off for z < 0 alone, at a slope of 0.01 (leaky ReLU): at least 3.8e-6.
 TOLERANCE = 1e-6
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -107,7 +109,8 @@ class GradientReport:
 
     def __repr__(self) -> str:
         wrong = [row for row in self.rows if not row.ok]
-        verdict = f"WRONG: {', '.join(row.label for row in wrong)}" if wrong else "all agree"
+        named = "all" if len(wrong) == len(self.rows) else ", ".join(f"d{row.label}" for row in wrong)
+        verdict = f"WRONG: {named}" if wrong else "all agree"
         lines = [
             f"Gradient check, {self.n_samples} samples, L = {self.loss:.6g}: {verdict}",
             "",
@@ -117,13 +120,13 @@ class GradientReport:
         lines += [
             "",
             f"Central differences, step {self.step:g}. ok: relative <= {self.tolerance:g}."
-            f" Below {self.resolution:.0e} all is rounding.",
+            f" Below {self.resolution:.0e}: rounding.",
         ]
         for row in self.rows:
             if row.checked < math.prod(row.shape):
                 lines.append(f"{row.label}: {row.checked} of {math.prod(row.shape)} elements, drawn at random.")
         if wrong:
-            lines.append(self.hint)
+            lines += textwrap.wrap(self.hint, 80)
         return "\n".join(lines)
 
     @property

@@ -1,0 +1,260 @@
+"""check_gradients agrees with right derivatives, objects to wrong ones, and says where to look."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+import xpmlp
+from xpmlp import MLP, check_gradients
+from xpmlp.activations import ACTIVATIONS
+from xpmlp.backends import array_namespace
+from xpmlp.losses import LOSSES
+
+HIDDEN = [row for row in ACTIVATIONS.values() if row.outputs != "distribution"]
+TRIOS = [
+    (hidden, output, loss)
+    for hidden in HIDDEN
+    for output in ACTIVATIONS.values()
+    for loss in LOSSES.values()
+    if loss.accepts(output.outputs)
+]
+# All trios, 20 seeds, h = 4e-6: at most 1.1e-7, and for one fixed seed below 1e-7; see xpmlp/inspection.py.
+TIGHT = 1e-7
+
+
+def problem(hidden, output, loss, rng, *, networks=None, batch=7):
+    """A net whose biases are not zero, inputs, and targets in the loss's domain; on the host."""
+    outputs = 1 if loss.name == "pinball" else 3
+    # exp of exp is beyond what differences can follow
+    second = "tanh" if hidden.name == "exp" else hidden
+    net = MLP([3, 5, 4, outputs], [hidden, second, output], loss, n_networks=networks, random_state=1)
+    net.parameters = net.parameters + 0.1 * rng.normal(size=net.parameters.shape)
+    y = rng.uniform(0.1, 0.9, size=(batch, outputs))
+    if loss.targets == "distribution":
+        y /= y.sum(axis=1, keepdims=True)
+    return net, rng.normal(size=(batch, 3)), y
+
+
+def circles(backend, rng, **options):
+    """A small classification problem on a backend."""
+    net = MLP(
+        [2, 4, 3, 1],
+        ["relu", "tanh", "sigmoid"],
+        "binary_cross_entropy",
+        backend=backend.name,
+        device=backend.place.device_name,
+        random_state=3,
+        **options,
+    )
+    X = rng.normal(size=(20, 2))
+    return net, backend.put(X), backend.put((np.sum(X * X, axis=1, keepdims=True) < 1).astype(float))
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=lambda row: row.name)
+def test_every_activation_output_and_loss_agrees_with_differences(hidden, rng):
+    for first, output, loss in TRIOS:
+        if first is hidden:
+            report = check_gradients(*problem(hidden, output, loss, rng), tolerance=TIGHT)
+            assert report, f"{output} {loss}\n{report}"
+
+
+def test_the_general_path_agrees_too_where_a_short_cut_is_left_out(rng):
+    for loss in LOSSES.values():
+        if loss.link is not None:
+            general = dataclasses.replace(loss, link=None)
+            assert check_gradients(*problem(ACTIVATIONS["tanh"], ACTIVATIONS[loss.link], general, rng), tolerance=TIGHT)
+
+
+def test_it_works_on_every_backend_with_float64(backend, rng):
+    if not backend.float64:
+        pytest.skip("needs float64")
+    net, X, y = circles(backend, rng)
+    w = backend.put(rng.uniform(size=20))
+    report = check_gradients(net, X, y, w, tolerance=TIGHT)
+    assert report
+    assert [row.label for row in report] == ["W[1]", "b[1]", "W[2]", "b[2]", "W[3]", "b[3]"]
+    assert report["W", 2].shape == (4, 3)
+    assert report.loss == pytest.approx(net.evaluate(X, y, w))
+
+
+def test_it_refuses_where_there_is_no_float64(backend, rng):
+    if backend.float64:
+        pytest.skip("there is float64")
+    with pytest.warns(xpmlp.PrecisionWarning):
+        net, X, y = circles(backend, rng)
+    with pytest.raises(ValueError, match=r"check_gradients needs float64, which .* lacks. Check a copy:"):
+        check_gradients(net, X, y)
+
+
+def test_a_float32_network_is_checked_in_float64(rng):
+    net = MLP([2, 4, 1], "tanh", dtype="float32", random_state=0)
+    X, y = rng.normal(size=(9, 2)).astype("float32"), rng.normal(size=9).astype("float32")
+    assert check_gradients(net, X, y, tolerance=TIGHT)
+    assert net.parameters.dtype == np.float32
+
+
+def test_weights_take_part(rng):
+    net, X, y = problem(ACTIVATIONS["relu"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng)
+    w = np.array([1.0, 0.0, 2.0, 0.5, 0.0, 1.0, 3.0])
+    assert check_gradients(net, X, y, w, tolerance=TIGHT)
+    net.forward(X)
+    net.backward(y)  # without them
+    assert not check_gradients(net, X, y, w, gradients=(net.dW, net.db))
+
+
+def test_several_networks_are_checked_at_once(rng):
+    net, X, y = problem(ACTIVATIONS["relu"], ACTIVATIONS["softmax"], LOSSES["cross_entropy"], rng, networks=3)
+    assert check_gradients(net, X, y, tolerance=TIGHT)
+    net.forward(X)
+    net.backward(y)
+    dW = [np.array(array) for array in net.dW[1:]]
+    dW[1][2, 3, 0] += 1e-3
+    report = check_gradients(net, X, y, gradients=(dW, net.db))
+    assert [row.label for row in report if not row.ok] == ["W[2]"]
+    assert report.worst.where == (2, 3, 0)  # network 2
+    assert report.worst.difference == pytest.approx(1e-3, rel=1e-6)
+
+
+def test_a_z_of_zero_is_no_false_alarm():
+    # Biases of zero and an input of zero: every z[1] lies on the kink, where the derivative is taken as 0.
+    net = MLP([2, 8, 1], "relu", random_state=0)
+    X = np.array([[0.0, 0.0], [1.0, -2.0]])
+    report = check_gradients(net, X, np.array([0.3, -0.4]), tolerance=TIGHT)
+    assert report, str(report)
+    assert report["b", 1].ours > 0
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "selu"])
+def test_samples_that_step_across_a_kink_are_no_false_alarm(name):
+    # z = x w within a step of 0, on either side.
+    net = MLP([1, 1, 1], [name, "identity"], random_state=0).set_weights([[[1.0]], [[1.0]]], [[0.0], [0.0]])
+    X = np.array([[1e-6], [-1e-6], [1.0]])
+    # One-sided differences: rounding of 3 evaluations
+    assert check_gradients(net, X, np.array([0.5, -0.5, 0.2]), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("row", HIDDEN, ids=lambda row: row.name)
+def test_a_derivative_off_by_a_thousandth_is_caught(row, rng):
+    off = dataclasses.replace(row, derivative=lambda z, a: 1.001 * row.derivative(z, a), pullback=None)
+    net = MLP([3, 5, 2], [off, "identity"], random_state=0)
+    report = check_gradients(net, rng.normal(size=(7, 3)), rng.normal(size=(7, 2)))
+    assert not report
+    assert [row.ok for row in report] == [False, False, True, True]
+    for parameter in ("W", "b"):
+        assert report[parameter, 1].factor == pytest.approx(1.001, rel=1e-6)
+    assert report.hint.endswith("that is wrong: dW[1] is 1.001 times the numerical one.")
+
+
+def test_a_loss_of_ones_own_is_checked(rng):
+    def cubic(y, yhat):
+        xp = array_namespace(yhat)
+        return xp.sum(xp.abs(yhat - y) ** 3, axis=-1)
+
+    def cubic_derivative(y, yhat):
+        xp = array_namespace(yhat)
+        return 3 * xp.sign(yhat - y) * (yhat - y) ** 2
+
+    X, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
+    assert check_gradients(MLP([3, 5, 2], "tanh", (cubic, cubic_derivative), random_state=0), X, y, tolerance=TIGHT)
+    wrong = MLP([3, 5, 2], "tanh", (cubic, lambda y, yhat: cubic_derivative(yhat, y)), random_state=0)
+    report = check_gradients(wrong, X, y)
+    assert [row.factor for row in report] == pytest.approx([-1.0] * 4, rel=1e-6)
+    assert "dW[2]: its sign is wrong." in report.hint
+
+
+@pytest.mark.parametrize(
+    "factor, meaning",
+    [
+        (-1, "its sign is wrong"),
+        (2, "it is doubled"),
+        (0.5, "it is halved"),
+        (0, "it is zero"),
+        (20, "it is a sum over samples where L is their mean"),
+        (1 / 20, "the mean over samples is taken twice"),
+    ],
+)
+def test_the_hint_names_what_a_factor_means(factor, meaning, rng):
+    net, X, y = problem(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng, batch=20)
+    net.forward(X)
+    net.backward(y)
+    dW = [None, *(array * factor for array in net.dW[1:])]
+    report = check_gradients(net, X, y, gradients=(dW, net.db))
+    assert report.hint == f"Look first at layer 3, the nearest to the loss that is wrong: dW[3]: {meaning}."
+    assert [row.ok for row in report] == [False, True] * 3
+
+
+def test_gradients_that_are_not_finite_are_wrong(rng):
+    net, X, y = problem(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng)
+    net.forward(X)
+    net.backward(y)
+    db = [np.array(array) for array in net.db[1:]]
+    db[0][2] = np.nan
+    report = check_gradients(net, X, y, gradients=(net.dW, db))
+    assert not report
+    assert report.worst.label == "b[1]"
+    assert report.worst.where == (2,)
+    assert report.hint.endswith("db[1] is not finite.")
+
+
+def test_of_a_large_array_a_sample_is_compared(rng):
+    net = MLP([30, 20, 1], "tanh", random_state=0)
+    X, y = rng.normal(size=(9, 30)), rng.normal(size=9)
+    report = check_gradients(net, X, y, elements=25)
+    assert [row.checked for row in report] == [25, 20, 20, 1]
+    assert "W[1]: 25 of 600 elements, drawn at random." in str(report)
+    assert check_gradients(net, X, y, elements=25) == report
+    assert check_gradients(net, X, y, elements=25, random_state=1) != report
+
+
+def test_derivatives_lost_in_rounding_are_called_so():
+    # sigmoid'(25) is 1.4e-11
+    net = MLP([1, 1, 1], ["sigmoid", "identity"], random_state=0).set_weights([[[0.0]], [[1.0]]], [[25.0], [0.0]])
+    report = check_gradients(net, np.array([[1.0]]), np.array([3.0]))
+    assert report
+    assert [row.verdict for row in report] == ["too small to tell", "too small to tell", "ok", "ok"]
+
+
+def test_the_network_is_left_as_it_was(rng):
+    net, X, y = problem(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng)
+    net.forward(X)
+    net.backward(y)
+    before, seen = net.parameters.copy(), net.dW[1]
+    X.setflags(write=False)
+    check_gradients(net, X, y)
+    np.testing.assert_array_equal(net.parameters, before)
+    assert net.dW[1] is seen
+
+
+def test_the_table_reads_well(rng):
+    net = MLP([2, 3, 1], [(np.square, lambda z, a: 2.002 * z), "identity"], random_state=0)
+    text = repr(check_gradients(net, rng.normal(size=(8, 2)), rng.normal(size=8)))
+    lines = text.splitlines()
+    assert re.fullmatch(r"Gradient check, 8 samples, L = [\d.]+: WRONG: dW\[1\], db\[1\]", lines[0])
+    assert lines[2].split() == ["largest", "|ours|", "|numerical|", "difference", "relative", "ratio"]
+    assert lines[3].split()[0] == "dW[1]"
+    assert lines[3].split()[-2:] == ["1.001", "WRONG"]
+    assert lines[5].split()[-2:] == ["1", "ok"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_arguments_that_do_not_fit_are_refused(rng):
+    net = MLP([2, 3, 1], random_state=0)
+    X, y = rng.normal(size=(8, 2)), rng.normal(size=8)
+    with pytest.raises(TypeError, match=re.escape("check_gradients needs an MLP; got Network.")):
+        check_gradients(net.network, X, y)
+    with pytest.raises(ValueError, match=re.escape("step must be a finite number above 0; got 0.")):
+        check_gradients(net, X, y, step=0)
+    with pytest.raises(ValueError, match=re.escape("x must have shape (batch, 2) to enter this network; got (8, 1).")):
+        check_gradients(net, X[:, :1], y)
+    with pytest.raises(TypeError, match=re.escape("gradients must be a pair (dW, db) of sequences; got list.")):
+        check_gradients(net, X, y, gradients=[1, 2])
+    with pytest.raises(ValueError, match=re.escape("gradients must hold dW for each of the 2 layers; got 1.")):
+        check_gradients(net, X, y, gradients=([np.zeros((2, 3))], [np.zeros(3)]))
+    with pytest.raises(ValueError, match=re.escape("dW[1] must have shape (2, 3); got (3, 2).")):
+        check_gradients(net, X, y, gradients=([np.zeros((3, 2)), np.zeros((3, 1))], [np.zeros(3), np.zeros(1)]))
+    with pytest.raises(KeyError, match="no row"):
+        check_gradients(net, X, y)["W", 3]
