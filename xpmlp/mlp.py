@@ -398,7 +398,7 @@ class MLP:
                     plan,
                     self.place,
                     self.layout,
-                    orders=lambda: self._order(data.n, orders) if shuffle else None,
+                    orders=lambda: self._order(data.n, orders) if shuffle and data.n_batches > 1 else None,
                     validate=None if held_out is None else recorder.validate,
                     on_epoch=[recorder],
                     on_snapshot=lambda snapshot: (

@@ -182,7 +182,7 @@ def train(
             state, loss = runner.epoch(state, orders(), rate_of, interrupted)
             samples += plan.n_samples
             losses = np.asarray(place.backend.to_numpy(loss))
-            diverged = watch.diverged(losses, state.p)
+            diverged = watch.diverged(losses)
             if np.any(diverged):
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
                 if plan.on_divergence == "raise":
@@ -276,11 +276,9 @@ class _Watch:
         """Know what was known then."""
         self.lowest, self.waited, self.running, self.dead, self.safe, self.final = start[5:]
 
-    def diverged(self, losses: HostArray, p: Array) -> HostArray:
-        """Which running networks have just met a loss or a parameter that is not finite."""
-        xp = self.place.xp
-        finite = self.place.backend.to_numpy(xp.all(xp.isfinite(p), axis=-1))
-        return np.asarray(self.running & ~(np.isfinite(losses) & finite))
+    def diverged(self, losses: HostArray) -> HostArray:
+        """Which running networks have just met a loss or a parameter that is not finite: the loss is then not."""
+        return np.asarray(self.running & ~np.isfinite(losses))
 
     def see(self, values: HostArray, p: Array, diverged: HostArray) -> bool:
         """Take note of an epoch; True once no network has anything left to wait for."""

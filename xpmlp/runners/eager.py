@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.network import Drop, reciprocal
-from xpmlp.runners.step import State, Task, step, total_weight
+from xpmlp.runners.step import State, Task, step, told, total_weight
 
 
 class Data:
@@ -30,7 +30,7 @@ class Data:
 
     def batches(self, order: HostArray | None) -> Iterator[tuple[Array, Array, Array | None]]:
         """The batches of one epoch in the given order, shape (n,) or (m, n); None is the order the samples have."""
-        if order is None or (self.n_batches == 1 and order.ndim == 1):
+        if order is None or self.n_batches == 1:
             # One batch of everything is the same batch in any order.
             for start in range(0, self.n, self.batch_size):
                 rows = slice(start, min(start + self.batch_size, self.n))
@@ -74,6 +74,8 @@ class Runner:
     ) -> tuple[State, Array]:
         """One epoch: the new state and the mean of the batches' losses, weighted by their samples, shape () or (m,).
 
+        The loss is NaN where the parameters are no longer finite.
+
         Parameters
         ----------
         order : int array of shape (n,) or (m, n), or None
@@ -95,7 +97,8 @@ class Runner:
             total, seen = total + loss * weight, seen + weight
             if interrupted():
                 break
-        return State(p, slots, t), total / seen if self.data.w is None else total * reciprocal(seen)
+        loss = total / seen if self.data.w is None else total * reciprocal(seen)
+        return State(p, slots, t), told(loss, p)
 
     def _drop(self, t: int) -> Drop | None:
         if self.seed is None:

@@ -12,7 +12,7 @@ What a library does best in its own words stands in its `Columns`: runners/numpy
 column, and a user's own functions, run as they are on transposed views. Results are the eager runner's, to rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from xpmlp import dropout
@@ -21,7 +21,7 @@ from xpmlp.backends import HostArray, array_namespace
 from xpmlp.network import Trace, losses, output_derivative, pullback, reciprocal, shares
 from xpmlp.optimizers import Rates, adam_step, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, total_weight
+from xpmlp.runners.step import State, Task, told, total_weight
 
 BLOCK = 2**14  # elements of p, g, m, v and one temporary: 5 x 64 KiB in float32, which a second-level cache holds
 
@@ -65,11 +65,11 @@ class Buffers:
 class Block(NamedTuple):
     """A stretch of the flat vectors that is updated at a time."""
 
-    has_weights: bool
     p: Array
     g: Array
     slots: tuple[Array, ...]
     room: Array
+    weights: tuple[Array, Array, Array] | None  # the part of p, room and g that belongs to weights, for the penalty
     factors: Array | None
     decays: Array | None
 
@@ -110,13 +110,14 @@ class InPlaceRunner:
             total, seen = total + loss * weight, seen + weight
             if interrupted():
                 break
-        return State(p, slots, t), total / seen if self.data.w is None else total * reciprocal(seen)
+        loss = total / seen if self.data.w is None else total * reciprocal(seen)
+        return State(p, slots, t), told(loss, p)
 
     def _own(self, p: Array, slots: tuple[Array, ...]) -> None:
         # The views of parameters and gradient are cut once, and again only if somebody hands over another vector.
         if p is self.p:
             return
-        xp, task, layout, many = array_namespace(p), self.task, self.task.network.layout, p.ndim == 2
+        xp, layout, many = array_namespace(p), self.task.network.layout, p.ndim == 2
         self.p, self.g = p, xp.zeros_like(p)
         self.W, b = layout.unpack(p)
         self.dW, db = layout.unpack(self.g)
@@ -126,17 +127,22 @@ class InPlaceRunner:
         self.db = [None] + [bk[:, 0, :] if many else bk for bk in db[1:]]
         room = xp.empty_like(p[..., :BLOCK])
         self.blocks = [
-            Block(
-                part.start < layout.n_weights,
-                p[..., part],
-                self.g[..., part],
-                tuple(slot[..., part] for slot in slots),
-                room[..., : part.stop - part.start],
-                None if task.factors is None else task.factors[part],
-                None if task.decays is None else task.decays[part],
-            )
-            for part in (*_parts(0, layout.n_weights), *_parts(layout.n_weights, layout.size))
+            self._block(start, min(start + BLOCK, layout.size), slots, room) for start in range(0, layout.size, BLOCK)
         ]
+
+    def _block(self, start: int, stop: int, slots: tuple[Array, ...], room: Array) -> Block:
+        task, part = self.task, slice(start, stop)
+        p, g, room = self.p[..., part], self.g[..., part], room[..., : stop - start]
+        n = min(task.network.layout.n_weights, stop) - start
+        return Block(
+            p,
+            g,
+            tuple(slot[..., part] for slot in slots),
+            room,
+            (p[..., :n], room[..., :n], g[..., :n]) if n > 0 and task.l2 > 0.0 else None,
+            None if task.factors is None else task.factors[part],
+            None if task.decays is None else task.decays[part],
+        )
 
     def _gradient(self, x: Array, y: Array, w: Array | None, t: int) -> Any:
         """Write dW and db into the flat gradient and return the loss of the batch; `network.forward`, `backward`."""
@@ -216,10 +222,11 @@ class InPlaceRunner:
             self.g[...] = clip(self.g, task.clip_norm)
         penalty: Any = 0.0
         for block in self.blocks:
-            if block.has_weights and task.l2 > 0.0:
-                penalty = penalty + _sum_of_squares(block.p)
+            if block.weights is not None:
+                W, room, dW = block.weights
+                penalty = penalty + _sum_of_squares(W)
                 if task.clip_norm is None:
-                    self.columns.add_multiple(block.p, l2_column, block.room, block.g)
+                    self.columns.add_multiple(W, l2_column, room, dW)
             if optimizer.step is adam_step and block.factors is None and block.decays is None:
                 self.columns.adam(block.p, block.g, block.slots, rates, block.room, **optimizer.parameters)
             else:
@@ -229,8 +236,3 @@ class InPlaceRunner:
 
 def _sum_of_squares(p: Array) -> Array:
     return p @ p if p.ndim == 1 else (p * p).sum(-1)
-
-
-def _parts(start: int, stop: int) -> Iterator[slice]:
-    for at in range(start, stop, BLOCK):
-        yield slice(at, min(at + BLOCK, stop))

@@ -16,7 +16,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.network import Drop, reciprocal
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, step, total_weight
+from xpmlp.runners.step import State, Task, step, told, total_weight
 
 
 class _SameArithmetic:
@@ -42,7 +42,9 @@ class _SameArithmetic:
 @functools.lru_cache(maxsize=64)
 def _program(same: _SameArithmetic) -> Callable[..., Any]:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def epoch(p: Array, slots: Any, samples: Any, rows: Array | None, rates: Array, arrays: Any, drop: Any) -> Any:
+    def epoch(
+        p: Array, slots: Any, sums: Any, samples: Any, rows: Array | None, rates: Array, arrays: Any, drop: Any
+    ) -> Any:
         task = replace(same.task, factors=arrays[0], decays=arrays[1])
 
         def body(carry: Any, inputs: Any) -> Any:
@@ -55,10 +57,9 @@ def _program(same: _SameArithmetic) -> Callable[..., Any]:
             weight = total_weight(x, w)
             return (p, slots, total + loss * weight, seen + weight, t + 1), None
 
-        nothing = jax.numpy.zeros(p.shape[:-1], p.dtype)
-        carry = (p, slots, nothing, nothing, 0 if drop is None else drop[1])
+        carry = (p, slots, *sums, 0 if drop is None else drop[1])
         (p, slots, total, seen, _), _ = jax.lax.scan(body, carry, (rates, rows))
-        return p, slots, total, seen
+        return p, slots, (total, seen), told(total * reciprocal(seen), p)
 
     return epoch  # type: ignore[no-any-return]  # jax.jit is untyped
 
@@ -94,7 +95,7 @@ class Runner:
         p, slots, t = state
         rates = [optimizer.rates(t + 1 + i, rate_of(i), **optimizer.parameters) for i in range(data.n_batches)]
         table = np.asarray(rates, dtype=p.dtype)
-        if data.n_batches == 1 and (order is None or order.ndim == 1):
+        if data.n_batches == 1:
             parts: list[tuple[HostArray, HostArray | None]] = [(table, None)]
         else:
             order = np.arange(data.n) if order is None else order
@@ -104,13 +105,11 @@ class Runner:
             parts = [(table[:whole], np.moveaxis(rows, -2, 0))]
             if edge < data.n:
                 parts.append((table[whole:], order[None, ..., edge:].astype(np.int32)))
-        total: Any = 0.0
-        seen: Any = 0.0
+        sums: Any = (np.zeros(p.shape[:-1], p.dtype), np.zeros(p.shape[:-1], p.dtype))
         for part, chosen in parts:
             drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
-            p, slots, loss, weight = self.program(
-                p, slots, (data.x, data.y, data.w), chosen, part, (self.task.factors, self.task.decays), drop
+            p, slots, sums, loss = self.program(
+                p, slots, sums, (data.x, data.y, data.w), chosen, part, (self.task.factors, self.task.decays), drop
             )
             t += len(part)
-            total, seen = total + loss, seen + weight
-        return State(p, slots, t), total / seen if data.w is None else total * reciprocal(seen)
+        return State(p, slots, t), loss
