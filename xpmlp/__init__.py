@@ -16,6 +16,7 @@ from xpmlp.backends import (
 from xpmlp.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:
+    from xpmlp.estimators import MLPClassifier, MLPRegressor
     from xpmlp.initializers import normal
     from xpmlp.inspection import check_gradients
     from xpmlp.loading import load, resume
@@ -34,6 +35,8 @@ _ROOMS = {
     "DivergenceWarning": "training",
     "FileFormatError": "storage",
     "MLP": "mlp",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
     "check_gradients": "inspection",
     "load": "loading",
     "loss": "losses",
@@ -50,6 +53,8 @@ __all__ = [
     "DivergenceError",
     "DivergenceWarning",
     "FileFormatError",
+    "MLPClassifier",
+    "MLPRegressor",
     "PrecisionWarning",
     "available_backends",
     "check_gradients",

@@ -1,0 +1,406 @@
+"""MLPClassifier: scikit-learn's, swapped in by changing one import, and what scikit-learn has declined to add."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.callback import CallbackSupportMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils.metaestimators import available_if
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, array_namespace
+from xpmlp.estimators.exchange import Exchange
+from xpmlp.estimators.fitting import Fitting, Samples
+from xpmlp.estimators.inputs import Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.estimators.labels import (
+    Labels,
+    check_known,
+    class_weights,
+    classes_given,
+    labels_among,
+    labels_of,
+    weigh,
+)
+from xpmlp.estimators.predicting import Predicting, _bring
+from xpmlp.losses import Loss, loss
+
+
+def _is_stochastic(estimator: Any) -> bool:
+    if estimator.solver == "lbfgs":
+        raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
+    return True
+
+
+class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+    """Multilayer perceptron for classification: binary, multiclass, multilabel.
+
+    Constructor, methods, fitted attributes and, for the same seed, the training itself are those of
+    `sklearn.neural_network.MLPClassifier`. The loss is the cross entropy, of one logistic output for two classes, of a
+    softmax for more, summed over logistic outputs for several labels.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Units of each hidden layer; () is no hidden layer.
+    activation : str, list, pair or Activation, default="relu"
+        Of the hidden layers: "identity", "logistic", "tanh", "relu", or any other name of the activations table; a list
+        has one for each hidden layer; a pair is a function f(z) of your own and its derivative f'(z, a).
+    solver : str or Optimizer, default="adam"
+        "lbfgs" for small data (full batch, few iterations); "sgd", "adam", or any optimizer of xpmlp by name or as
+        `xpmlp.optimizer(name, ...)` with its own parameters.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty: alpha / 2 * sum(W^2) / sum of the batch's weights joins the loss.
+    batch_size : int or "auto", default="auto"
+        Samples per step; "auto" is min(200, n).
+    learning_rate : str, Schedule or function, default="constant"
+        "constant"; "invscaling" and "adaptive" as in scikit-learn (which the solver "adam" ignores, as there); or any
+        schedule of xpmlp, by name, as `xpmlp.schedule(name, ...)`, or a function from `Progress` to a factor.
+    learning_rate_init : float, default=0.001
+        The learning rate, whatever the solver.
+    power_t : float, default=0.5
+        The exponent of "invscaling".
+    max_iter : int, default=200
+        Epochs; iterations of lbfgs.
+    shuffle : bool, default=True
+        Draw a new order of the samples for each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Draws weights, orders and the validation split as scikit-learn draws them: the same seed is the same training.
+    tol : float, default=1e-4
+        An epoch that improves by less does not count as one; the flatness of the gradient at which lbfgs has converged.
+    verbose : bool, default=False
+        Print a line per epoch.
+    warm_start : bool, default=False
+        `fit` goes on from the weights that are there.
+    momentum : float, default=0.9
+        Of "sgd".
+    nesterovs_momentum : bool, default=True
+        The form of momentum.
+    early_stopping : bool, default=False
+        Stop when the score on a validation set no longer improves, and end with the weights of the best epoch. The set
+        is `X_val` where `fit` is given one, otherwise a part of X with the same
+        shares of the classes (several labels per sample have no shares to keep).
+    validation_fraction : float, default=0.1
+        That part.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of "adam" and "adamw".
+    n_iter_no_change : int, default=10
+        Epochs without improvement to bear with.
+    max_fun : int, default=15000
+        Calls of the loss that lbfgs may make.
+    backend : str, default=None
+        None: everything follows X, and so do the answers; NumPy in, NumPy out. A name ("cupy", "torch", "jax"): the
+        work is done there, because that is where the GPU is, and the answers come back to where the caller is.
+    device : str, default=None
+        Of that backend, as "cuda:1"; its own default otherwise.
+    dtype : {"float32", "float64"}, default=None
+        Of weights and arithmetic; that of X by default (GPUs are many times faster in float32).
+    initializer : str or Initializer, default=None
+        The law of the first weights, with biases 0; by default scikit-learn's, which does not know He's for ReLU.
+    dropout : float or list of float, default=0.0
+        The share of hidden units left out of each step, against overfitting; one for all, or one per hidden layer.
+    clip_norm : float, default=None
+        Scale the gradient down to this norm wherever it is larger, against jumps; a good first value is 1.
+    scoring : str or callable, default=None
+        What early stopping watches: any scorer of scikit-learn's, or "loss"; by default `score`.
+    max_time : float, default=None
+        Seconds after which no new epoch begins.
+    callbacks : callable or list of callables, default=None
+        Called as callback(estimator, epoch, logs) after each epoch, with an estimator that can predict; one that
+        returns True stops training. scikit-learn's own callbacks are set with `set_callbacks`.
+    class_weight : dict or "balanced", default=None
+        What each class weighs in loss, gradient and validation, for classes of unequal frequency; it multiplies the
+        sample weights. "balanced" is n / (n_classes * n_c).
+    label_smoothing : float, default=0.0
+        A share of each target that is spread over all classes, against overconfidence; for more than two classes.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Sorted labels, on the host; for several labels per sample the numbers of the columns.
+    coefs_, intercepts_ : list of array
+        Weights (n_in, n_out) and biases (n_out,) of each layer. They are the truth: what is assigned to them is what
+        `predict`, `partial_fit` and a warm start use.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Defined where X has column names that are all strings.
+    n_iter_ : int
+        Epochs (or iterations of lbfgs) of the last fit.
+    n_layers_, n_outputs_ : int
+        All layers, input and output counted; outputs.
+    out_activation_ : str
+        Of the output layer.
+    t_ : int
+        Samples seen; 0 for lbfgs.
+    loss_ : float
+        Of the last epoch, the penalty included.
+    loss_curve_ : list of float
+        One per epoch; not for lbfgs. With sample weights each batch counts by its weight.
+    best_loss_ : float or None
+        The lowest of them; None with early stopping.
+    validation_scores_, best_validation_score_ : list of float, float; or None
+        Accuracy (or what `scoring` says) on the validation set, per epoch; None without early stopping or X_val.
+    validation_loss_curve_ : list of float or None
+        The loss on the validation set, without the penalty, per epoch.
+    backend_, device_, dtype_ : str
+        What was really used.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from xpmlp import MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(solver="lbfgs", random_state=0).fit(X, y)
+    >>> clf.predict(X[:3])
+    array([0, 0, 0])
+    >>> clf.score(X, y) > 0.95
+    True
+
+    Two classes of unequal frequency, and a validation set:
+
+    >>> clf = MLPClassifier(class_weight="balanced", early_stopping=True, scoring="balanced_accuracy", random_state=0)
+    >>> clf = clf.fit(X[::2], y[::2] == 0, X_val=X[1::2], y_val=y[1::2] == 0)
+    >>> clf.best_validation_score_
+    1.0
+    """
+
+    loss = "log_loss"  # scikit-learn's attribute of that name
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        initializer: Any = None,
+        dropout: Any = 0.0,
+        clip_norm: float | None = None,
+        scoring: Any = None,
+        max_time: float | None = None,
+        callbacks: Any = None,
+        class_weight: Any = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.backend = backend
+        self.device = device
+        self.dtype = dtype
+        self.initializer = initializer
+        self.dropout = dropout
+        self.clip_norm = clip_norm
+        self.scoring = scoring
+        self.max_time = max_time
+        self.callbacks = callbacks
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.classifier_tags.multi_label = True
+        tags.array_api_support = self.backend is None
+        return tags
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix (CSR, CSC) of shape (n, n_features)
+            Of any backend, or pandas, or polars. A sparse matrix becomes dense batch by batch.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Labels: numbers, strings, booleans; or a 0/1 matrix with a column per label.
+        sample_weight : array-like of shape (n,), or float, optional
+            The loss is sum(w l) / sum(w): a weight of 2 is the sample given twice.
+        X_val, y_val, sample_weight_val : array-like, optional
+            A validation set. With `early_stopping` it is watched in place of a part of X; its loss and score are
+            recorded in any case.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
+            finite; a fitted estimator then stays what it was.
+        """
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))  # type: ignore[no-any-return]
+
+    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """Train for one epoch more on this batch of data.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes : array-like, optional
+            All classes there will ever be; needed in the first call.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)  # type: ignore[no-any-return]
+
+    def predict(self, X: Any) -> Array:
+        """The class of each sample, shape (n,), or 0 and 1 for each label, shape (n, n_labels)."""
+        yhat, place, caller = self._outputs(X, "predict")
+        return self._labels().decode(yhat, place, caller)
+
+    def predict_proba(self, X: Any) -> Array:
+        """The probability of each class, shape (n, n_classes), in the order of `classes_`."""
+        return self._probabilities(X, "predict_proba")
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """The logarithm of `predict_proba`; minus infinity where a probability is 0."""
+        p = self._probabilities(X, "predict_log_proba")
+        with np.errstate(divide="ignore"):
+            return array_namespace(p).log(p)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of samples whose prediction is right (of several labels: all of them)."""
+        return float(accuracy_score(host(y), host(self.predict(X)), sample_weight=host(sample_weight)))
+
+    # --- What Fitting and Predicting ask ---
+
+    def _probabilities(self, X: Any, method: str) -> Array:
+        yhat, place, caller = self._outputs(X, method)
+        if self.n_outputs_ == 1:
+            parts = [1.0 - yhat, yhat][: len(self.classes_)]
+            yhat = place.xp.concat(parts, axis=1)
+        return _bring(yhat, place, caller)
+
+    def _labels(self) -> Labels:
+        if self.n_outputs_ == 1:
+            return Labels("binary", self.classes_)
+        return Labels("multiclass" if self.out_activation_ == "softmax" else "multilabel", self.classes_)
+
+    def _encode(
+        self,
+        y: Any,
+        sample_weight: Any,
+        inputs: Inputs,
+        *,
+        anew: bool,
+        incremental: bool,
+        classes: Any = None,
+    ) -> Samples:
+        y = check_targets(self, y, inputs, numeric=False)
+        w = check_weights(sample_weight, inputs.n)
+        known = hasattr(self, "classes_") and (incremental or not anew)
+        if not known and incremental and classes is None:
+            raise InvalidInputError("classes must be passed on the first call to partial_fit.")
+        if known:
+            labels = self._labels()
+            if classes is not None and not np.array_equal(labels.classes, classes_given(classes)):
+                raise InvalidInputError(
+                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {labels.classes!r}"
+                )
+        else:
+            labels = labels_of(y)
+            if classes is not None and labels.kind != "multilabel":
+                labels = labels_among(classes_given(classes))
+            elif classes is not None:
+                labels = labels._replace(classes=classes_given(classes))
+        if known or classes is not None:
+            check_known(y, labels, all_of_them=bool(self.warm_start) and not incremental)
+        self.classes_ = labels.classes
+        self._kind = labels.kind
+        self._weights = class_weights(self.class_weight, labels, y, w, incremental=incremental)
+        return Samples(inputs, y, labels.encode(y), weigh(self._weights, labels, y, w))
+
+    def _encode_held_out(
+        self, y: Any, sample_weight: Any, inputs: Inputs
+    ) -> tuple[HostArray, HostArray, HostArray | None]:
+        y = check_targets(self, y, inputs, numeric=False)
+        labels = Labels(self._kind, self.classes_)
+        check_known(y, labels, all_of_them=False)
+        w = check_weights(sample_weight, inputs.n, "sample_weight_val")
+        return y, labels.encode(y), weigh(self._weights, labels, y, w)
+
+    def _strata(self, samples: Samples) -> HostArray | None:
+        if self._kind == "multilabel":
+            return None
+        # As strings, because scikit-learn names the class that is too small by them.
+        return np.where(samples.targets[:, 0], "True", "False") if self._kind == "binary" else samples.y
+
+    def _loss_row(self, n_outputs: int) -> Loss:
+        if n_outputs == 1 or self._kind_of_outputs() == "multilabel":
+            return loss("binary_cross_entropy")
+        return loss("cross_entropy", label_smoothing=float(self.label_smoothing))
+
+    def _kind_of_outputs(self) -> str:
+        return str(vars(self).get("_kind") or self._labels().kind)
+
+    def _fitted_targets(self) -> dict[str, Any]:
+        return {"classes_": self.classes_}
+
+    def _score_outputs(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
+        from xpmlp.estimators.inputs import NUMPY
+
+        predicted = Labels(self._kind, self.classes_).decode(yhat, NUMPY, NUMPY)
+        return float(accuracy_score(y, predicted, sample_weight=w))
+
+    def _sklearn_twin(self, _: Any) -> tuple[Any, dict[str, Any], HostArray]:
+        from sklearn.neural_network import MLPClassifier as Theirs
+
+        labels = self._labels()
+        y = np.eye(len(labels.classes), dtype=int) if labels.kind == "multilabel" else labels.classes
+        return Theirs, {}, y

@@ -1,0 +1,342 @@
+"""MLPRegressor: scikit-learn's, swapped in by changing one import, and what scikit-learn has declined to add."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.callback import CallbackSupportMixin
+from sklearn.metrics import d2_pinball_score, r2_score
+from sklearn.utils.metaestimators import available_if
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray
+from xpmlp.estimators.classifier import _is_stochastic
+from xpmlp.estimators.exchange import Exchange
+from xpmlp.estimators.fitting import Fitting, Samples
+from xpmlp.estimators.inputs import Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.estimators.predicting import Predicting, _bring
+from xpmlp.losses import Loss, loss
+
+
+class MLPRegressor(RegressorMixin, Exchange, Predicting, Fitting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+    """Multilayer perceptron for regression, with one output or several.
+
+    Constructor, methods, fitted attributes and, for the same seed, the training itself are those of
+    `sklearn.neural_network.MLPRegressor`.
+
+    For several outputs the squared error is half the sum over the outputs of (yhat - y)^2, the loss whose gradient both
+    libraries descend; scikit-learn reports its mean over the outputs, so its `loss_` is smaller by their number.
+
+    Parameters
+    ----------
+    loss : str, Loss or pair, default="squared_error"
+        "squared_error"; "poisson" (outputs exp(z), y >= 0); "absolute_error" and "huber" for outliers; "pinball" for
+        quantiles; "sum_of_squares"; `xpmlp.loss(name, ...)` with parameters, as xpmlp.loss("huber", delta=2.0); or a
+        pair `value(y, yhat)`, one number per sample, and `derivative(y, yhat)`.
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Units of each hidden layer; () is no hidden layer.
+    activation : str, list, pair or Activation, default="relu"
+        Of the hidden layers: "identity", "logistic", "tanh", "relu", or any other name of the activations table; a list
+        has one for each hidden layer; a pair is a function f(z) of your own and its derivative f'(z, a).
+    solver : str or Optimizer, default="adam"
+        "lbfgs" for small data (full batch, few iterations); "sgd", "adam", or any optimizer of xpmlp by name or as
+        `xpmlp.optimizer(name, ...)` with its own parameters.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty: alpha / 2 * sum(W^2) / sum of the batch's weights joins the loss.
+    batch_size : int or "auto", default="auto"
+        Samples per step; "auto" is min(200, n).
+    learning_rate : str, Schedule or function, default="constant"
+        "constant"; "invscaling" and "adaptive" as in scikit-learn (which the solver "adam" ignores, as there); or any
+        schedule of xpmlp, by name, as `xpmlp.schedule(name, ...)`, or a function from `Progress` to a factor.
+    learning_rate_init : float, default=0.001
+        The learning rate, whatever the solver.
+    power_t : float, default=0.5
+        The exponent of "invscaling".
+    max_iter : int, default=200
+        Epochs; iterations of lbfgs.
+    shuffle : bool, default=True
+        Draw a new order of the samples for each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Draws weights, orders and the validation split as scikit-learn draws them: the same seed is the same training.
+    tol : float, default=1e-4
+        An epoch that improves by less does not count as one; the flatness of the gradient at which lbfgs has converged.
+    verbose : bool, default=False
+        Print a line per epoch.
+    warm_start : bool, default=False
+        `fit` goes on from the weights that are there.
+    momentum : float, default=0.9
+        Of "sgd".
+    nesterovs_momentum : bool, default=True
+        The form of momentum.
+    early_stopping : bool, default=False
+        Stop when the score on a validation set no longer improves, and end with the weights of the best epoch. The set
+        is `X_val` where `fit` is given one, otherwise a part of X.
+    validation_fraction : float, default=0.1
+        That part.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        Of "adam" and "adamw".
+    n_iter_no_change : int, default=10
+        Epochs without improvement to bear with.
+    max_fun : int, default=15000
+        Calls of the loss that lbfgs may make.
+    backend : str, default=None
+        None: everything follows X, and so do the answers; NumPy in, NumPy out. A name ("cupy", "torch", "jax"): the
+        work is done there, because that is where the GPU is, and the answers come back to where the caller is.
+    device : str, default=None
+        Of that backend, as "cuda:1"; its own default otherwise.
+    dtype : {"float32", "float64"}, default=None
+        Of weights and arithmetic; that of X by default (GPUs are many times faster in float32).
+    initializer : str or Initializer, default=None
+        The law of the first weights, with biases 0; by default scikit-learn's, which does not know He's for ReLU.
+    dropout : float or list of float, default=0.0
+        The share of hidden units left out of each step, against overfitting; one for all, or one per hidden layer.
+    clip_norm : float, default=None
+        Scale the gradient down to this norm wherever it is larger, against jumps; a good first value is 1.
+    scoring : str or callable, default=None
+        What early stopping watches: any scorer of scikit-learn's, or "loss"; by default `score`.
+    max_time : float, default=None
+        Seconds after which no new epoch begins.
+    callbacks : callable or list of callables, default=None
+        Called as callback(estimator, epoch, logs) after each epoch, with an estimator that can predict; one that
+        returns True stops training. scikit-learn's own callbacks are set with `set_callbacks`.
+    quantile : float or list of float, default=0.5
+        Of the loss "pinball". Several quantiles share one network, need a y of one column, and are predicted as columns
+        of their own, shape (n, q), which never cross.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : list of array
+        Weights (n_in, n_out) and biases (n_out,) of each layer. They are the truth: what is assigned to them is what
+        `predict`, `partial_fit` and a warm start use.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Defined where X has column names that are all strings.
+    n_iter_ : int
+        Epochs (or iterations of lbfgs) of the last fit.
+    n_layers_, n_outputs_ : int
+        All layers, input and output counted; outputs.
+    out_activation_ : str
+        Of the output layer.
+    t_ : int
+        Samples seen; 0 for lbfgs.
+    loss_ : float
+        Of the last epoch, the penalty included. See above for its scale.
+    loss_curve_ : list of float
+        One per epoch; not for lbfgs. With sample weights each batch counts by its weight.
+    best_loss_ : float or None
+        The lowest of them; None with early stopping.
+    validation_scores_, best_validation_score_ : list of float, float; or None
+        `score` (or what `scoring` says) on the validation set, per epoch; None without early stopping or X_val.
+    validation_loss_curve_ : list of float or None
+        The loss on the validation set, without the penalty, per epoch.
+    backend_, device_, dtype_ : str
+        What was really used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xpmlp import MLPRegressor
+    >>> X = np.linspace(-2.0, 2.0, 200).reshape(-1, 1)
+    >>> reg = MLPRegressor(hidden_layer_sizes=(20,), activation="tanh", solver="lbfgs", random_state=0)
+    >>> reg.fit(X, np.sin(X[:, 0])).score(X, np.sin(X[:, 0])) > 0.99
+    True
+
+    An interval that holds four fifths of what may come:
+
+    >>> y = np.sin(X[:, 0]) + np.random.default_rng(0).normal(0.0, 0.1, 200)
+    >>> reg = MLPRegressor("pinball", (20,), quantile=[0.1, 0.9], solver="adam", learning_rate_init=0.01,
+    ...                    max_iter=300, random_state=0, tol=0.0, n_iter_no_change=300, early_stopping=False)
+    >>> import warnings; warnings.simplefilter("ignore")
+    >>> low, high = reg.fit(X, y).predict(X).T
+    >>> 0.7 < np.mean((low <= y) & (y <= high)) < 0.9
+    np.True_
+    """
+
+    def __init__(
+        self,
+        loss: Any = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        initializer: Any = None,
+        dropout: Any = 0.0,
+        clip_norm: float | None = None,
+        scoring: Any = None,
+        max_time: float | None = None,
+        callbacks: Any = None,
+        quantile: Any = 0.5,
+    ) -> None:
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.backend = backend
+        self.device = device
+        self.dtype = dtype
+        self.initializer = initializer
+        self.dropout = dropout
+        self.clip_norm = clip_norm
+        self.scoring = scoring
+        self.max_time = max_time
+        self.callbacks = callbacks
+        self.quantile = quantile
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = self.backend is None
+        return tags
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix (CSR, CSC) of shape (n, n_features)
+            Of any backend, or pandas, or polars. A sparse matrix becomes dense batch by batch.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n,), or float, optional
+            The loss is sum(w l) / sum(w): a weight of 2 is the sample given twice.
+        X_val, y_val, sample_weight_val : array-like, optional
+            A validation set. With `early_stopping` it is watched in place of a part of X; its loss and score are
+            recorded in any case.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
+            finite; a fitted estimator then stays what it was.
+        """
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))  # type: ignore[no-any-return]
+
+    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one epoch more on this batch of data; X, y and sample_weight as in `fit`."""
+        return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
+
+    def predict(self, X: Any) -> Array:
+        """Predictions of shape (n,), or (n, n_outputs), or one column per quantile, in the order of `quantile`."""
+        yhat, place, caller = self._outputs(X, "predict")
+        if yhat.shape[1] == 1:
+            return _bring(yhat[:, 0], place, caller)
+        quantiles = self._quantiles()
+        if quantiles:
+            # Sorted, each sample's quantiles cannot cross (Chernozhukov et al., Econometrica 78, 2010).
+            ranks = np.argsort(np.argsort(quantiles))
+            columns = place.xp.sort(yhat, axis=-1)
+            yhat = place.xp.take(columns, place.asarray(ranks.astype(np.int32)), axis=1)
+        return _bring(yhat, place, caller)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2; for the loss "pinball" D^2, the share of the pinball loss explained, averaged over the quantiles."""
+        return self._score_predictions(host(y), host(self.predict(X)), host(sample_weight))
+
+    # --- What Fitting and Predicting ask ---
+
+    def _encode(self, y: Any, sample_weight: Any, inputs: Inputs, **_: bool) -> Samples:
+        return Samples(inputs, *self._encode_held_out(y, sample_weight, inputs, "sample_weight"))
+
+    def _encode_held_out(
+        self, y: Any, sample_weight: Any, inputs: Inputs, name: str = "sample_weight_val"
+    ) -> tuple[HostArray, HostArray, HostArray | None]:
+        y = check_targets(self, y, inputs, numeric=True)
+        if len(self._quantiles()) and y.ndim > 1:
+            raise InvalidInputError(f"quantiles are of one output: y must have shape (n,); got {y.shape}.")
+        targets = y[:, None] if y.ndim == 1 else y
+        return y, targets, check_weights(sample_weight, inputs.n, name)
+
+    def _strata(self, _: Samples) -> None:
+        return None
+
+    def _loss_row(self, _: int) -> Loss:
+        if self.loss == "pinball":
+            quantile = self.quantile
+            return loss("pinball", quantile=tuple(quantile) if isinstance(quantile, (list, tuple)) else quantile)
+        return loss(self.loss)
+
+    def _quantiles(self) -> tuple[float, ...]:
+        network = vars(self).get("_network")
+        row = self._loss_row(1) if network is None else network.loss
+        return tuple(row.parameters.get("quantile", ()))
+
+    def _fitted_targets(self) -> dict[str, Any]:
+        return {}
+
+    def _score_outputs(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
+        return self._score_predictions(y, np.sort(yhat, axis=1) if self._quantiles() else yhat, w)
+
+    def _score_predictions(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
+        quantiles = self._quantiles()
+        if not quantiles:
+            return float(r2_score(y, yhat, sample_weight=w))
+        columns = yhat.reshape(len(yhat), -1).T
+        pairs = zip(quantiles, columns, strict=True)
+        return float(np.mean([d2_pinball_score(y, column, sample_weight=w, alpha=q) for q, column in pairs]))
+
+    def _sklearn_twin(self, network: Any) -> tuple[Any, dict[str, Any], HostArray]:
+        from sklearn.neural_network import MLPRegressor as Theirs
+
+        if len(self._quantiles()) > 1:
+            raise InvalidInputError("scikit-learn's MLP knows no quantiles that share a network.")
+        name = network.loss.name
+        extra = {"loss": name if name in ("squared_error", "poisson") else "squared_error"}
+        n = network.layout.sizes[-1]
+        return Theirs, extra, np.zeros((2, n)) if n > 1 else np.zeros(2)
