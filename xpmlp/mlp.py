@@ -365,7 +365,7 @@ class MLP:
         arguments = {
             "epochs": plan.n_epochs,
             "batch_size": size,
-            "optimizer": describe_optimizer(method),
+            "optimizer": _or_own(describe_optimizer, method),
             "learning_rate": plan.learning_rate,
             "schedule": _or_own(describe_schedule, plan.schedule),
             "l2": task.l2,
