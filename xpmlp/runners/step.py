@@ -23,6 +23,7 @@ class Task:
     clip_norm: float | None = None
     factors: Array | None = None  # per-element factors on the learning rate, shape (P,)
     decays: Array | None = None  # 1 for weights, 0 for biases, shape (P,), where the optimizer decays weights
+    precision: str = "highest"  # "high" lets a device round the factors of float32 products to TF32; others ignore it
 
 
 class State(NamedTuple):
