@@ -175,7 +175,8 @@ def train(
         watch.take_up(start)
     epoch = done
     rates = _Rates(plan)
-    with interruptible() as interrupted:
+    # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
+    with interruptible() as interrupted, np.errstate(all="ignore"):
         for epoch in range(done + 1, plan.n_epochs + 1 if stopped_by == "epochs" else 0):
             rate_of = rates.of_epoch(epoch - 1, state.t, samples, scale)
             rate = rate_of(0)
