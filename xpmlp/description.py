@@ -99,7 +99,7 @@ def _name(row: Any, table: Mapping[str, Any], kind: str) -> str:
     if original is None or any(
         _bare(getattr(row, column.name)) != _bare(getattr(original, column.name))
         for column in fields(row)
-        if callable(getattr(row, column.name))
+        if callable(getattr(row, column.name)) or callable(getattr(original, column.name))
     ):
         raise ValueError(
             f"a file names its {kind} and holds no functions, so it cannot hold {row.name!r}, which is a function of "

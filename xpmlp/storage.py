@@ -166,10 +166,11 @@ def _remove_orphans(target: Path) -> None:
         with contextlib.suppress(OSError):  # another has just removed it, or (on Windows) is writing it
             descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))
             try:
-                orphan = _lock(descriptor)
+                if _lock(descriptor) and os.name != "nt":  # while we hold the lock, it cannot become somebody's
+                    path.unlink()
             finally:
                 os.close(descriptor)
-            if orphan:
+            if os.name == "nt":
                 path.unlink()
 
 
@@ -215,7 +216,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, HostAr
         size = os.fstat(file.fileno()).st_size
         front = file.read(8)
         length = int.from_bytes(front, "little")
-        if len(front) < 8 or not len(START) + len(ZEROS) <= length <= min(size - 8, LONGEST_HEADER):
+        if len(front) < 8 or length > min(size - 8, LONGEST_HEADER):
             _refuse(path, "it is cut short, or not one of these files at all")
         header = file.read(length)
         data: HostArray = np.empty(size - 8 - length, dtype=np.uint8)
