@@ -143,5 +143,12 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory against the peers; `nox -s bench -- --help` shows what can be chosen."""
+    session.install("-e.", TORCH, "jax", "skorch", "matplotlib", "threadpoolctl")
+    session.run("python", "benchmarks/cpu.py", *session.posargs)
+
+
 if __name__ == "__main__":
     nox.main()

@@ -1,0 +1,256 @@
+"""What is measured: the work of one pinned process, which cpu.py starts with its threads set. Each returns plain data.
+
+A timing is a list of (wall, cpu) seconds, one for each round. In a round every candidate runs once, and every other
+round goes through them backwards, so that whatever else the machine does falls on all of them alike.
+"""
+
+import cProfile
+import ctypes
+import gc
+import pstats
+import resource
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import candidates as those
+import numpy as np
+from candidates import ALPHA, CANDIDATES, WORKLOADS, AbsentError, Workload, samples_of
+
+
+def fits(*, workloads: list[str], candidates: list[str], repeats: int, quick: bool, threads: int) -> dict[str, Any]:
+    """Whole fits: of each workload and candidate "first", "second", "times" and "loss", or "absent", or "failed"."""
+    found: dict[str, Any] = {}
+    for name in workloads:
+        workload = _workload(name, quick)
+        samples = samples_of(workload)
+        ready: dict[str, Callable[[], Any]] = {}
+        rows: dict[str, Any] = {}
+        for candidate in candidates:
+            try:
+                fit = CANDIDATES[candidate].prepare(workload, samples)
+                _set_torch_threads(threads)
+                first, loss = _timed(fit)
+                second, _ = _timed(fit)
+            except AbsentError as absence:
+                rows[candidate] = {"absent": str(absence)}
+            except Exception as error:  # noqa: BLE001 - one that breaks is named in the report and fails the run
+                rows[candidate] = {"failed": f"{type(error).__name__}: {error}"}
+            else:
+                ready[candidate] = fit
+                rows[candidate] = {"first": first, "second": second, "loss": loss}
+        for candidate, times in _rounds(ready, repeats).items():
+            rows[candidate]["times"] = times
+        found[name] = rows
+        print(f"  fits: {name}, threads {threads}: done", file=sys.stderr)
+    return found
+
+
+def many(*, repeats: int, quick: bool, **_: Any) -> list[dict[str, Any]]:
+    """Many circle networks at once: m by the leading axis, against m fits one after the other."""
+    found = []
+    for batch, epochs in ((1_000, 200), (32, 10)):
+        workload = replace(_workload("circles", quick), batch=batch, epochs=2 if quick else epochs)
+        X, labels = samples_of(workload)
+        y = np.eye(workload.classes, dtype=np.float32)[labels]
+
+        def fit(n_networks: int | None, *, X: Any = X, y: Any = y, workload: Workload = workload) -> None:
+            net = those.core(workload, n_networks=n_networks)
+            net.fit(X, y, epochs=workload.epochs, batch_size=workload.batch, l2=ALPHA)
+
+        for m in (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32, 64):
+            ready = {
+                "one": lambda fit=fit: fit(None),
+                "at once": lambda fit=fit, m=m: fit(m),
+                "in turn": lambda fit=fit, m=m: [fit(None) for _ in range(m)],
+            }
+            for work in ready.values():
+                work()
+            found.append({"batch": workload.batch, "m": m, **_rounds(ready, repeats)})
+        print(f"  many: batches of {batch}: done", file=sys.stderr)
+    return found
+
+
+def row(*, candidates: list[str], repeats: int, quick: bool, threads: int) -> dict[str, Any]:
+    """`predict_proba` of one row, microseconds' worth: seconds per call, from blocks of calls."""
+    workload = replace(_workload("digits", quick), epochs=1)
+    samples = samples_of(workload)
+    x = samples.X[:1]
+    calls = 10 if quick else 200
+    ready: dict[str, Callable[[], Any]] = {}
+    absent: dict[str, Any] = {}
+    for name in candidates:
+        try:
+            if name == "scikit-learn":
+                call = _fitted(those.scikit_learn_model(workload), samples).predict_proba
+            elif name.startswith("xpmlp"):
+                backend = name.partition("-")[2] or None
+                call = _fitted(those.estimator(workload, backend)(), samples).predict_proba
+            elif name == "core":
+                call = those.core(workload).predict
+            else:
+                continue
+            _set_torch_threads(threads)
+            call(x)
+        except AbsentError as absence:
+            absent[name] = {"absent": str(absence)}
+        else:
+            ready[name] = lambda call=call: [call(x) for _ in range(calls)]
+    times = _rounds(ready, max(repeats, 5))
+    return absent | {name: {"times": [[wall / calls, cpu / calls] for wall, cpu in t]} for name, t in times.items()}
+
+
+def linear(*, repeats: int, quick: bool, candidates: list[str], **_: Any) -> dict[str, Any]:
+    """The cost of a fit over three numbers of rows, and over three numbers of epochs, NumPy backend."""
+    base = _workload("tabular", quick)
+    base = replace(base, rows=base.rows if quick else 6_400, epochs=1)
+    who = "xpmlp" if "xpmlp" in candidates and _has_estimator(base) else "core"
+    ready = {}
+    for factor in (1, 2, 4):
+        for what, workload in (
+            ("rows", replace(base, rows=factor * base.rows)),
+            ("epochs", replace(base, epochs=factor)),
+        ):
+            ready[f"{what} {getattr(workload, what)}"] = CANDIDATES[who].prepare(workload, samples_of(workload))
+    for fit in ready.values():
+        fit()
+    return {"candidate": who, **_rounds(ready, repeats)}
+
+
+def memory(*, workload: str, candidate: str, traced: bool, quick: bool, **_: Any) -> dict[str, Any]:
+    """The room that one fit of one epoch takes beyond its data, in bytes; to be asked of a fresh process.
+
+    Traced: the peak of what Python and NumPy have allocated during the fit (tracemalloc): exact and the same every
+    time, blind to what BLAS, JAX and torch allocate themselves. Else: the growth of the resident set up to its peak
+    during the fit, all of it, to the page.
+    """
+    chosen = replace(_workload(workload, quick), epochs=1)
+    samples = samples_of(chosen)
+    try:
+        tiny = replace(chosen.small(), columns=chosen.columns)
+        CANDIDATES[candidate].prepare(tiny, samples_of(tiny))()  # lazy imports, buffers of the BLAS
+        fit = CANDIDATES[candidate].prepare(chosen, samples)
+    except AbsentError as absence:
+        return {"absent": str(absence)}
+    gc.collect()
+    if traced:
+        tracemalloc.start()
+        fit()
+        return {"bytes": tracemalloc.get_traced_memory()[1]}
+    before = _forget_peak()
+    fit()
+    return {"bytes": _peak() - before}
+
+
+def profile(*, workload: str, candidate: str, quick: bool, **_: Any) -> str:
+    """CProfile of one warm fit, as text."""
+    import io
+
+    chosen = _workload(workload, quick)
+    fit = CANDIDATES[candidate].prepare(chosen, samples_of(chosen))
+    fit()
+    profiler = cProfile.Profile()
+    profiler.runcall(fit)
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
+    return f"{candidate} on {workload}\n{text.getvalue()}"
+
+
+def environment(**_: Any) -> dict[str, str]:
+    """Versions, and the threads that the BLAS libraries say they use."""
+    import importlib
+    import importlib.metadata
+    import platform
+
+    found = {"python": platform.python_version(), "xpmlp": importlib.import_module("xpmlp").__version__}
+    for package in ("numpy", "scikit-learn", "torch", "jax", "jaxlib", "skorch", "array-api-compat"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return found
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas":
+            found["blas"] = f"{pool['internal_api']} {pool['version']}, {pool.get('architecture')}"
+            found["blas threads"] = str(pool["num_threads"])
+    return found
+
+
+SECTIONS: dict[str, Callable[..., Any]] = {
+    work.__name__: work for work in (fits, many, row, linear, memory, profile, environment)
+}
+
+
+# --- How it is measured ---
+
+
+def _rounds(ready: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
+    for turn in range(repeats):
+        for name in ready if turn % 2 == 0 else reversed(ready):
+            times[name].append(_timed(ready[name])[0])
+    return times
+
+
+def _timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
+    gc.collect()
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = work()
+    wall = time.perf_counter() - wall
+    return (wall, time.process_time() - cpu), result
+
+
+def _workload(name: str, quick: bool) -> Workload:
+    return WORKLOADS[name].small() if quick else WORKLOADS[name]
+
+
+def _has_estimator(workload: Workload) -> bool:
+    try:
+        those.estimator(workload, None)
+    except AbsentError:
+        return False
+    return True
+
+
+def _fitted(model: Any, samples: those.Samples) -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ConvergenceWarning
+        return model.fit(samples.X, samples.labels)
+
+
+def _set_torch_threads(threads: int) -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _forget_peak() -> int:
+    """Bytes resident now; from here on `_peak` counts anew where Linux allows it."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed and glibc kept
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # see man 5 proc: resets VmHWM
+        return _resident("VmRSS")
+    except (OSError, AttributeError):
+        return _peak()
+
+
+def _peak() -> int:
+    try:
+        return _resident("VmHWM")
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _resident(field: str) -> int:
+    with open("/proc/self/status") as file:
+        (line,) = (line for line in file if line.startswith(field + ":"))
+    return int(line.split()[1]) * 1024

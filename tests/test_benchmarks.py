@@ -1,0 +1,95 @@
+"""The benchmarks run and write what they say. No clock is asserted."""
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    # Not imported by name: `report` is a name of this folder's alone, and stays out of sys.modules.
+    spec = importlib.util.spec_from_file_location("benchmark_report", BENCHMARKS / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*arguments):
+    command = [sys.executable, str(BENCHMARKS / "cpu.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
+    done = run(
+        *("--quick", "--repeats", 1, "--threads", 1, "--out", tmp_path, "--workloads", "circles", "images"),
+        *("--candidates", "floor", "core", "xpmlp", "scikit-learn"),
+        *("--sections", "fits", "many", "memory", "row", "linear"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cpu.txt").read_text().strip() == done.stdout.strip()
+    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+    with open(tmp_path / "cpu.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sections = {"environment", "fits", "ratios", "many", "memory", "row", "linear"}
+    assert {row["section"] for row in rows} == sections
+    fits = {(row["case"], row["what"]) for row in rows if row["section"] == "fits"}
+    assert fits == {
+        (workload, candidate)
+        for workload in ("circles", "images")
+        for candidate in ("floor: bare products", "xpmlp core, NumPy", "xpmlp estimator, NumPy", "scikit-learn")
+    }
+    assert all(float(row["median"]) > 0 for row in rows if row["section"] in ("fits", "ratios", "memory"))
+    assert not any(row["mark"] for row in rows)  # a quick run is held against no target
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_an_unknown_candidate_is_refused_with_the_list_of_them():
+    done = run("--candidates", "tensorflow")
+    assert done.returncode == 2
+    assert "'tensorflow'" in done.stderr
+    assert "scikit-learn" in done.stderr
+
+
+def test_absent_and_broken_candidates_are_named_and_a_broken_one_fails_the_run(report):
+    found = {1: {"circles": {"core": {"failed": "ValueError: no"}, "jax": {"absent": "No module named 'jax'"}}}}
+    page = report.Report({"core": "xpmlp core", "jax": "plain JAX"}, clock=0, marks=True)
+    report.report_fits(page, found)
+    text = "\n".join(page.lines)
+    assert "absent: plain JAX (No module named 'jax')" in text
+    assert "FAILED: xpmlp core (ValueError: no)" in text
+    assert page.failed == ["core"]
+
+
+def test_a_ratio_is_taken_within_each_round_and_held_against_its_target(report):
+    def fit(*seconds):
+        return {"times": [(s, s) for s in seconds], "first": (9.0, 9.0), "second": (1.0, 1.0), "loss": 0.5}
+
+    # The second round is ten times slower for both.
+    found = {1: {"digits": {"xpmlp": fit(1.0, 10.0, 1.0), "scikit-learn": fit(2.5, 25.0, 2.5)}}}
+    page = report.Report({"xpmlp": "ours", "scikit-learn": "scikit-learn"}, clock=0, marks=True)
+    report.report_fits(page, found)
+    (row,) = (row for row in page.rows if row["section"] == "ratios")
+    assert (row["what"], row["median"], row["low"], row["high"]) == ("scikit-learn / xpmlp", "2.5", "2.5", "2.5")
+    assert (str(row["target"]), row["mark"]) == (">= 2.2", "+")
+    assert page.missed == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "mark"),
+    [
+        ({"at_least": 2.0}, 2.0, "+"),
+        ({"at_least": 2.0}, 1.99, "-"),
+        ({"at_least": 2.0, "aim": 3.0}, 3.0, "++"),
+        ({"at_most": 1.1}, 1.1, "+"),
+        ({"at_most": 1.1}, 1.11, "-"),
+        ({"at_least": 0.9, "at_most": 1.1}, 0.8, "-"),
+    ],
+)
+def test_marks(report, bounds, value, mark):
+    assert report.Goal(**bounds).mark(value) == mark
