@@ -218,4 +218,4 @@ def _shaped(x: Array, name: str, xp: Any, width: int | None, networks: int | Non
 
 
 def _dtype_name(dtype: object) -> str:
-    return getattr(dtype, "name", None) or str(dtype).removeprefix("torch.")
+    return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]  # "torch.int32", "array_api_strict.int32"
