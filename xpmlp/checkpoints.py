@@ -80,11 +80,14 @@ class Checkpoints:
         if snapshot.epoch % self.every and snapshot.stopped_by == "epochs":
             return
         host = self.place.backend.to_numpy
-        document, arrays = self.describe(np.asarray(host(snapshot.state.p)))
+        p, safe = np.asarray(host(snapshot.state.p)), np.asarray(host(snapshot.safe))
+        # A file of a model holds finite parameters only: a network that has diverged stands there as the best it was.
+        finite = np.where(np.all(np.isfinite(p), axis=-1, keepdims=True), p, safe)
+        document, arrays = self.describe(finite)
         training, more = _describe(snapshot._replace(stopped_by="epochs") if failed else snapshot, host)
         storage.write(last(self.folder), document | {"run": self.run, "training": training}, arrays | more)
-        if snapshot.safe is not None and (self.kept is None or not np.array_equal(self.kept, snapshot.lowest)):
-            storage.write(self.folder / "best.safetensors", *self.describe(np.asarray(host(snapshot.safe))))
+        if self.kept is None or not np.array_equal(self.kept, snapshot.lowest):
+            storage.write(self.folder / "best.safetensors", *self.describe(safe))
             self.kept = snapshot.lowest.copy()
 
 

@@ -1,7 +1,6 @@
 """Back from files: `load` a model that was saved, `resume` a training that was stopped."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +76,11 @@ def resume(
     model = load(where, backend=backend, device=device)
     document, _ = storage.read(where)
     with storage.believing(where):
-        remembered = _arguments(document["run"]["arguments"], arguments)
+        remembered = {name: value for name, value in document["run"]["arguments"].items() if name not in arguments}
+        own = {name: value["own"] for name, value in remembered.items() if isinstance(value, dict) and "own" in value}
+        for name, revive in (("optimizer", optimizer_of), ("schedule", schedule_of)):
+            if name in remembered and name not in own:
+                remembered[name] = revive(remembered[name])
+    for name, function in own.items():
+        raise ValueError(f"{name} was a function of your own, {function!r}; hand it over again as {name}=.")
     return model.fit(X, y, **remembered | {"checkpoint": Path(path), "resume": True} | arguments)
-
-
-def _arguments(remembered: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    result = {}
-    for name, value in remembered.items():
-        if name in given:
-            continue
-        if isinstance(value, dict) and "own" in value:
-            raise ValueError(f"{name} was a function of your own, {value['own']!r}; hand it over again as {name}=.")
-        result[name] = {"optimizer": optimizer_of, "schedule": schedule_of}.get(name, lambda it: it)(value)
-    return result

@@ -558,8 +558,7 @@ class MLP:
         """Be the network of the checkpoint, and let `orders` be where they were then."""
         checkpoints.demand_same_run(saved.run, run)
         document, arrays = saved.model
-        finite = {name: np.nan_to_num(array) if name[:2] in ("W.", "b.") else array for name, array in arrays.items()}
-        was = self._of_stored(document, finite, self.place)
+        was = self._of_stored(document, arrays, self.place)
         orders[:] = was._orders
         self.random_state, self.history, self._p = was.random_state, was.history, was._p
         return saved.snapshot
