@@ -1,7 +1,8 @@
 """L-BFGS on the flat vector, in whatever namespace it lives: few function calls, each on all the data.
 
-Nocedal & Wright, Numerical Optimization (2nd ed.), algorithms 7.4 (two-loop recursion), 3.5 and 3.6 (strong Wolfe line
-search). g is the gradient at p, d the direction, s = p_new - p, y = g_new - g, rho = 1 / (s . y).
+The two-loop recursion is algorithm 7.4 of Nocedal & Wright, Numerical Optimization (2nd ed.): g is the gradient at p, d
+the direction, s = p_new - p, y = g_new - g, rho = 1 / (s . y). The line search is that of More & Thuente, ACM Trans.
+Math. Softw. 20 (1994), as in L-BFGS-B, so that the same problem takes the same iterations as with SciPy.
 """
 
 import math
@@ -17,8 +18,9 @@ from xpmlp.runners.step import Task, gradient, total_weight
 
 Function = Callable[[Array], tuple[Array, Array]]  # from p of shape (P,) to the loss, shape (), and its gradient
 
-# The constants of the line search, as in L-BFGS-B: enough descent, and a slope that has flattened enough.
-DESCENT, CURVATURE = 1e-3, 0.9
+# The constants of the line search, as in L-BFGS-B: enough descent, a slope that has flattened enough (the strong Wolfe
+# conditions), and an interval so narrow that it is no use to go on.
+DESCENT, CURVATURE, NARROW = 1e-3, 0.9, 0.1
 MEMORY = 10
 LARGEST_STEP = 1e10
 TRIALS = 20  # function calls of one line search
@@ -42,13 +44,15 @@ class Minimum:
 
 
 class _Point(NamedTuple):
-    """A step length along the direction, with what was found there."""
+    """A step along the direction, and what was found there."""
 
     step: float
     loss: float
     slope: float  # d . g
-    p: Array
-    g: Array
+
+    def tilted(self, slope: float) -> "_Point":
+        """The same for the function from which a straight line of this slope has been taken away."""
+        return _Point(self.step, self.loss - self.step * slope, self.slope - slope)
 
 
 def objective(task: Task, data: Data) -> Function:
@@ -117,37 +121,33 @@ def minimize(
         stopped_by = "gradient"
     while not stopped_by:
         d = direction(g, pairs)
-        start = _Point(0.0, loss, _dot(d, g), p, g)
-        if not start.slope < 0.0:  # rounding has spoiled the memory: begin again from the gradient
-            pairs.clear()
-            d = -g
-            start = start._replace(slope=_dot(d, g))
-        first = 1.0 if pairs else min(1.0, 1.0 / max(_norm(g), epsilon))
-        found = line_search(calls, start, d, first, epsilon)
-        if found is None and pairs and calls.left:
-            pairs.clear()
+        start = _Point(0.0, loss, _dot(d, g))
+        first = 1.0 if n_iter else 1.0 / max(math.sqrt(_dot(d, d)), epsilon)
+        found = line_search(calls, p, d, start, first) if start.slope < 0.0 else None
+        if found is None and pairs and not calls.spent:
+            pairs.clear()  # rounding has spoiled the memory: begin again from the gradient
             continue
         if found is None:
-            stopped_by = "line search" if calls.left else "calls"
+            stopped_by = "calls" if calls.spent else "line search"
             break
         n_iter += 1
-        s, y = found.p - p, found.g - g
+        step, new_loss, new_p, new_g = found
+        s, y = new_p - p, new_g - g
         curvature = _dot(s, y)
-        if curvature > epsilon * _dot(y, y):
+        if curvature > -epsilon * step * start.slope:
             pairs.append((s, y, xp.asarray(1.0 / curvature, dtype=p.dtype, device=p.device)))
-        gained = loss - found.loss
-        scale = max(abs(loss), abs(found.loss), 1.0)
-        p, loss, g = found.p, found.loss, found.g
+        gained, scale = loss - new_loss, max(abs(loss), abs(new_loss), 1.0)
+        p, loss, g = new_p, new_loss, new_g
         if on_iteration(n_iter, loss, p):
             stopped_by = "callback"
+        elif n_iter >= max_iter:
+            stopped_by = "iterations"
+        elif calls.spent:
+            stopped_by = "calls"
         elif _largest(g) <= tol:
             stopped_by = "gradient"
         elif gained <= GAIN * scale:
             stopped_by = "loss"
-        elif n_iter >= max_iter:
-            stopped_by = "iterations"
-        elif not calls.left:
-            stopped_by = "calls"
     return Minimum(p, loss, n_iter, calls.n, stopped_by)
 
 
@@ -168,57 +168,110 @@ def direction(g: Array, pairs: "deque[tuple[Array, Array, Array]]") -> Array:
     return q
 
 
-def line_search(calls: "_Calls", start: _Point, d: Array, first: float, epsilon: float) -> _Point | None:
-    """A step along `d` after which the loss has fallen and the slope has flattened enough; None where none is found.
+def line_search(
+    calls: "_Calls", p: Array, d: Array, start: _Point, first: float
+) -> tuple[float, float, Array, Array] | None:
+    """A step along `d` that meets the strong Wolfe conditions, with the loss, the parameters and the gradient there.
 
-    Of the points tried the lowest is good enough where the Wolfe conditions cannot be met in TRIALS calls.
+    Where rounding or TRIALS end the search first: the lowest point met, or None if none is lower than the start.
     """
-    # What rounding makes of a loss that does not change: no reason to call a step worse.
-    noise = epsilon * abs(start.loss)
-    low, high = start, None  # a good step lies between them; without `high`, beyond `low`
-    lowest, step = start, first
+    line = DESCENT * start.slope  # the slope that the loss must fall with, at least
+    low, other = start, start  # the best step so far, and the other end of the interval once there is one
+    bracketed, past_valley = False, False
+    width, width_before = LARGEST_STEP, 2.0 * LARGEST_STEP
+    least, most, step = 0.0, 5.0 * first, first
+    lowest: tuple[float, float, Array, Array] | None = None
     for _ in range(TRIALS):
-        if not calls.left:
+        if calls.spent:
             break
-        p = start.p + step * d
-        loss, g = calls(p)
-        point, before = _Point(step, loss, _dot(d, g), p, g), low
-        usable = _is_finite(point.loss) and _is_finite(point.slope)
-        if usable and loss < lowest.loss:
-            lowest = point
-        enough = usable and loss <= start.loss + DESCENT * step * start.slope + noise
-        if enough and abs(point.slope) <= -CURVATURE * start.slope:
-            return point
-        if not enough or loss > low.loss + noise:
-            high = point
-        else:
-            if point.slope * (1.0 if high is None else high.step - low.step) >= 0.0:
-                high = low
-            low = point
-        if high is None:
-            step = min(_cubic(before, point, 1.1 * step, 4.0 * step), LARGEST_STEP)
+        there = p + step * d
+        loss, g = calls(there)
+        point = _Point(step, loss, _dot(d, g))
+        if not (_is_finite(loss) and _is_finite(point.slope)):
+            most, step = step, 0.5 * (low.step + step)  # too far: not a place to learn anything from but that
             continue
-        near, far = sorted((low.step, high.step))
-        if far - near <= epsilon * far:
+        if loss < (start.loss if lowest is None else lowest[1]):
+            lowest = (step, loss, there, g)
+        enough = loss <= start.loss + step * line
+        if enough and abs(point.slope) <= -CURVATURE * start.slope:
+            return step, loss, there, g
+        past_valley = past_valley or (enough and point.slope >= 0.0)
+        if bracketed and (step <= least or step >= most or most - least <= NARROW * most):
             break
-        step = _cubic(low, high, near + 0.1 * (far - near), far - 0.1 * (far - near))
-    return lowest if lowest is not start else None
+        if not past_valley and loss <= low.loss and not enough:
+            # Before the valley is reached the search is for a minimum of the loss less the line.
+            new, bracketed = _next_step(
+                low.tilted(line), other.tilted(line), point.tilted(line), bracketed, least, most
+            )
+        else:
+            new, bracketed = _next_step(low, other, point, bracketed, least, most)
+        low, other = _interval(low, other, point)
+        if bracketed:
+            if abs(other.step - low.step) >= 0.66 * width_before:
+                new = low.step + 0.5 * (other.step - low.step)
+            width_before, width = width, abs(other.step - low.step)
+            least, most = sorted((low.step, other.step))
+        else:
+            least, most = new + 1.1 * (new - low.step), new + 4.0 * (new - low.step)
+        step = min(max(new, 0.0), LARGEST_STEP)
+        if bracketed and (step <= least or step >= most or most - least <= NARROW * most):
+            step = low.step
+    return lowest
 
 
-def _cubic(a: _Point, b: _Point, least: float, most: float) -> float:
-    """The minimum of the cubic through two points with their slopes (equation 3.59), inside [least, most]."""
-    middle = 0.5 * (least + most)
-    if not (_is_finite(b.loss) and _is_finite(b.slope)) or a.step == b.step:
-        return middle
-    d1 = a.slope + b.slope - 3.0 * (a.loss - b.loss) / (a.step - b.step)
-    square = d1 * d1 - a.slope * b.slope
-    if square < 0.0:
-        return middle
-    d2 = math.copysign(math.sqrt(square), b.step - a.step)
-    below = b.slope - a.slope + 2.0 * d2
-    if below == 0.0:
-        return middle
-    return min(max(b.step - (b.step - a.step) * (b.slope + d2 - d1) / below, least), most)
+def _interval(low: _Point, other: _Point, point: _Point) -> tuple[_Point, _Point]:
+    """The ends of the interval after `point` has been tried, the better one first."""
+    if point.loss > low.loss:
+        return low, point
+    return point, (low if point.slope * low.slope < 0.0 else other)
+
+
+def _next_step(
+    low: _Point, other: _Point, point: _Point, bracketed: bool, least: float, most: float
+) -> tuple[float, bool]:
+    """The step to try next, from cubics and parabolas through the points known (More & Thuente, section 4)."""
+    if point.loss > low.loss:  # case 1: a minimum lies between
+        cubic = _cubic(low, point)
+        chord = (low.loss - point.loss) / (point.step - low.step) + low.slope
+        parabola = low.step + 0.5 * low.slope / chord * (point.step - low.step)
+        near = abs(cubic - low.step) < abs(parabola - low.step)
+        return (cubic if near else 0.5 * (cubic + parabola)), True
+    secant = point.step + point.slope / (point.slope - low.slope) * (low.step - point.step)
+    if point.slope * low.slope < 0.0:  # case 2: between, too
+        cubic = _cubic(point, low)
+        return (cubic if abs(cubic - point.step) > abs(secant - point.step) else secant), True
+    if abs(point.slope) < abs(low.slope):  # case 3: the slope flattens; go on, perhaps far
+        cubic = _cubic_beyond(point, low, least, most)
+        nearer = abs(cubic - point.step) < abs(secant - point.step)
+        if bracketed:
+            new, wall = (cubic if nearer else secant), point.step + 0.66 * (other.step - point.step)
+            return (min(wall, new) if point.step > low.step else max(wall, new)), True
+        return min(max(secant if nearer else cubic, least), most), False
+    if bracketed:  # case 4: it steepens
+        return _cubic(point, other), True
+    return (most if point.step > low.step else least), False
+
+
+def _cubic(a: _Point, b: _Point) -> float:
+    """The minimum of the cubic through two points with their slopes."""
+    theta, gamma = _coefficients(a, b)
+    return a.step + (gamma - a.slope + theta) / (gamma - a.slope + gamma + b.slope) * (b.step - a.step)
+
+
+def _cubic_beyond(a: _Point, b: _Point, least: float, most: float) -> float:
+    """The same where it lies beyond `a`, seen from `b`; else as far as one may go."""
+    theta, gamma = _coefficients(a, b)
+    r = (gamma - a.slope + theta) / ((gamma + (b.slope - a.slope)) + gamma)
+    if r < 0.0 and gamma != 0.0:
+        return a.step + r * (b.step - a.step)
+    return most if a.step > b.step else least
+
+
+def _coefficients(a: _Point, b: _Point) -> tuple[float, float]:
+    theta = 3.0 * (a.loss - b.loss) / (b.step - a.step) + a.slope + b.slope
+    s = max(abs(theta), abs(a.slope), abs(b.slope))
+    gamma = s * math.sqrt(max(0.0, (theta / s) ** 2 - a.slope / s * (b.slope / s)))
+    return theta, gamma if b.step > a.step else -gamma
 
 
 class _Calls:
@@ -228,8 +281,9 @@ class _Calls:
         self.function, self.most, self.n = function, most, 0
 
     @property
-    def left(self) -> int:
-        return self.most - self.n
+    def spent(self) -> bool:
+        # As SciPy counts: the one call too many is made.
+        return self.n > self.most
 
     def __call__(self, p: Array) -> tuple[float, Array]:
         self.n += 1
@@ -239,10 +293,6 @@ class _Calls:
 
 def _dot(a: Array, b: Array) -> float:
     return float(array_namespace(a).sum(a * b))
-
-
-def _norm(g: Array) -> float:
-    return math.sqrt(_dot(g, g))
 
 
 def _largest(g: Array) -> float:

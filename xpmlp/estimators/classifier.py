@@ -12,7 +12,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
 from xpmlp.estimators.exchange import Exchange
 from xpmlp.estimators.fitting import Fitting, Samples
-from xpmlp.estimators.inputs import Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.estimators.labels import (
     Labels,
     check_known,
@@ -22,7 +22,7 @@ from xpmlp.estimators.labels import (
     labels_of,
     weigh,
 )
-from xpmlp.estimators.predicting import Predicting, _bring
+from xpmlp.estimators.predicting import Predicting, bring
 from xpmlp.losses import Loss, loss
 
 
@@ -325,7 +325,7 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
         if self.n_outputs_ == 1:
             parts = [1.0 - yhat, yhat][: len(self.classes_)]
             yhat = place.xp.concat(parts, axis=1)
-        return _bring(yhat, place, caller)
+        return bring(yhat, place, caller)
 
     def _labels(self) -> Labels:
         if self.n_outputs_ == 1:
@@ -370,10 +370,10 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
         self, y: Any, sample_weight: Any, inputs: Inputs
     ) -> tuple[HostArray, HostArray, HostArray | None]:
         y = check_targets(self, y, inputs, numeric=False)
-        labels = Labels(self._kind, self.classes_)
+        labels = Labels(self._kind_of_outputs(), self.classes_)
         check_known(y, labels, all_of_them=False)
         w = check_weights(sample_weight, inputs.n, "sample_weight_val")
-        return y, labels.encode(y), weigh(self._weights, labels, y, w)
+        return y, labels.encode(y), weigh(vars(self).get("_weights"), labels, y, w)
 
     def _strata(self, samples: Samples) -> HostArray | None:
         if self._kind == "multilabel":
@@ -393,8 +393,6 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
         return {"classes_": self.classes_}
 
     def _score_outputs(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
-        from xpmlp.estimators.inputs import NUMPY
-
         predicted = Labels(self._kind, self.classes_).decode(yhat, NUMPY, NUMPY)
         return float(accuracy_score(y, predicted, sample_weight=w))
 

@@ -17,7 +17,7 @@ from xpmlp.estimators import recipe
 from xpmlp.estimators.constraints import InvalidParameterError, check_parameters
 from xpmlp.estimators.inputs import Inputs, InvalidInputError, SparseData, check_inputs, our_errors, working_place
 from xpmlp.estimators.monitor import HeldOut, History, Monitor, rows_at_once
-from xpmlp.faults import interruptible
+from xpmlp.faults import interruptible, telling_of_memory
 from xpmlp.lbfgs import minimize, objective
 from xpmlp.losses import check_targets
 from xpmlp.network import Network
@@ -26,6 +26,7 @@ from xpmlp.runners import Data, eager, find_runner
 from xpmlp.runners.step import State, Task
 from xpmlp.training import BEGINNING, DivergenceError, Plan, Report, Result, Standing, train
 
+SMALLER = "Lower batch_size, or the layers' sizes, or train in float32."
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
 )
@@ -120,7 +121,8 @@ class Fitting:
             if stochastic
             else self._minimize
         )
-        with np.errstate(all="ignore"):  # what is not finite ends training, and the message says where it began
+        memory = telling_of_memory(place, f"training with batch_size={self.batch_size}", SMALLER)
+        with np.errstate(all="ignore"), memory:  # what is not finite ends training, and the message says where it began
             try:
                 fitted = solve(network, samples, p, monitor)
             finally:

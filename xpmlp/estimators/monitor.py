@@ -131,7 +131,9 @@ class Monitor:
         stop = False
         if self.callbacks:
             estimator, history = self.estimator, self.history
-            logs: dict[str, Any] = {"loss": loss, "learning_rate": rate}
+            logs: dict[str, Any] = {"loss": loss}
+            if not math.isnan(rate):  # L-BFGS has none
+                logs["learning_rate"] = rate
             if history.validation_losses:
                 logs["validation_loss"] = history.validation_losses[-1]
                 logs["validation_score"] = (history.validation_scores or [math.nan])[-1]

@@ -79,7 +79,7 @@ class Predicting:
                 raise InvalidInputError(f"layer must count one of {n_hidden} hidden layers, 0 the first; got {layer}.")
         k = k % n_hidden + 1
         blocks = [forward(network, W, b, part).a[k] for part in _blocks(x, network)]
-        return _bring(_joined(blocks, place), place, caller)
+        return bring(_joined(blocks, place), place, caller)
 
     def input_gradients(self: Any, X: Any, y: Any = None, *, output: int | None = None) -> Array:
         """The derivative of the loss, or of the outputs, with respect to the inputs: which features matter, where.
@@ -111,7 +111,7 @@ class Predicting:
         if y is not None:
             with our_errors():
                 targets = place.asarray(self._encode_held_out(y, None, x)[1], self.dtype_)
-            return _bring(self._slopes(place, network, W, b, x, targets), place, caller)
+            return bring(self._slopes(place, network, W, b, x, targets), place, caller)
         n = network.layout.sizes[-1]
         if output is not None:
             with our_errors():
@@ -121,7 +121,7 @@ class Predicting:
         which = range(n) if output is None else [chosen]
         slopes = [self._slopes(place, replace(network, loss=_output_itself(j, place)), W, b, x, None) for j in which]
         result = slopes[0] if len(slopes) == 1 else place.xp.stack(slopes, axis=1)
-        return _bring(result, place, caller)
+        return bring(result, place, caller)
 
     def _slopes(
         self: Any, place: Place, network: Network, W: Layers, b: Layers, x: Any, targets: Array | None
@@ -222,7 +222,8 @@ def _joined(blocks: list[Array], place: Place) -> Array:
     return blocks[0] if len(blocks) == 1 else place.xp.concat(blocks, axis=0)
 
 
-def _bring(values: Array, place: Place, caller: Place) -> Array:
+def bring(values: Array, place: Place, caller: Place) -> Array:
+    """An answer, to where the caller is; in float32 where there is no float64."""
     if place.backend is caller.backend and place.device == caller.device:
         return values
     there: HostArray = place.backend.to_numpy(values)

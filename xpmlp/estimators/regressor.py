@@ -9,12 +9,12 @@ from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray
+from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.classifier import _is_stochastic
 from xpmlp.estimators.exchange import Exchange
 from xpmlp.estimators.fitting import Fitting, Samples
-from xpmlp.estimators.inputs import Inputs, InvalidInputError, check_targets, check_weights, host
-from xpmlp.estimators.predicting import Predicting, _bring
+from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.estimators.predicting import Predicting, bring
 from xpmlp.losses import Loss, loss
 
 
@@ -276,14 +276,8 @@ class MLPRegressor(RegressorMixin, Exchange, Predicting, Fitting, CallbackSuppor
         """Predictions of shape (n,), or (n, n_outputs), or one column per quantile, in the order of `quantile`."""
         yhat, place, caller = self._outputs(X, "predict")
         if yhat.shape[1] == 1:
-            return _bring(yhat[:, 0], place, caller)
-        quantiles = self._quantiles()
-        if quantiles:
-            # Sorted, each sample's quantiles cannot cross (Chernozhukov et al., Econometrica 78, 2010).
-            ranks = np.argsort(np.argsort(quantiles))
-            columns = place.xp.sort(yhat, axis=-1)
-            yhat = place.xp.take(columns, place.asarray(ranks.astype(np.int32)), axis=1)
-        return _bring(yhat, place, caller)
+            return bring(yhat[:, 0], place, caller)
+        return bring(self._uncrossed(yhat, place), place, caller)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2; for the loss "pinball" D^2, the share of the pinball loss explained, averaged over the quantiles."""
@@ -298,7 +292,7 @@ class MLPRegressor(RegressorMixin, Exchange, Predicting, Fitting, CallbackSuppor
         self, y: Any, sample_weight: Any, inputs: Inputs, name: str = "sample_weight_val"
     ) -> tuple[HostArray, HostArray, HostArray | None]:
         y = check_targets(self, y, inputs, numeric=True)
-        if len(self._quantiles()) and y.ndim > 1:
+        if len(self._loss_row(1).parameters.get("quantile", ())) > 1 and y.ndim > 1:
             raise InvalidInputError(f"quantiles are of one output: y must have shape (n,); got {y.shape}.")
         targets = y[:, None] if y.ndim == 1 else y
         return y, targets, check_weights(sample_weight, inputs.n, name)
@@ -314,14 +308,22 @@ class MLPRegressor(RegressorMixin, Exchange, Predicting, Fitting, CallbackSuppor
 
     def _quantiles(self) -> tuple[float, ...]:
         network = vars(self).get("_network")
-        row = self._loss_row(1) if network is None else network.loss
+        row = self._loss_row(1) if network is None else network.loss  # the loss it was fitted with, where it was
         return tuple(row.parameters.get("quantile", ()))
+
+    def _uncrossed(self, yhat: Array, place: Place) -> Array:
+        # Sorted, the quantiles of a sample cannot cross (Chernozhukov et al., Econometrica 78, 2010).
+        quantiles = self._quantiles()
+        if len(quantiles) < 2:
+            return yhat
+        ranks = np.argsort(np.argsort(quantiles)).astype(np.int32)
+        return place.xp.take(place.xp.sort(yhat, axis=-1), place.asarray(ranks), axis=1)
 
     def _fitted_targets(self) -> dict[str, Any]:
         return {}
 
     def _score_outputs(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
-        return self._score_predictions(y, np.sort(yhat, axis=1) if self._quantiles() else yhat, w)
+        return self._score_predictions(y, self._uncrossed(yhat, NUMPY), w)
 
     def _score_predictions(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
         quantiles = self._quantiles()
