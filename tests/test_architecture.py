@@ -30,7 +30,7 @@ ROWS = [
     {"losses", "network"},
     {"description", "runners"},
     {"checkpoints", "lbfgs", "progress", "training"},
-    {"estimators", "inspection", "mlp"},
+    {"estimators", "explanation", "inspection", "mlp"},
     {"cli", "export", "loading", "plotting"},
     {"__init__", "__main__"},
 ]
@@ -40,7 +40,7 @@ CORE = range(5)  # rows 0 to 4: to be read in one sitting
 LONGEST = 350  # lines of a file of the core
 
 # Methods such as MLP.to_onnx import the room above them when they are called.
-CALLS_UPWARD = {"estimators", "inspection", "mlp"}
+CALLS_UPWARD = {"estimators", "explanation", "inspection", "mlp"}
 CALLED_FROM_BELOW = {"export", "plotting"}
 
 LIBRARIES = {
@@ -59,7 +59,7 @@ LIBRARIES = {
 NAME_LIBRARIES = {"backends", "runners"}
 USE_NUMPY = {
     *("backends", "checkpoints", "checks", "initializers", "runners", "storage", "training", "transfer"),
-    *("estimators", "inspection", "mlp", "cli", "export", "plotting", "__init__", "__main__"),
+    *("estimators", "explanation", "inspection", "mlp", "cli", "export", "plotting", "__init__", "__main__"),
 }
 USE_SCIKIT_LEARN = {"estimators", "export", "cli"}
 VAGUE = {"base", "common", "core", "helpers", "utils"}

@@ -17,6 +17,7 @@ from xpmlp.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:
     from xpmlp.estimators import MLPClassifier, MLPRegressor
+    from xpmlp.explanation import explain_step
     from xpmlp.initializers import normal
     from xpmlp.inspection import check_gradients
     from xpmlp.loading import load, resume
@@ -38,6 +39,7 @@ _ROOMS = {
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "check_gradients": "inspection",
+    "explain_step": "explanation",
     "load": "loading",
     "loss": "losses",
     "normal": "initializers",
@@ -59,6 +61,7 @@ __all__ = [
     "available_backends",
     "check_gradients",
     "config_context",
+    "explain_step",
     "get_backend",
     "get_config",
     "load",
