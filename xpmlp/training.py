@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from array_api_compat import is_writeable_array
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, warn
@@ -310,7 +311,8 @@ class _Watch:
         return last if self.final is None else self._where(self.running, last, self.final)
 
     def _copy(self, p: Array) -> Array:
-        return self.place.xp.asarray(p, copy=True)
+        # What nobody can write into (JAX), nobody has to copy.
+        return self.place.xp.asarray(p, copy=True) if is_writeable_array(p) else p
 
     def _where(self, which: HostArray, new: Array, old: Array) -> Array:
         # `new` will be donated to the next step, so what is kept of it is a copy.

@@ -1,13 +1,13 @@
-"""The JAX runner: an epoch is one compiled program, a scan of `step` over its batches, with the state donated.
+"""The JAX runner: an epoch is one compiled program, a scan of `step` over its batches and the short last one.
 
 What is compiled is kept from fit to fit: tasks that do the same arithmetic share one program, and JAX keeps one
-executable of it for each shape. The short last batch of an epoch is a scan of length one.
+executable of it for each shape.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,27 +39,40 @@ class _SameArithmetic:
         return isinstance(other, _SameArithmetic) and self.key == other.key
 
 
+class _Part(NamedTuple):
+    """Batches of one size: which samples, and the optimizer's scalars for each."""
+
+    rows: Any  # (batches, batch) or (batches, m, batch); None for all samples, in the order they have
+    rates: Any  # (batches, scalars)
+
+
 @functools.lru_cache(maxsize=64)
 def _program(same: _SameArithmetic) -> Callable[..., Any]:
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def epoch(
-        p: Array, slots: Any, sums: Any, samples: Any, rows: Array | None, rates: Array, arrays: Any, drop: Any
-    ) -> Any:
+    # The slots are donated. The parameters are not: who keeps those of the best epoch then need not copy them.
+    @functools.partial(jax.jit, donate_argnums=1)
+    def epoch(p: Array, slots: Any, samples: Any, parts: tuple[_Part, ...], arrays: Any, drop: Any) -> Any:
         task = replace(same.task, factors=arrays[0], decays=arrays[1])
 
-        def body(carry: Any, inputs: Any) -> Any:
+        def body(carry: Any, part: _Part) -> Any:
             p, slots, total, seen, t = carry
-            rates, rows = inputs
             x, y, w = samples
-            if rows is not None:
-                x, y, w = _take(x, rows, 2), _take(y, rows, 2), _take(w, rows, 1)
-            p, slots, loss = step(task, p, slots, tuple(rates), x, y, w, None if drop is None else Drop(drop[0], t))
+            if part.rows is not None:
+                x, y, w = _take(x, part.rows, 2), _take(y, part.rows, 2), _take(w, part.rows, 1)
+            dropped = None if drop is None else Drop(drop[0], t)
+            p, slots, loss = step(task, p, slots, tuple(part.rates), x, y, w, dropped)
             weight = total_weight(x, w)
             return (p, slots, total + loss * weight, seen + weight, t + 1), None
 
-        carry = (p, slots, *sums, 0 if drop is None else drop[1])
-        (p, slots, total, seen, _), _ = jax.lax.scan(body, carry, (rates, rows))
-        return p, slots, (total, seen), told(total * reciprocal(seen), p)
+        nothing = jax.numpy.zeros(p.shape[:-1], p.dtype)
+        carry = (p, slots, nothing, nothing, 0 if drop is None else drop[1])
+        for part in parts:
+            if len(part.rates) == 1:
+                alone = _Part(None if part.rows is None else part.rows[0], part.rates[0])
+                carry, _ = body(carry, alone)
+            else:
+                carry, _ = jax.lax.scan(body, carry, part)
+        p, slots, total, seen, _ = carry
+        return p, slots, told(total * reciprocal(seen), p)
 
     return epoch  # type: ignore[no-any-return]  # jax.jit is untyped
 
@@ -96,20 +109,16 @@ class Runner:
         rates = [optimizer.rates(t + 1 + i, rate_of(i), **optimizer.parameters) for i in range(data.n_batches)]
         table = np.asarray(rates, dtype=p.dtype)
         if data.n_batches == 1:
-            parts: list[tuple[HostArray, HostArray | None]] = [(table, None)]
+            parts: list[_Part] = [_Part(None, table)]
         else:
             order = np.arange(data.n) if order is None else order
             whole = data.n // data.batch_size
             edge = whole * data.batch_size
             rows = order[..., :edge].reshape((*order.shape[:-1], whole, data.batch_size)).astype(np.int32)
-            parts = [(table[:whole], np.moveaxis(rows, -2, 0))]
+            parts = [_Part(np.moveaxis(rows, -2, 0), table[:whole])]
             if edge < data.n:
-                parts.append((table[whole:], order[None, ..., edge:].astype(np.int32)))
-        sums: Any = (np.zeros(p.shape[:-1], p.dtype), np.zeros(p.shape[:-1], p.dtype))
-        for part, chosen in parts:
-            drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
-            p, slots, sums, loss = self.program(
-                p, slots, sums, (data.x, data.y, data.w), chosen, part, (self.task.factors, self.task.decays), drop
-            )
-            t += len(part)
-        return State(p, slots, t), loss
+                parts.append(_Part(order[None, ..., edge:].astype(np.int32), table[whole:]))
+        drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
+        samples, arrays = (data.x, data.y, data.w), (self.task.factors, self.task.decays)
+        p, slots, loss = self.program(p, slots, samples, tuple(parts), arrays, drop)
+        return State(p, slots, t + data.n_batches), loss
