@@ -184,6 +184,13 @@ def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..
     raise TypeError(f"{kind} must be a name or a pair of functions ({first}, {second}); got {value!r}.")
 
 
+def functions(value: object, name: str) -> tuple[Callable[..., Any], ...]:
+    """A sequence of functions as a tuple, or TypeError."""
+    if isinstance(value, (tuple, list)) and all(callable(function) for function in value):
+        return tuple(value)
+    raise TypeError(f"{name} must be a sequence of functions; got {value!r}.")
+
+
 def inputs_and_targets(value: object, name: str) -> tuple[Any, Any]:
     """A pair (X, y) of whatever two things, or TypeError."""
     if isinstance(value, (tuple, list)) and len(value) == 2:

@@ -346,13 +346,14 @@ class MLP:
             decays=self._per_layer([1.0] * self.layout.n_layers, biases=0.0) if method.weight_decay else None,
         )
         rate = method.learning_rate if learning_rate is None else learning_rate
+        patience = checks.integer(patience, "patience", least=0)
         plan = Plan(
             n_epochs=checks.integer(epochs, "epochs", least=1),
             learning_rate=checks.number(rate, "learning_rate", above=0.0),
             schedule=find_schedule(schedule),
             n_batches=data.n_batches,
             n_samples=data.n,
-            patience=checks.integer(patience, "patience", least=0) if early_stopping else float("inf"),
+            patience=patience if early_stopping else float("inf"),
             tol=checks.number(tol, "tol", least=0.0),
             keep_best=early_stopping,
             on_divergence=checks.option(on_divergence, "on_divergence", ("restore", "raise")),
@@ -360,6 +361,7 @@ class MLP:
             know_best=checkpoint is not None,
         )
         every = checks.integer(checkpoint_every, "checkpoint_every", least=1)
+        callbacks = checks.functions(callbacks, "callbacks")
         recorder = _Recorder(self, samples, held_out, _metric(metric, self.network), callbacks, plan.n_epochs, progress)
         factors = None if learning_rate_factors is None else list(map(float, learning_rate_factors))
         arguments = {
@@ -374,7 +376,7 @@ class MLP:
             "shuffle": bool(shuffle),
             "validation_fraction": float(validation_fraction),
             "early_stopping": bool(early_stopping),
-            "patience": int(patience),
+            "patience": patience,
             "tol": plan.tol,
             "metric": {"own": getattr(metric, "__name__", "function")} if callable(metric) else metric,
             "on_divergence": on_divergence,
@@ -751,7 +753,7 @@ def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) 
         )
     if loss.n_outputs not in (None, sizes[-1]):
         raise ValueError(f"{loss!r} needs {loss.n_outputs} outputs, one per quantile; the last layer has {sizes[-1]}.")
-    rates = [dropout] * (K - 1) if isinstance(dropout, (int, float)) else list(dropout)
+    rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * (K - 1)
     if len(rates) != K - 1:
         raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")
     rates = [checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates]
