@@ -236,12 +236,11 @@ def _next_step(
         parabola = low.step + 0.5 * low.slope / chord * (point.step - low.step)
         near = abs(cubic - low.step) < abs(parabola - low.step)
         return (cubic if near else 0.5 * (cubic + parabola)), True
-    secant = point.step + point.slope / (point.slope - low.slope) * (low.step - point.step)
     if point.slope * low.slope < 0.0:  # case 2: between, too
-        cubic = _cubic(point, low)
+        cubic, secant = _cubic(point, low), _secant(point, low)
         return (cubic if abs(cubic - point.step) > abs(secant - point.step) else secant), True
     if abs(point.slope) < abs(low.slope):  # case 3: the slope flattens; go on, perhaps far
-        cubic = _cubic_beyond(point, low, least, most)
+        cubic, secant = _cubic_beyond(point, low, least, most), _secant(point, low)
         nearer = abs(cubic - point.step) < abs(secant - point.step)
         if bracketed:
             new, wall = (cubic if nearer else secant), point.step + 0.66 * (other.step - point.step)
@@ -250,6 +249,11 @@ def _next_step(
     if bracketed:  # case 4: it steepens
         return _cubic(point, other), True
     return (most if point.step > low.step else least), False
+
+
+def _secant(a: _Point, b: _Point) -> float:
+    """Where the straight line through the slopes of two points is 0."""
+    return a.step + a.slope / (a.slope - b.slope) * (b.step - a.step)
 
 
 def _cubic(a: _Point, b: _Point) -> float:
