@@ -185,7 +185,7 @@ def train(
             samples += plan.n_samples
             losses = np.asarray(place.backend.to_numpy(loss))
             diverged = watch.diverged(losses)
-            if np.any(diverged):
+            if diverged.any():
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
                 if plan.on_divergence == "raise":
                     raise DivergenceError(message)
@@ -195,7 +195,7 @@ def train(
             wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
             if wish == "interrupt":
                 stopped_by = wish
-            elif np.all(watch.dead):
+            elif watch.dead.all():
                 stopped_by = "divergence"
             elif plateau and plan.on_plateau == "divide" and rate > 1e-6:
                 scale /= 5.0
@@ -294,11 +294,11 @@ class _Watch:
             self.safe = self._where(better, p, self.safe)
         self.dead = self.dead | diverged
         tired = alive & (self.waited > self.plan.patience)
-        if np.any(tired | diverged):
+        if (tired | diverged).any():
             last = self.safe if self.plan.keep_best else self._where(diverged, self.safe, p)
             self.final = self._copy(last) if self.final is None else self._where(tired | diverged, last, self.final)
             self.running = alive & ~tired
-        return not np.any(self.running)
+        return not self.running.any()
 
     def go_on(self) -> None:
         """Begin to wait anew, at a lower learning rate."""
@@ -316,9 +316,9 @@ class _Watch:
 
     def _where(self, which: HostArray, new: Array, old: Array) -> Array:
         # `new` will be donated to the next step, so what is kept of it is a copy.
-        if not np.any(which):
+        if not which.any():
             return old
-        if np.all(which):
+        if which.all():
             return self._copy(new)
         return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
 
