@@ -200,11 +200,13 @@ def line_search(
             break
         if not past_valley and loss <= low.loss and not enough:
             # Before the valley is reached the search is for a minimum of the loss less the line.
-            new, bracketed = _next_step(
-                low.tilted(line), other.tilted(line), point.tilted(line), bracketed, least, most
-            )
+            known = (low.tilted(line), other.tilted(line), point.tilted(line))
         else:
-            new, bracketed = _next_step(low, other, point, bracketed, least, most)
+            known = (low, other, point)
+        try:
+            new, bracketed = _next_step(*known, bracketed, least, most)
+        except ZeroDivisionError:  # flat ground: nothing to interpolate
+            break
         low, other = _interval(low, other, point)
         if bracketed:
             if abs(other.step - low.step) >= 0.66 * width_before:
