@@ -254,6 +254,7 @@ BACKENDS = {
             devices=_cupy_devices,
             device_name=lambda device: f"cuda:{device.id}",
             to_numpy=lambda array: array.get(order="C"),
+            runner="cupy",
         ),
         Backend(
             name="torch",
