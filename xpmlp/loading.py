@@ -19,7 +19,8 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
     path : path
         A file may come from anybody: it holds numbers and names, and what is not as it should be is refused.
     backend, device : str, optional
-        Where the model is to live; by default on NumPy, wherever it was saved from.
+        Where the model is to live; by default on NumPy, wherever it was saved from. These become the parameters
+        `backend` and `device` of an estimator.
 
     Raises
     ------
@@ -36,11 +37,16 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
       layer 1  W (2, 3)  b (3,)  relu               9
       layer 2  W (3, 1)  b (1,)  identity           4
     """
-    place = select(backend, device)
+    place = None if backend is None and device is None else select(backend, device)
     document, arrays = storage.read(path)
     with storage.believing(path):
         if document["kind"] == "mlp":
-            return MLP._of_stored(document, arrays, place)
+            return MLP._of_stored(document, arrays, place or select("numpy"))
+        if document["kind"] in ("MLPClassifier", "MLPRegressor"):
+            from xpmlp.estimators import MLPClassifier, MLPRegressor
+
+            cls: Any = MLPClassifier if document["kind"] == "MLPClassifier" else MLPRegressor
+            return cls._of_stored(document, arrays, place)
         raise ValueError(f"it holds a {document['kind']!r}, which this version of xpmlp does not know.")
 
 

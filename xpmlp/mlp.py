@@ -483,6 +483,25 @@ class MLP:
             raise ValueError("the parameters must be finite to be saved; they hold NaN or infinity.")
         storage.write(path, *self._stored(p))
 
+    def to_onnx(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+        """Write the forward pass as an ONNX model: "X" of any number of rows in, "yhat" out; needs onnx.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            Of inputs and arithmetic; "float32" is what runtimes are made for.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed.
+        ValueError
+            If an activation is a function of your own.
+        """
+        from xpmlp.export import network_to_onnx
+
+        network_to_onnx(path, self.network, *self.layout.unpack(to_numpy(self._p)), dtype)
+
     # --- Files ---
 
     def _stored(self, p: HostArray, orders: Sequence[np.random.Generator] | None = None) -> Stored:

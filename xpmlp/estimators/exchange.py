@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from xpmlp.estimators.filing import Filing
 from xpmlp.estimators.inputs import InvalidInputError
 from xpmlp.transfer import to_numpy
 
@@ -25,7 +26,7 @@ SHARED = (
 )
 
 
-class Exchange:
+class Exchange(Filing):
     """The part of an estimator that goes elsewhere and comes back."""
 
     def __getstate__(self: Any) -> dict[str, Any]:
