@@ -105,10 +105,11 @@ class Runner:
         try:
             while done < self.data.n_batches:
                 batch = self._batch(done)
-                done += batch.advance(max(self.data.n // self.data.batch_size - done, 1))
+                batch.capture_if_due()
                 if batch.obstacle and not self.reason:
                     self.reason = batch.obstacle
                     _logger.info("the cupy runner goes on node by node: %s", self.reason)
+                done += batch.advance(max(self.data.n // self.data.batch_size - done, 1))
                 if interrupted():
                     break
         finally:
@@ -219,10 +220,17 @@ class _Batch:
         self.obstacle = ""  # to a capture
         self.graphs: dict[int, Callable[[], object]] = {}  # by the steps in them
 
+    def capture_if_due(self) -> None:
+        """Capture once warm; `obstacle` says why not."""
+        if self.runs < WARM_UP or self.graphs or self.obstacle:
+            return
+        try:
+            self.graphs = {steps: self.machine.capture(self.program, steps) for steps in {1, self.unrolled}}
+        except Exception as error:  # noqa: BLE001 - the driver's errors are many, and training goes on without
+            self.obstacle = f"the step cannot be captured: {line_of(error)}"
+
     def advance(self, left: int) -> int:
         """Run one or more of the `left` steps that are to come, and say how many."""
-        if self.runs >= WARM_UP and not self.graphs and not self.obstacle:
-            self._capture()
         if not self.graphs:
             self._run()
             return 1
@@ -241,12 +249,6 @@ class _Batch:
             # Parameters change in the last node only, so another runner can go on from here.
             raise CannotRunError(f"the first step failed: {line_of(error)}") from error
         self.runs += 1
-
-    def _capture(self) -> None:
-        try:
-            self.graphs = {steps: self.machine.capture(self.program, steps) for steps in {1, self.unrolled}}
-        except Exception as error:  # noqa: BLE001 - the driver's errors are many, and training goes on without
-            self.obstacle = f"the step cannot be captured: {line_of(error)}"
 
 
 def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[[int], float]) -> HostArray:

@@ -1,0 +1,253 @@
+"""What `runners.cuda_machine` uses of CuPy, on the CPU: streams that queue, graphs that replay, a pool that counts.
+
+Not a numerical proxy of CuPy: it is there to see whether the machine does things in the right order. What is queued on
+a stream runs when somebody waits for the stream, or makes another stream wait for it; what CuPy refuses while a stream
+captures is refused; every call is noted in `log`.
+
+`build_cublas` is a libcublas of forty lines of C, behind the real ctypes calls.
+"""
+
+import contextlib
+import subprocess
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kernel_shim import COMPILER, Kernels
+
+log: list[str] = []
+
+
+class Pointer:
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+class ndarray(np.ndarray):  # noqa: N801 - as CuPy calls it
+    """A NumPy array with CuPy's ways in."""
+
+    @property
+    def data(self) -> Pointer:  # type: ignore[override]
+        return Pointer(self.ctypes.data)
+
+    def set(self, host: np.ndarray) -> None:
+        refuse_in_capture("a copy from the host")
+        assert type(host) is np.ndarray
+        assert host.shape == self.shape
+        assert host.dtype == self.dtype
+        self[...] = host
+
+
+class Event:
+    def __init__(self, disable_timing: bool = False) -> None:
+        assert disable_timing  # timing costs, and nobody reads it
+        self.stream: Stream | None = None
+
+
+class Stream:
+    """A queue; `null` runs at once."""
+
+    capturing: "Stream | None" = None
+
+    def __init__(self, non_blocking: bool = False, name: str = "own") -> None:
+        assert non_blocking or name == "null"  # a blocking stream waits for the default one at every launch
+        self.name, self.ptr = name, id(self)
+        self.queue: list[Any] = []
+        self.recorded: list[Any] | None = None
+
+    def __enter__(self) -> "Stream":
+        current.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        current.pop()
+
+    def put(self, call: Any) -> None:
+        if self.recorded is not None:
+            self.recorded.append(call)
+        elif self.name == "null":
+            call()
+        else:
+            self.queue.append(call)
+
+    def drain(self) -> None:
+        queue, self.queue = self.queue, []
+        for call in queue:
+            call()
+
+    def synchronize(self) -> None:
+        refuse_in_capture("a synchronisation")
+        log.append(f"synchronize {self.name}")
+        self.drain()
+
+    def record(self, event: Event) -> Event:
+        log.append(f"record {self.name}")
+        event.stream = self
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        log.append(f"{self.name} waits")
+        assert event.stream is not None
+        event.stream.drain()
+
+    def begin_capture(self) -> None:
+        log.append("begin_capture")
+        self.recorded, Stream.capturing = [], self
+
+    def end_capture(self) -> "Graph":
+        log.append("end_capture")
+        recorded, self.recorded, Stream.capturing = self.recorded, None, None
+        assert recorded is not None
+        return Graph(recorded)
+
+
+class Graph:
+    alive = 0
+
+    def __init__(self, recorded: list[Any]) -> None:
+        self.recorded = recorded
+        Graph.alive += 1
+
+    def __del__(self) -> None:
+        Graph.alive -= 1
+        log.append("graph destroyed")
+
+    def upload(self, stream: Stream) -> None:
+        log.append("upload")
+
+    def launch(self, stream: Stream) -> None:
+        log.append(f"launch {len(self.recorded)}")
+        for call in self.recorded:
+            stream.put(call)
+
+
+class MemoryPool:
+    def malloc(self, size: int) -> None:
+        raise NotImplementedError
+
+    def free_all_blocks(self) -> None:
+        log.append("free_all_blocks")
+
+
+class Device:
+    def __init__(self, number: int = 0) -> None:
+        self.id = number
+
+    def __enter__(self) -> "Device":
+        devices.append(self.id)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        devices.pop()
+
+
+class RawModule:
+    broken = ""  # the kernel that does not launch
+
+    def __init__(self, code: str) -> None:
+        assert devices[-1] == 3, "kernels must be made for the device of the data"
+        dtype = "float32" if "typedef float T;" in code else "float64"
+        self.kernels = Kernels(code, dtype)
+
+    def get_function(self, name: str) -> Any:
+        def launch(grid: tuple, block: tuple, arguments: tuple) -> None:
+            if name == RawModule.broken:
+                raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure\nand more")
+            assert current[-1].name == "own", "a kernel must go to the stream of the machine"
+            assert all(isinstance(it, ndarray | np.generic) for it in arguments), "Python numbers guess their C type"
+            current[-1].put(lambda: self.kernels(name, *grid, *block, arguments))
+
+        return launch
+
+
+def refuse_in_capture(what: str) -> None:
+    if Stream.capturing is not None:
+        raise RuntimeError(f"{what} is not permitted while a stream is capturing")
+
+
+@contextlib.contextmanager
+def using_allocator(malloc: Any) -> Any:
+    assert isinstance(malloc.__self__, MemoryPool)
+    yield
+
+
+null = Stream(name="null")
+current = [null]
+devices = [0]
+cuda = types.SimpleNamespace(
+    Device=Device,
+    Event=Event,
+    MemoryPool=MemoryPool,
+    Stream=Stream,
+    get_current_stream=lambda: current[-1],
+    using_allocator=using_allocator,
+)
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of NumPy, which make arrays of this library."""
+    function = getattr(np, name)
+
+    def made(*arguments: Any, **options: Any) -> Any:
+        refuse_in_capture("an allocation outside of the plan")
+        assert devices[-1] == 3, "arrays must be made on the device of the data"
+        return np.asarray(function(*arguments, **options)).view(ndarray)
+
+    return made
+
+
+CUBLAS = r"""
+#include <stddef.h>
+#include <stdlib.h>
+struct Handle { void *stream, *workspace; int live; };
+static struct Handle only; static int calls;
+int cublasCreate_v2(void** handle) { only.live = 1; only.stream = only.workspace = NULL; *handle = &only; return 0; }
+int cublasDestroy_v2(struct Handle* h) { h->live = 0; return 0; }
+int cublasSetStream_v2(struct Handle* h, void* stream) { h->stream = stream; h->workspace = NULL; return 0; }
+int cublasSetWorkspace_v2(struct Handle* h, void* workspace, size_t size) {
+  if (size < (32u << 20)) return 7;
+  h->workspace = workspace; return 0;
+}
+int live(void) { return only.live; }
+int batched_calls(void) { return calls; }
+#define GEMM(T) { const T *A = a; const T *B = b; T *C = c; \
+  for (int i = 0; i < m; i++) for (int j = 0; j < n; j++) { T sum = 0; \
+    for (int l = 0; l < k; l++) sum += A[ta ? i * lda + l : l * lda + i] * B[tb ? l * ldb + j : j * ldb + l]; \
+    C[j * ldc + i] = *(const T*)alpha * sum + *(const T*)beta * C[j * ldc + i]; } }
+static int gemm(struct Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type_a,
+    int lda, const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int how, int algo) {
+  if (!h->live || !h->stream || !h->workspace) return 1;  /* the workspace must be ours, and stay */
+  if (type_a != type_b || type_a != type_c || algo != -1) return 7;
+  if (type_a == 0 && (how == 68 || how == 77)) GEMM(float)
+  else if (type_a == 1 && how == 70) GEMM(double)
+  else return 15;
+  return 0;
+}
+int cublasGemmEx(struct Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type_a,
+    int lda, const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int how, int algo) {
+  return gemm(h, ta, tb, m, n, k, alpha, a, type_a, lda, b, type_b, ldb, beta, c, type_c, ldc, how, algo);
+}
+int cublasGemmStridedBatchedEx(struct Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a,
+    int type_a, int lda, long long stride_a, const void* b, int type_b, int ldb, long long stride_b, const void* beta,
+    void* c, int type_c, int ldc, long long stride_c, int count, int how, int algo) {
+  size_t size = type_a ? 8 : 4;
+  calls++;
+  for (int i = 0; i < count; i++) {
+    int status = gemm(h, ta, tb, m, n, k, alpha, (const char*)a + i * stride_a * size, type_a, lda,
+        (const char*)b + i * stride_b * size, type_b, ldb, beta,
+        (char*)c + i * stride_c * size, type_c, ldc, how, algo);
+    if (status) return status;
+  }
+  return 0;
+}
+"""
+
+
+def build_cublas(folder: Path) -> Path:
+    """Compile the pretended library."""
+    library = folder / "libcublas.so"
+    assert COMPILER is not None
+    command = [COMPILER, "-x", "c", "-O1", "-w", "-shared", "-fPIC", "-o", str(library), "-"]
+    subprocess.run(command, input=CUBLAS, text=True, check=True)
+    return library

@@ -1,0 +1,537 @@
+"""The CuPy runner without a GPU (on a CPU that runs its kernels, on a CuPy that keeps a log), and with one."""
+
+import ctypes
+import gc
+import importlib
+import logging
+import sys
+import types
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import fake_cupy
+import numpy as np
+import pytest
+from conftest import REQUIRED, UNDER_TEST
+from kernel_shim import COMPILER, ShimMachine
+from test_runners import BATCH, CASES, EPOCHS, FEW, Case, N, trained
+
+from xpmlp import MLP
+from xpmlp.activations import Activation, activation
+from xpmlp.backends import BACKENDS, Place, select
+from xpmlp.losses import loss
+from xpmlp.network import Network
+from xpmlp.optimizers import OPTIMIZERS, optimizer
+from xpmlp.parameters import Layout
+from xpmlp.runners import CannotRunError, Data, Task, cublas, cuda_machine, eager, find_runner
+from xpmlp.runners import cupy as cupy_runner
+from xpmlp.runners.cuda_plan import Launch
+from xpmlp.runners.cupy import UNROLLED, WARM_UP, epoch_rates
+from xpmlp.runners.step import State
+
+# As in test_runners: 3e-14 and 3e-6 were the largest differences seen.
+TOLERANCE = {"float64": 2e-13, "float32": 2e-5}
+HOST = select("numpy")
+
+
+class CpuRunner(cupy_runner.Runner):
+    """The runner on a CPU."""
+
+    machine = ShimMachine
+
+
+class Backwards(ShimMachine):
+    backwards = True
+
+
+class CapturesNothing(ShimMachine):
+    captures = False
+
+
+@pytest.fixture(autouse=True)
+def a_compiler(request: pytest.FixtureRequest) -> None:
+    if COMPILER is None and "on_a_gpu" not in request.node.name:
+        reason = "there is no C++ compiler to run the kernels with"
+        if "cupy" in REQUIRED:
+            pytest.fail(f"XPMLP_REQUIRE wants cupy, and {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+def put(dtype: str, array: Any) -> np.ndarray:
+    return np.array(array, dtype=dtype)
+
+
+def on_machine(machine: type) -> type:
+    return type("CpuRunner", (cupy_runner.Runner,), {"machine": machine})
+
+
+def remembering(make: Any) -> tuple[Any, list[Any]]:
+    """The same maker of runners, and a list of what it has made."""
+    made: list[Any] = []
+
+    def remember(*arguments: Any) -> Any:
+        made.append(make(*arguments))
+        return made[-1]
+
+    return remember, made
+
+
+def assert_same(got: tuple[State, list[Any]], wanted: tuple[State, list[Any]], tolerance: float) -> None:
+    (state, values), (state_wanted, values_wanted) = got, wanted
+    assert state.t == state_wanted.t
+    arrays = [(state.p, state_wanted.p), *zip(state.slots, state_wanted.slots, strict=True)]
+    arrays += [(np.asarray(v), np.asarray(u)) for v, u in zip(values, values_wanted, strict=True)]
+    for array, expected in arrays:
+        assert array.dtype == expected.dtype
+        assert array.shape == expected.shape
+        assert np.max(np.abs(array - expected)) <= tolerance * np.max(np.abs(expected))
+
+
+# --- The steps ---
+
+FUSED = [name for name in CASES if name != "own-activation"]
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+@pytest.mark.parametrize("name", FUSED)
+def test_the_steps_are_those_of_the_eager_runner(name, m):
+    wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
+    assert_same(trained(CASES[name], m, CpuRunner, partial(put, "float64"), HOST), wanted, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_steps_in_float32_are_near_those_in_float64(name):
+    (wanted, _), (got, losses) = (
+        trained(CASES[name], None, make, partial(put, dtype), HOST)
+        for make, dtype in ((eager.Runner, "float64"), (CpuRunner, "float32"))
+    )
+    assert got.p.dtype == losses[0].dtype == np.float32
+    assert np.max(np.abs(got.p - wanted.p)) <= TOLERANCE["float32"] * np.max(np.abs(wanted.p))
+
+
+def test_28_adam_steps_in_float32_stay_near_the_float64_reference():
+    # 20-48-48-5, batch 32, the difference seen is 2.6e-7 of the largest weight.
+    rng = np.random.default_rng(1)
+    rows = (activation("relu"), activation("relu"), activation("softmax"))
+    network = Network(Layout((20, 48, 48, 5)), rows, loss("cross_entropy"))
+    x, y = rng.standard_normal((200, 20)), np.eye(5)[rng.integers(0, 5, 200)]
+    p, orders = 0.2 * rng.standard_normal(network.layout.size), [rng.permutation(200) for _ in range(4)]
+    ends = {}
+    for make, dtype in ((eager.Runner, "float64"), (CpuRunner, "float32")):
+        start = put(dtype, p)
+        runner = make(Task(network, optimizer("adam")), Data(HOST, put(dtype, x), put(dtype, y), None, 32))
+        state = State(start, optimizer("adam").init(start).slots, 0)
+        for order in orders:
+            state, _ = runner.epoch(state, order, lambda _: 1e-3)
+        assert state.t == 28
+        ends[dtype] = state.p
+    difference = np.max(np.abs(ends["float32"] - ends["float64"])) / np.max(np.abs(ends["float64"]))
+    assert difference < 1e-6
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+@pytest.mark.parametrize("name", ["weights", "dropout", "clipping"])
+def test_no_thread_cares_when_it_runs(name, m):
+    forwards, backwards = (
+        trained(CASES[name], m, on_machine(machine), partial(put, "float32"), HOST)
+        for machine in (ShimMachine, Backwards)
+    )
+    assert_same(backwards, forwards, 0.0)
+
+
+def test_a_penalty_has_its_place_in_the_loss_of_weighted_samples():
+    case = replace(CASES["weights"], task={"l2": 0.7, "clip_norm": 0.2})
+    wanted = trained(case, 3, eager.Runner, partial(put, "float64"), HOST)
+    assert_same(trained(case, 3, CpuRunner, partial(put, "float64"), HOST), wanted, TOLERANCE["float64"])
+
+
+def test_the_comparison_sees_a_hash_that_is_off(monkeypatch):
+    from xpmlp.runners import cuda_kernels
+
+    wrong = cuda_kernels._MASK.replace("cells[{cell}] + 1u", "cells[{cell}] + 2u")
+    monkeypatch.setattr(cuda_kernels, "_MASK", wrong)
+    wanted = trained(CASES["dropout"], None, eager.Runner, partial(put, "float64"), HOST)
+    got = trained(CASES["dropout"], None, CpuRunner, partial(put, "float64"), HOST)
+    with pytest.raises(AssertionError):
+        assert_same(got, wanted, TOLERANCE["float64"])
+
+
+def simple(
+    n: int = N,
+    batch: int = BATCH,
+    runner: Any = CpuRunner,
+    dtype: str = "float64",
+    m: int | None = None,
+    **options: Any,
+) -> tuple[Any, State, np.random.Generator]:
+    """A runner of a small regression, and the state it begins with."""
+    rng = np.random.default_rng(8)
+    rows = (activation(options.pop("hidden", "tanh")), activation("identity"))
+    network = Network(Layout((3, 5, 2)), rows, loss("squared_error"))
+    method = optimizer(options.pop("optimizer", "adam"))
+    data = Data(options.pop("place", HOST), *(put(dtype, rng.standard_normal((n, k))) for k in (3, 2)), None, batch)
+    p = put(dtype, rng.standard_normal((*(() if m is None else (m,)), network.layout.size)))
+    state = State(p, method.init(p).slots, 0)
+    return runner(Task(network, method, **options), data, None), state, rng
+
+
+def test_three_layers_are_eighteen_nodes():
+    runner, state, rng = simple()
+    runner.epoch(state, rng.permutation(N), lambda _: 0.01)
+    assert runner.launches == 12
+    case = Case(loss="cross_entropy")
+    make, made = remembering(CpuRunner)
+    trained(case, None, make, partial(put, "float64"), HOST)
+    assert made[0].launches == 18
+
+
+def test_the_rates_of_an_epoch_are_those_of_its_updates():
+    for row in OPTIMIZERS.values():
+        for rate_of in (lambda _: 0.3, lambda i: 0.1 / (1 + i)):
+            got = epoch_rates(row, 41, 5, rate_of)
+            wanted = [row.rates(42 + i, rate_of(i), **row.parameters) for i in range(5)]
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)  # 1 - beta^t magnifies an ulp
+
+
+# --- Capture ---
+
+
+def test_a_step_is_captured_after_its_warm_up_and_launched_from_then_on():
+    runner, state, rng = simple(n=16)
+    for _ in range(2):
+        state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+    assert runner._machine.asked == ["begin", *["run"] * WARM_UP, "end", "begin", "capture 1", *["launch 1"] * 2, "end"]
+    assert (runner.name, runner.reason) == ("cupy", "")
+
+
+def test_long_epochs_launch_several_steps_at_once():
+    n_batches = 4 * UNROLLED + 3
+    runner, state, rng = simple(n=n_batches * BATCH + 1)
+    reference, state_reference, _ = simple(n=n_batches * BATCH + 1, runner=eager.Runner)
+    order = rng.permutation(n_batches * BATCH + 1)
+    got = runner.epoch(state, order, lambda i: 0.01 / (i + 1))
+    asked = runner._machine.asked
+    assert asked.count(f"launch {UNROLLED}") == (n_batches - WARM_UP) // UNROLLED
+    assert asked.count("launch 1") == (n_batches - WARM_UP) % UNROLLED
+    assert asked.count("run") == WARM_UP + 1  # and the short last batch
+    wanted = reference.epoch(state_reference, order, lambda i: 0.01 / (i + 1))
+    assert_same((got[0], [got[1]]), (wanted[0], [wanted[1]]), TOLERANCE["float64"])
+
+
+def test_where_nothing_can_be_captured_the_nodes_go_on_one_by_one(caplog):
+    caplog.set_level(logging.INFO, "xpmlp")
+    make, made = remembering(on_machine(CapturesNothing))
+    got = trained(CASES["dropout"], 3, make, partial(put, "float64"), HOST)
+    wanted = trained(CASES["dropout"], 3, eager.Runner, partial(put, "float64"), HOST)
+    assert_same(got, wanted, TOLERANCE["float64"])
+    assert made[0].name == "cupy"
+    assert made[0].reason == "the step cannot be captured: RuntimeError: this driver captures nothing"
+    assert [record.message for record in caplog.records] == [f"the cupy runner goes on node by node: {made[0].reason}"]
+
+
+class FailsLater(ShimMachine):
+    """The first kernel of a second size of batch does not run."""
+
+    def run(self, program: list) -> None:
+        if len(self.asked) > 2:
+            raise RuntimeError("out of luck")
+        super().run(program)
+
+
+def test_where_a_first_step_fails_the_eager_runner_takes_the_epoch(caplog):
+    caplog.set_level(logging.INFO, "xpmlp")
+    make, made = remembering(on_machine(FailsLater))
+    got = trained(CASES["clipping"], None, make, partial(put, "float64"), HOST)  # here it is the short last batch
+    wanted = trained(CASES["clipping"], None, eager.Runner, partial(put, "float64"), HOST)
+    assert_same(got, wanted, TOLERANCE["float64"])
+    assert (made[0].name, made[0].reason) == ("eager", "the first step failed: RuntimeError: out of luck")
+    assert "leaves this training to the eager one: the first step failed" in caplog.text
+
+
+# --- State ---
+
+
+def test_an_interrupted_epoch_leaves_a_whole_state():
+    runner, state, rng = simple()
+    reference, state_reference, _ = simple(runner=eager.Runner)
+    order = rng.permutation(N)
+
+    def after_two() -> Any:
+        answers = iter([False, True])
+        return lambda: next(answers)
+
+    for _ in range(2):
+        state, value = runner.epoch(state, order, lambda _: 0.01, after_two())
+        state_reference, wanted = reference.epoch(state_reference, order, lambda _: 0.01, after_two())
+        assert state.t == state_reference.t
+        assert_same((state, [value]), (state_reference, [wanted]), TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+def test_whoever_hands_over_other_arrays_is_followed(m):
+    runner, state, rng = simple(m=m)
+    order = rng.permutation(N)
+    first, _ = runner.epoch(State(state.p.copy(), tuple(map(np.copy, state.slots)), 0), order, lambda _: 0.01)
+    once = first.p.copy()
+    runner.epoch(first, order, lambda _: 0.01)
+    again, _ = runner.epoch(State(state.p.copy(), tuple(map(np.copy, state.slots)), 0), order, lambda _: 0.01)
+    np.testing.assert_array_equal(again.p, once)
+
+
+def test_arrays_with_strides_are_read_as_they_are():
+    rng = np.random.default_rng(0)
+    runner, state, _ = simple()
+    reference, state_reference, _ = simple(runner=eager.Runner)
+    for it in (runner, reference):
+        it.data.x = np.asfortranarray(it.data.x)
+    order = rng.permutation(N)
+    got, wanted = runner.epoch(state, order, lambda _: 0.1), reference.epoch(state_reference, order, lambda _: 0.1)
+    assert_same((got[0], [got[1]]), (wanted[0], [wanted[1]]), TOLERANCE["float64"])
+
+
+def test_several_networks_lie_apart_and_the_gap_stays_zero():
+    runner, state, rng = simple(m=3, dtype="float32", optimizer="rmsprop")
+    state, _ = runner.epoch(state, np.stack([rng.permutation(N)] * 3), lambda _: 0.01)
+    buffers, size = runner._buffers, state.p.shape[-1]
+    assert buffers.pitch % 64 == 0
+    for flat in (buffers.p, *buffers.slots, buffers.g.reshape(3, -1)):
+        assert flat.shape == (3, buffers.pitch)
+        np.testing.assert_array_equal(flat[:, size:], 0.0)
+
+
+def test_numbers_that_are_not_finite_reach_the_loss_and_the_weights():
+    runner, state, rng = simple(hidden="relu")
+    state.p[0] = np.nan
+    state, value = runner.epoch(state, rng.permutation(N), lambda _: 0.01)
+    assert np.isnan(value)
+    assert np.isnan(state.p).any()
+
+
+# --- Refusals ---
+
+
+def test_what_has_no_column_of_c_is_left_to_the_eager_runner():
+    own = Activation("relu", lambda z: z, lambda z, a: 1.0 + 0.0 * z)  # a row of one's own under a name of ours
+    rows = (own, activation("identity"))
+    network = Network(Layout((3, 5, 2)), rows, loss("squared_error"))
+    data = Data(HOST, np.zeros((4, 3)), np.zeros((4, 2)), None, 2)
+    with pytest.raises(CannotRunError, match="<activation relu> has no column of C"):
+        CpuRunner(Task(network, optimizer("sgd")), data)
+    network = replace(network, activations=(activation("relu"), activation("identity")))
+    pair = loss((lambda y, a: ((a - y) ** 4).sum(-1), lambda y, a: 4 * (a - y) ** 3))
+    with pytest.raises(CannotRunError, match="the loss 'own <lambda>' has no column of C"):
+        CpuRunner(Task(replace(network, loss=pair), optimizer("sgd")), data)
+    with pytest.raises(CannotRunError, match="the optimizer 'sgd' has no column of C"):
+        CpuRunner(Task(network, replace(optimizer("sgd"), step=lambda g, slots, rates: (g, slots))), data)
+    half = Data(HOST, np.zeros((4, 3), "float16"), np.zeros((4, 2), "float16"), None, 2)
+    with pytest.raises(CannotRunError, match="for float32 and float64, not for float16"):
+        CpuRunner(Task(network, optimizer("sgd")), half)
+    CpuRunner(Task(replace(network, loss=loss("huber", delta=2.0)), optimizer("sgd")), data)  # parameters are no change
+
+
+def test_without_a_driver_the_reason_can_be_read(caplog):
+    if "cupy" in REQUIRED:
+        pytest.skip("there is a driver")
+    caplog.set_level(logging.INFO, "xpmlp")
+    task, data = _tiny_task()
+    data.place = Place(BACKENDS["cupy"], np, types.SimpleNamespace(__enter__=None))
+    runner = find_runner(task, data)
+    assert runner.name == "eager"
+    assert runner.reason.startswith("the kernels of this network cannot be made here: ")
+    assert runner.reason in caplog.text
+
+
+def _tiny_task() -> tuple[Task, Data]:
+    network = Network(Layout((3, 2)), (activation("identity"),), loss("squared_error"))
+    return Task(network, optimizer("sgd")), Data(HOST, np.zeros((4, 3)), np.zeros((4, 2)), None, 2)
+
+
+def test_memory_that_runs_out_is_no_reason_to_try_another_runner():
+    class Full(ShimMachine):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            raise MemoryError("out of memory")
+
+    with pytest.raises(MemoryError):
+        on_machine(Full)(*_tiny_task())
+
+
+# --- The machine, on a CuPy that keeps a log ---
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A CuPy and a cuBLAS that run on the CPU, behind the machine's own calls."""
+    library = fake_cupy.build_cublas(tmp_path_factory.mktemp("cublas"))
+    pathfinder = types.SimpleNamespace(load_nvidia_dynamic_lib=lambda _: types.SimpleNamespace(abs_path=str(library)))
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
+
+    class Queued(cublas.Cublas):
+        """The real calls, made when the stream comes to them."""
+
+        def multiply(self, product: Any) -> None:
+            fake_cupy.current[-1].put(partial(super().multiply, product))
+
+        def close(self) -> None:
+            fake_cupy.log.append("handle destroyed")
+            super().close()
+
+    monkeypatch.setattr(cuda_machine, "Cublas", Queued)
+    monkeypatch.setattr(fake_cupy.RawModule, "broken", "")
+    fake_cupy.log.clear()
+    return ctypes.CDLL(str(library))
+
+
+FAKE = Place(BACKENDS["numpy"], np, fake_cupy.Device(3))
+
+
+def fake(dtype: str, array: Any) -> Any:
+    return np.array(array, dtype=dtype).view(fake_cupy.ndarray)
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+@pytest.mark.parametrize("name", ["weights", "dropout", "factors-decay"])
+def test_queued_and_captured_steps_are_those_of_the_eager_runner(name, m, driver):
+    wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
+    got = trained(CASES[name], m, cupy_runner.Runner, partial(fake, "float64"), FAKE)
+    assert_same(got, wanted, TOLERANCE["float64"])
+    assert "begin_capture" in fake_cupy.log
+    assert (driver.batched_calls() > 0) == (m is not None)
+
+
+def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(driver):
+    runner, state, rng = simple(n=16, runner=cupy_runner.Runner, place=FAKE)
+    state = State(fake("float64", state.p), tuple(fake("float64", slot) for slot in state.slots), 0)
+    for _ in range(2):
+        state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+    n = runner.launches
+    fences = ["record null", "own waits"], ["record own", "null waits"]
+    captured = ["begin_capture", "end_capture", "upload", f"launch {n}", f"launch {n}"]
+    assert fake_cupy.log == [*fences[0], *fences[1], *fences[0], *captured, *fences[1]]
+    assert fake_cupy.Graph.alive == driver.live() == 1
+    fake_cupy.log.clear()
+    del runner
+    gc.collect()
+    released = ["graph destroyed", "synchronize own", "handle destroyed", "free_all_blocks"]
+    assert fake_cupy.log == ["synchronize own", *released]
+    assert fake_cupy.Graph.alive == driver.live() == 0
+    assert np.isfinite(state.p).all()  # what came back outlives the runner
+
+
+def test_a_capture_that_breaks_leaves_the_stream_as_it_was(driver, monkeypatch):
+    runner, state, rng = simple(n=16, runner=cupy_runner.Runner, place=FAKE)
+    state = State(fake("float64", state.p), tuple(fake("float64", slot) for slot in state.slots), 0)
+    state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+    monkeypatch.setattr(fake_cupy.RawModule, "broken", "update")
+    with pytest.raises(RuntimeError, match="LAUNCH_FAILED"):  # one by one it does not run either
+        runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+    assert runner.reason == (
+        "the step cannot be captured: RuntimeError: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure"
+    )
+    assert fake_cupy.Stream.capturing is None
+
+
+def test_a_plan_that_allocates_or_copies_cannot_be_captured(driver, monkeypatch):
+    runner, state, rng = simple(n=16, runner=cupy_runner.Runner, place=FAKE)
+    state = State(fake("float64", state.p), tuple(fake("float64", slot) for slot in state.slots), 0)
+    state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+    program = [*runner._batches[BATCH].program, lambda: runner._machine.xp.zeros(3)]
+    with pytest.raises(RuntimeError, match="an allocation outside of the plan is not permitted"):
+        runner._machine.capture(program, 1)
+
+
+def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
+    asked: list[tuple[bool, int]] = []
+    original = cublas.Cublas.multiply
+
+    def watched(self: Any, product: Any) -> None:
+        asked.append((product.exact, self._exact if product.exact else self._compute))
+        original(self, product)
+
+    monkeypatch.setattr(cublas.Cublas, "multiply", watched)
+    for precision, dtype, compute in (
+        ("highest", "float32", cublas.COMPUTE_32F),
+        ("high", "float32", cublas.COMPUTE_32F_FAST_TF32),
+        ("high", "float64", cublas.COMPUTE_64F),
+    ):
+        runner, state, rng = simple(
+            n=16, runner=cupy_runner.Runner, place=FAKE, dtype=dtype, precision=precision, clip_norm=1.0
+        )
+        state = State(fake(dtype, state.p), tuple(fake(dtype, slot) for slot in state.slots), 0)
+        asked.clear()
+        runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+        exact = cublas.COMPUTE_64F if dtype == "float64" else cublas.COMPUTE_32F
+        assert set(asked) == {(False, compute), (True, exact)}
+        runner.close()
+
+
+def test_a_kernel_is_given_numbers_of_its_own_types(driver):
+    task, data = _tiny_task()
+    runner = cupy_runner.Runner(task, replace_place(data))
+    node = Launch("update", 300, 2, (1, 2, 3, 4, 5, 6))
+    call = runner._machine._call(node)
+    grid, block, arguments = call.args
+    assert (grid, block) == ((2, 2), (256,))
+    assert [type(it) for it in arguments] == [int, int, np.int64, np.uint32, int, int]
+
+
+def replace_place(data: Data) -> Data:
+    return Data(FAKE, data.x.view(fake_cupy.ndarray), data.y.view(fake_cupy.ndarray), None, data.batch_size)
+
+
+# --- On a GPU ---
+
+ON_GPU = [it for it in UNDER_TEST if it.name == "cupy"]
+
+
+@pytest.mark.parametrize("backend", ON_GPU, indirect=True, ids=lambda it: it.id)
+class TestOnAGpu:
+    """What only a GPU can say. tests/test_runners.py compares every step there too."""
+
+    def test_the_step_captures_on_a_gpu(self, backend):
+        cupy = importlib.import_module("cupy")
+        runner, state = self.epoch_on(backend, "float32", epochs=3)
+        assert (runner.name, runner.reason) == ("cupy", "")
+        assert all(batch.graphs for batch in runner._batches.values())
+        assert bool(cupy.all(cupy.isfinite(state.p)))
+
+    @staticmethod
+    def epoch_on(backend: Any, dtype: str, epochs: int, **options: Any) -> tuple[Any, State]:
+        host, state, rng = simple(runner=lambda task, data, seed: (task, data), dtype=dtype, **options)
+        task, data = host
+        there = Data(backend.place, backend.put(data.x, dtype), backend.put(data.y, dtype), None, data.batch_size)
+        runner = cupy_runner.Runner(task, there)
+        state = State(backend.put(state.p, dtype), tuple(backend.put(slot, dtype) for slot in state.slots), 0)
+        for _ in range(epochs):
+            state, _ = runner.epoch(state, rng.permutation(N), lambda _: 0.01)
+        return runner, state
+
+    def test_one_step_in_float32_is_within_1e5_of_numpy_on_a_gpu(self, backend):
+        for options in ({}, {"m": 3}):
+            _, state = self.epoch_on(backend, "float32", epochs=1, **options)
+            reference, start, rng = simple(runner=eager.Runner, **options)
+            wanted, _ = reference.epoch(start, rng.permutation(N), lambda _: 0.01)
+            backend.assert_close(state.p, wanted.p, rtol=1e-5, dtype="float32")
+
+    def test_a_fit_on_a_gpu_gives_its_memory_back(self, backend, rng):
+        cupy = importlib.import_module("cupy")
+        x, y = backend.put(rng.standard_normal((5000, 20)), "float32"), backend.put(rng.random((5000, 1)), "float32")
+        net = MLP([20, 64, 1], backend="cupy", dtype="float32", random_state=0)
+        net.fit(x, y, epochs=3, batch_size=500)
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        free = cupy.cuda.runtime.memGetInfo()[0]
+        for _ in range(5):
+            net.fit(x, y, epochs=3, batch_size=500)
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        assert free - cupy.cuda.runtime.memGetInfo()[0] < 2**24
+
+
+def test_the_classes_of_this_file_are_what_they_replace():
+    # The shim and the machine answer to the same calls.
+    for name in ("here", "private", "upload", "program", "run", "capture", "begin", "end", "wait", "close"):
+        assert callable(getattr(ShimMachine, name))
+        assert callable(getattr(cuda_machine.Machine, name))
+    assert EPOCHS * -(-N // BATCH) > WARM_UP
