@@ -23,8 +23,8 @@ from xpmlp.optimizers import Rates, adam_step, clip
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, told, total_weight
 
-# Elements that the optimizer takes at a time: p, g, m, v and one temporary, 5 x 256 KiB in float32, stay near the core.
-# (537,000 parameters, 1 MiB of second-level cache: blocks of 2^14 took 0.77 ms, 2^16 0.57, 2^17 0.59, all at once 0.60.)
+# Elements that the optimizer takes at a time: p, g, m, v and one temporary are 5 x 256 KiB in float32.
+# 537,000 parameters, 1 MiB of second-level cache: blocks of 2^14 took 0.77 ms, of 2^16 0.57, all at once 0.60.
 BLOCK = 2**16
 
 
