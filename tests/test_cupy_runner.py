@@ -535,3 +535,11 @@ def test_the_classes_of_this_file_are_what_they_replace():
         assert callable(getattr(ShimMachine, name))
         assert callable(getattr(cuda_machine.Machine, name))
     assert EPOCHS * -(-N // BATCH) > WARM_UP
+
+
+def test_precision_is_a_permission_and_half_precision_is_refused(rng):
+    x, y = rng.standard_normal((12, 3)), rng.standard_normal((12, 2))
+    nets = [MLP([3, 4, 2], random_state=0).fit(x, y, epochs=2, precision=word) for word in ("highest", "high")]
+    np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
+    with pytest.raises(ValueError, match="precision must be one of 'highest', 'high'; got 'bfloat16'"):
+        MLP([3, 4, 2], random_state=0).fit(x, y, precision="bfloat16")

@@ -247,6 +247,7 @@ class MLP:
         l2: float = 0.0,
         clip_norm: float | None = None,
         learning_rate_factors: Sequence[float] | None = None,
+        precision: str = "highest",
         shuffle: bool = True,
         sample_weight: Array | None = None,
         validation_data: tuple[Array, Array] | None = None,
@@ -286,6 +287,9 @@ class MLP:
             Scale the gradient down to this norm wherever it is larger; a good first value is 1.
         learning_rate_factors : sequence of K floats, optional
             The rate of each layer is the learning rate times its factor; 0 freezes the layer.
+        precision : {"highest", "high"}
+            "high" allows CuPy to round the factors of float32 products to TF32 (10 bits) on cards that have it;
+            sums, losses and updates stay in float32. Elsewhere it changes nothing.
         sample_weight : array of shape (n,), optional
             The loss is then sum(w l) / sum(w).
         validation_data : pair (X, y), optional
@@ -344,6 +348,7 @@ class MLP:
             clip_norm=None if clip_norm is None else checks.number(clip_norm, "clip_norm", above=0.0),
             factors=None if learning_rate_factors is None else self._per_layer(learning_rate_factors),
             decays=self._per_layer([1.0] * self.layout.n_layers, biases=0.0) if method.weight_decay else None,
+            precision=checks.option(precision, "precision", ("highest", "high")),
         )
         rate = method.learning_rate if learning_rate is None else learning_rate
         patience = checks.integer(patience, "patience", least=0)
