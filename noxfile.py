@@ -66,6 +66,29 @@ def tests(session: nox.Session, backends: str, packages: list[str], require: str
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
 
+@nox.session
+def export(session: nox.Session) -> None:
+    """Run the export tests, whose witnesses are a runtime and a tracer of ONNX; without this session they skip."""
+    session.install("-e.[onnx]", *group("test"), *group("onnx"))
+    session.run("python", "-c", "import onnx, onnxruntime, ndonnx, skl2onnx")
+    session.run("python", "-m", "pytest", "tests/test_export.py", *session.posargs, env={"XPMLP_BACKENDS": "numpy"})
+
+
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Inject faults for longer: ten times the kills, interrupts and mutations of a plain run; some 15 minutes."""
+    session.install("-e.", *group("test"), TORCH, "jax")
+    files = ("tests/test_faults.py", "tests/test_storage.py", "tests/test_resume.py")
+    session.run("python", "-m", "pytest", *files, *session.posargs, env={"XPMLP_FAULTS": "10"})
+
+
+@nox.session(default=False, python=["3.11", "3.12", "3.13"])
+def fuzz(session: nox.Session) -> None:
+    """Fuzz xpmlp.load with atheris, guided by coverage: `nox -s fuzz-3.11 -- -max_total_time=3600`."""
+    session.install("-e.", "atheris")
+    session.run("python", "tests/fuzz_load.py", *(session.posargs or ["-max_total_time=300"]))
+
+
 @nox.session(default=False)
 @nox.parametrize("extra", [nox.param("cuda12", id="12"), nox.param("cuda13", id="13")])
 def cuda(session: nox.Session, extra: str) -> None:

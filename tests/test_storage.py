@@ -18,16 +18,19 @@ import sys
 import threading
 import time
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import UNDER_TEST
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 import xpmlp
-from tests.conftest import UNDER_TEST
-from xpmlp import MLP, FileFormatError, storage
+from xpmlp import MLP, FileFormatError, MLPClassifier, MLPRegressor, storage
 from xpmlp.backends import State, probe
 
 LONGER = int(os.environ.get("XPMLP_FAULTS", "1"))
@@ -611,6 +614,231 @@ def test_two_writers_do_not_take_each_other_for_orphans(net, path):
         thread.join()
     assert failures == []
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+# --- Estimators ---
+
+
+def codes(X):
+    return np.arange(len(X)) % 3
+
+
+WORDS = np.asarray(["no", "perhaps", "yes"])
+ESTIMATORS = {
+    "text": (MLPClassifier((4,)), lambda X: WORDS[(X[:, 0] > 0) * 2]),
+    "long text": (MLPClassifier((4,)), lambda X: np.asarray(["x" * 300, "y"])[(X[:, 0] > 0) * 1]),
+    "text of the world": (
+        MLPClassifier((4,)),
+        lambda X: np.asarray(["Straße", "日本", "\N{DROMEDARY CAMEL}"])[codes(X)],
+    ),
+    "objects": (MLPClassifier((4,)), lambda X: WORDS.astype(object)[codes(X)]),
+    "integers": (MLPClassifier((4,)), lambda X: np.asarray([-1, 7, 2**60])[codes(X)]),
+    "booleans": (MLPClassifier((4,)), lambda X: X[:, 0] > 0),
+    "floats": (MLPClassifier((4,)), lambda X: codes(X) * 1.0),
+    "one class": (MLPClassifier((4,)), lambda X: np.full(len(X), "only")),
+    "several labels": (MLPClassifier((4,)), lambda X: (X > 0).astype(int)),
+    "class weights": (MLPClassifier((4,), class_weight={"no": 2.0, "yes": 1}), lambda X: WORDS[(X[:, 0] > 0) * 2]),
+    "balanced": (MLPClassifier((4,), class_weight="balanced"), codes),
+    "early stopping": (MLPClassifier((4,), early_stopping=True, n_iter_no_change=np.inf), lambda X: X[:, 0] > 0),
+    "numpy scalars": (MLPClassifier(np.int64(4), alpha=np.float32(0.5), max_iter=np.int64(2)), lambda X: X[:, 0] > 0),
+    "random state": (MLPClassifier((4,), random_state=np.random.RandomState(3)), codes),
+    "rows": (
+        MLPClassifier(
+            [4, 3],
+            ["gelu", xpmlp.activations.ACTIVATIONS["mish"]],
+            solver=xpmlp.optimizer("adamw", beta_1=0.8, weight_decay=0.1),
+            learning_rate=xpmlp.schedule("cosine", warmup=1.0),
+            initializer=xpmlp.normal(0.2),
+            dropout=[0.1, 0.2],
+        ),
+        codes,
+    ),
+    "regressor": (MLPRegressor(hidden_layer_sizes=(4,)), lambda X: X[:, 0]),
+    "no hidden layer": (MLPRegressor(hidden_layer_sizes=()), lambda X: X[:, :2]),
+    "lbfgs": (MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs"), lambda X: X[:, 0]),
+    "quantiles": (MLPRegressor("pinball", (4,), quantile=[0.9, 0.1]), lambda X: X[:, 0]),
+    "huber": (MLPRegressor("huber", np.asarray([4, 3]), activation=["relu", "tanh"]), lambda X: X[:, 0]),
+}
+
+
+def fitted(name, X, **more):
+    model, target = ESTIMATORS[name]
+    model = clone(model).set_params(max_iter=3, **more)
+    if model.random_state is None:
+        model.set_params(random_state=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(X, target(X))
+
+
+def parameters(model):
+    def plain(value):
+        value = value.get_state()[1].tolist() if isinstance(value, np.random.RandomState) else value
+        return repr(value.item() if isinstance(value, np.generic) else value)
+
+    return {name: plain(value) for name, value in model.get_params().items()}
+
+
+def demand_same_model(there, here, X):
+    assert type(there) is type(here)
+    assert parameters(there) == parameters(here)
+    assert vars(there).keys() == vars(here).keys()
+    for method in ("predict", "predict_proba"):
+        if hasattr(here, method):
+            answer = getattr(here, method)(X)
+            np.testing.assert_array_equal(getattr(there, method)(X), answer, strict=True)
+    if hasattr(here, "classes_"):
+        assert there.classes_.dtype == here.classes_.dtype
+        assert [type(c) for c in there.classes_.tolist()] == [type(c) for c in here.classes_.tolist()]
+        assert there.classes_.tolist() == here.classes_.tolist()
+    for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_", "loss_", "best_loss_", "n_iter_", "t_"):
+        assert getattr(there, name, "none") == getattr(here, name, "none")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_comes_back_as_it_was(name, dtype, path, rng):
+    X = rng.normal(size=(30, 3)).astype(dtype)
+    model = fitted(name, X)
+    model.save(path)
+    back = xpmlp.load(path)
+    assert back.dtype_ == dtype
+    demand_same_model(back, model, X)
+    # And it is saved again as the very same file.
+    back.save(path.with_name("again"))
+    assert path.with_name("again").read_bytes() == path.read_bytes()
+
+
+def test_a_partial_fit_goes_on_after_loading_as_without(path, rng):
+    X = rng.normal(size=(30, 3))
+    for solver in ("adam", "sgd", "adamw"):
+        model = MLPClassifier((4,), solver=solver, random_state=1)
+        for _ in range(3):
+            model.partial_fit(X, codes(X), classes=[0, 1, 2])
+        model.save(path)
+        back = xpmlp.load(path)
+        for _ in range(2):
+            for other in (model, back):
+                other.partial_fit(X, codes(X))
+        demand_same_model(back, model, X)
+
+
+def test_names_of_columns_come_back(path, rng):
+    pandas = pytest.importorskip("pandas")
+    X = pandas.DataFrame(rng.normal(size=(30, 2)), columns=["länge", "width"])
+    model = MLPRegressor(hidden_layer_sizes=(3,), solver="lbfgs", max_iter=3, random_state=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, X["width"])
+    model.save(path)
+    back = xpmlp.load(path)
+    assert back.feature_names_in_.tolist() == ["länge", "width"]
+    np.testing.assert_array_equal(back.predict(X), model.predict(X))
+
+
+def test_an_estimator_of_any_backend_loads_on_any(backend, path, rng):
+    X = rng.normal(size=(30, 3)).astype(backend.dtypes[0])
+    model = fitted("text", X, backend=backend.name, device=backend.place.device_name)
+    model.save(path)
+    back = xpmlp.load(path)
+    assert (back.backend, back.backend_, back.dtype_) == (None, "numpy", model.dtype_)
+    assert back.predict(X).tolist() == model.predict(X).tolist()
+    there = xpmlp.load(path, backend=backend.name, device=backend.place.device_name)
+    assert there.predict(X).tolist() == model.predict(X).tolist()
+    assert (there.backend_, there.device_) == (backend.name, backend.place.device_name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("activation", (np.sin, lambda z, a: np.cos(z))),
+        ("learning_rate", lambda progress: 1.0),
+        ("callbacks", lambda *_: None),
+        ("callbacks", [lambda *_: None]),
+        ("scoring", lambda model, X, y: 0.0),
+    ],
+)
+def test_an_estimator_with_functions_of_the_users_own_is_refused(name, value, path, rng):
+    X = rng.normal(size=(30, 3))
+    more = {"early_stopping": True} if name == "scoring" else {}
+    model = fitted("text", X, **{name: value}, **more)
+    with pytest.raises(ValueError, match=r"holds? (no functions|names and numbers)"):
+        model.save(path)
+    assert not path.exists()
+
+
+def test_an_estimator_must_be_fitted_and_finite(path, rng):
+    with pytest.raises(NotFittedError):
+        MLPClassifier().save(path)
+    model = fitted("text", rng.normal(size=(30, 3)))
+    model.coefs_[0][0, 0] = np.inf
+    with pytest.raises(ValueError, match="must be finite to be saved"):
+        model.save(path)
+
+
+def test_labels_that_json_cannot_say_are_refused(path, rng):
+    model = fitted("text", rng.normal(size=(30, 3)))
+    model.classes_ = np.asarray([(1, 2), "x"], dtype=object)
+    with pytest.raises(ValueError, match="class labels must be numbers, booleans or text"):
+        model.save(path)
+
+
+ESTIMATOR_LIES = {
+    "an unknown parameter": put("parameters", "os", value="system"),
+    "a parameter of another kind": put("parameters", "alpha", value="x"),
+    "a negative parameter": put("parameters", "alpha", value=-1.0),
+    "an object of an unknown kind": put("parameters", "solver", value={"function": "os.system"}),
+    "an object of two kinds": put("parameters", "solver", value={"tuple": [], "dict": []}),
+    "an unknown solver": put("parameters", "solver", value="subprocess"),
+    "other hidden layers": put("parameters", "hidden_layer_sizes", value={"tuple": [9]}),
+    "a random state of 5 words": put("parameters", "random_state", value={"random_state": {"key": [0] * 5, "at": 0}}),
+    "labels of another number": put("labels", "values", value=["a"] * 9),
+    "labels that are objects": put("labels", "values", value=[{}, []]),
+    "labels of another kind": put("labels", "kind", value="multilabel"),
+    "labels that are a kind unheard of": put("labels", "kind", value="os"),
+    "no labels": drop("labels"),
+    "a count that is text": put("counts", "t_", value="x"),
+    "a count that is negative": put("counts", "n_iter_", value=-1),
+    "another number of inputs": put("counts", "n_features_in_", value=9),
+    "names that are numbers": put("feature_names", value=[1, 2, 3]),
+    "another class": put("kind", value="MLPRegressor"),
+    "a network": put("kind", value="mlp"),
+    "another loss": put("network", "loss", value={"name": "squared_error", "parameters": {}}),
+    "weights of classes that are not": put("class_weights", value=[1.0] * 9),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATOR_LIES)
+def test_an_estimator_that_lies_is_refused(name, path, rng):
+    fitted("text of the world", rng.normal(size=(30, 3))).save(path)
+    path.write_bytes(resigned(path.read_bytes(), ESTIMATOR_LIES[name]))
+    with pytest.raises(FileFormatError, match=re.escape(f"{path} cannot be loaded: ")):
+        xpmlp.load(path)
+
+
+def test_text_as_wide_as_a_file_claims_is_not_believed(path, rng):
+    model = fitted("text of the world", rng.normal(size=(30, 3)))
+    model.save(path)
+    path.write_bytes(resigned(path.read_bytes(), put("labels", "dtype", value="<U" + "9" * 30)))
+    assert xpmlp.load(path).classes_.dtype == model.classes_.dtype
+
+
+def test_random_mutations_of_an_estimator_end_in_a_model_or_in_one_kind_of_error(path, rng):
+    fitted("rows", rng.normal(size=(30, 3))).save(path)
+    saved = path.read_bytes()
+    length = 8 + int.from_bytes(saved[:8], "little")
+    refused = 0
+    for _ in range(600 * LONGER):
+        raw = bytearray(saved)
+        for _ in range(int(rng.integers(1, 3))):
+            at = int(rng.integers(AT + 64, length))
+            raw[at] = int(rng.integers(32, 127))
+        path.write_bytes(sign(bytes(raw)))
+        try:
+            xpmlp.load(path)
+        except FileFormatError:
+            refused += 1
+    assert refused > 300 * LONGER
 
 
 # --- Golden files ---

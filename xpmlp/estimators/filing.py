@@ -31,6 +31,8 @@ COUNTS = ("n_iter_", "t_", "n_features_in_")
 NUMBERS = ("loss_", "best_loss_", "best_validation_score_")
 CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
+WIDEST = 2**20  # characters of all classes together, padded to one width
+
 
 class Filing:
     """The part of an estimator that is saved and loaded."""
@@ -130,8 +132,9 @@ class Filing:
     def _of_stored(cls, document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place | None) -> Self:
         """The estimator that `_stored` described, on `place`, or where X is; ValueError and its kin otherwise."""
         parameters = {name: _read(value) for name, value in document["parameters"].items()}
-        if set(parameters) != set(cls._get_param_names()):  # type: ignore[attr-defined]
-            raise ValueError(f"its parameters must be those of {cls.__name__}.")
+        unknown = set(parameters) - set(cls._get_param_names())  # type: ignore[attr-defined]
+        if unknown:  # those that are missing are newer than the file: their default is what there was before
+            raise ValueError(f"{cls.__name__} has no parameters {sorted(unknown)}.")
         asked = None if place is None else (place.backend.name, place.device_name)
         parameters["backend"], parameters["device"] = asked or (None, None)
         estimator: Any = cls(**parameters)
@@ -217,7 +220,8 @@ def _labels(classes: HostArray, arrays: Arrays) -> Document:
             f"class labels must be numbers, booleans or text to be saved; these are {classes.dtype}. "
             "Fit on their names: y.astype(str)."
         )
-    return {"dtype": classes.dtype.str if classes.dtype.kind == "U" else "object", "values": [*map(_label, classes)]}
+    dtype = f"<U{classes.itemsize // 4}" if classes.dtype.kind == "U" else "object"
+    return {"dtype": dtype, "values": [*map(_label, classes)]}
 
 
 def _label(value: Any) -> Any:
@@ -240,6 +244,9 @@ def _classes(document: Mapping[str, Any], arrays: Mapping[str, HostArray]) -> Ho
         classes[:] = values
         if document["dtype"] != "object":
             classes = np.asarray([_text(value) for value in values], dtype=np.str_)
+            width = int(_text(document["dtype"]).removeprefix("<U"))
+            if width * len(values) <= WIDEST:  # as it was, or as wide as it needs to be
+                classes = classes.astype(f"<U{max(width, classes.itemsize // 4)}")
     if classes.ndim != 1:
         raise ValueError("classes must be a list.")
     return classes
