@@ -288,7 +288,7 @@ MANY = {
 # 5 networks against 5 alone: 5e-16 was seen; float32 2e-7.
 @pytest.mark.parametrize("case", MANY)
 def test_networks_at_once_are_trained_like_each_alone(case, backend, data):
-    if backend.name == "jax" and case not in ("dropout", "early stopping"):
+    if backend.name == "jax" and (case not in ("dropout", "early stopping") or not backend.float64):
         pytest.skip("two cases are enough where every case is a compilation")
     options = dict(MANY[case])
     made = {"dropout": options.pop("dropout", 0.0)}

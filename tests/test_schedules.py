@@ -61,6 +61,7 @@ def test_values_worked_by_hand():
     assert at(schedule("cosine", final=0.2), N) == pytest.approx(0.2)
     assert at(schedule("cosine", warmup=10), 5) == pytest.approx(0.5)
     assert at(schedule("cosine", warmup=10), 10) == pytest.approx(1.0)
+    assert at(schedule("cosine", warmup=10), 11) == pytest.approx(0.5 + 0.5 * np.cos(np.pi / 40))
     assert at(schedule("cosine", warmup=10), 30) == pytest.approx(0.5)
     assert at(schedule("cosine", warmup=N), N) == pytest.approx(1.0)  # all warm-up, no room to fall
 

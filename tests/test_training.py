@@ -112,10 +112,11 @@ def test_dividing_the_rate_on_a_plateau_goes_on_at_a_fifth():
 
 
 def test_dividing_the_rate_does_not_wake_a_network_that_has_diverged():
-    losses = np.ones((9, 2))
-    losses[1:, 1] = np.nan
-    with pytest.warns(DivergenceWarning):
+    losses = np.full((9, 2), [2.0, np.nan])
+    losses[0] = 1.0
+    with pytest.warns(DivergenceWarning) as caught:
         result, _ = play(losses, networks=2, patience=1, on_plateau="divide")
+    assert len(caught) == 1
     np.testing.assert_array_equal(result.p, [[9.0, 9.0], [1.0, 1.0]])
 
 
