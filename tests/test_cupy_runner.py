@@ -4,10 +4,13 @@ import ctypes
 import gc
 import importlib
 import logging
+import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import fake_cupy
@@ -543,3 +546,13 @@ def test_precision_is_a_permission_and_half_precision_is_refused(rng):
     np.testing.assert_array_equal(nets[0].parameters, nets[1].parameters)
     with pytest.raises(ValueError, match="precision must be one of 'highest', 'high'; got 'bfloat16'"):
         MLP([3, 4, 2], random_state=0).fit(x, y, precision="bfloat16")
+
+
+def test_the_benchmark_runs_dry_to_its_end(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    command = [sys.executable, str(script), "--dry", "--sizes", "small", "--results", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout
+    assert re.search(r"xpmlp captured\s+highest|xpmlp captured highest", done.stdout)
+    assert not (tmp_path / "results").exists()  # times of a dry run are nobody's
