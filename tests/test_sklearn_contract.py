@@ -28,8 +28,8 @@ from xpmlp.estimators.constraints import InvalidParameterError
 BOTH = pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 OURS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 
-# scikit-learn runs its checks of array libraries only where SCIPY_ARRAY_API was set before it was imported: in a process
-# of its own. A library that cannot run here is left out by our own probe; scikit-learn's raises where there is no GPU.
+# scikit-learn runs its checks of array libraries only where SCIPY_ARRAY_API was set before it was imported: in a new
+# process. A library that cannot run here is left out by our probe; scikit-learn's raises where there is no GPU.
 CHECKS = """
 import json, sys, unittest, warnings
 from sklearn.utils.estimator_checks import estimator_checks_generator

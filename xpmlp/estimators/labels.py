@@ -46,11 +46,15 @@ class Labels(NamedTuple):
 
     def decode(self, yhat: Array, place: Place, caller: Place) -> Array:
         """The predicted classes, in the caller's namespace, from outputs that live on `place`."""
-        xp = place.xp
+        to_numpy = place.backend.to_numpy
         if self.kind == "multilabel":
-            return caller.asarray(place.backend.to_numpy(yhat > 0.5).astype(np.int64))
-        codes = yhat[:, 0] > 0.5 if self.kind == "binary" else xp.argmax(yhat, axis=-1)
-        codes = place.backend.to_numpy(codes).astype(np.int64)
+            return caller.asarray(to_numpy(yhat > 0.5).astype(np.int64))
+        if self.kind == "binary":
+            codes = to_numpy(yhat[:, 0] > 0.5).astype(np.int64)
+        elif "int64" in place.backend.lacks(place.device):  # argmax is int64 by the standard
+            codes = np.argmax(to_numpy(yhat), axis=-1)
+        else:
+            codes = to_numpy(place.xp.argmax(yhat, axis=-1))
         if len(self.classes) == 1:
             codes = np.zeros_like(codes)
         labels = self.classes[codes]
