@@ -30,7 +30,7 @@ ROWS = [
     {"losses", "network"},
     {"description", "runners"},
     {"checkpoints", "lbfgs", "progress", "training"},
-    {"estimators", "explanation", "inspection", "mlp"},
+    {"anatomy", "estimators", "explanation", "health", "inspection", "mlp"},
     {"cli", "export", "loading", "plotting"},
     {"__init__", "__main__"},
 ]
@@ -59,7 +59,8 @@ LIBRARIES = {
 NAME_LIBRARIES = {"backends", "runners"}
 USE_NUMPY = {
     *("backends", "checkpoints", "checks", "initializers", "runners", "storage", "training", "transfer"),
-    *("estimators", "explanation", "inspection", "mlp", "cli", "export", "plotting", "__init__", "__main__"),
+    *("anatomy", "estimators", "explanation", "health", "inspection", "mlp"),
+    *("cli", "export", "plotting", "__init__", "__main__"),
 }
 USE_SCIKIT_LEARN = {"estimators", "export", "cli"}
 VAGUE = {"base", "common", "core", "helpers", "utils"}

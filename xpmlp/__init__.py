@@ -18,6 +18,7 @@ from xpmlp.transfer import to_backend, to_device, to_numpy
 if TYPE_CHECKING:
     from xpmlp.estimators import MLPClassifier, MLPRegressor
     from xpmlp.explanation import explain_step
+    from xpmlp.health import Health, diagnose
     from xpmlp.initializers import normal
     from xpmlp.inspection import check_gradients
     from xpmlp.loading import load, resume
@@ -35,10 +36,12 @@ _ROOMS = {
     "DivergenceError": "training",
     "DivergenceWarning": "training",
     "FileFormatError": "storage",
+    "Health": "health",
     "MLP": "mlp",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "check_gradients": "inspection",
+    "diagnose": "health",
     "explain_step": "explanation",
     "load": "loading",
     "loss": "losses",
@@ -55,12 +58,14 @@ __all__ = [
     "DivergenceError",
     "DivergenceWarning",
     "FileFormatError",
+    "Health",
     "MLPClassifier",
     "MLPRegressor",
     "PrecisionWarning",
     "available_backends",
     "check_gradients",
     "config_context",
+    "diagnose",
     "explain_step",
     "get_backend",
     "get_config",
