@@ -154,3 +154,10 @@ def test_names_aliases_rows_and_pairs_are_accepted():
 def test_what_is_no_activation_is_refused(value, error, message):
     with pytest.raises(error, match=re.escape(message)):
         activation(value)
+
+
+def test_a_small_probability_keeps_its_digits(backend):
+    # Through tanh, sigmoid(-40) would be exactly 0 and its logarithm minus infinity, where -40 is right.
+    z = np.asarray([-80.0, -40.0, -20.0, 0.0, 20.0])
+    log_p = backend.xp.log(ACTIVATIONS["sigmoid"].function(backend.put(z)))
+    backend.assert_close(log_p, -np.log1p(np.exp(-z)), rtol=1e-6)

@@ -57,11 +57,11 @@ def identity_pullback(da: Array, z: Array, a: Array) -> Array:
 
 
 def sigmoid(z: Array) -> Array:
-    # Through tanh: it saturates, so there is nothing to clip. Below z = -38 the result is exactly 0 in float64:
-    # fine for a hidden unit, and the reason why losses take scores and never log(sigmoid(z)).
-    a = array_namespace(z).tanh(0.5 * z)
-    a *= 0.5
-    a += 0.5
+    # 1 / (1 + exp(-z)) above 0 and exp(z) / (1 + exp(z)) below: exp never overflows, and a small probability keeps all
+    # its digits, so that its logarithm is right down to z = -745 (float64), where it underflows.
+    xp = array_namespace(z)
+    a = xp.exp(xp.minimum(z, _zero(z)))
+    a /= 1.0 + xp.exp(-xp.abs(z))
     return a
 
 
