@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import xpmlp.cli
+import xpmlp
 from xpmlp.backends import BACKENDS, Probe, State
 from xpmlp.cli import main, table
 
@@ -58,7 +58,7 @@ def test_a_command_that_does_not_exist_has_status_2(capsys):
 
 
 def test_it_runs_as_a_module():
-    path = os.pathsep.join(filter(None, [str(Path(xpmlp.cli.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(Path(xpmlp.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "xpmlp", "--help"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
     assert "backends" in done.stdout

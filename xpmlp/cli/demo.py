@@ -1,0 +1,150 @@
+"""`demo`: a network that learns while one looks on, in the terminal."""
+
+import argparse
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits, make_circles
+
+from xpmlp.backends import config_context
+from xpmlp.cli.screen import Bar, add_backend, add_command, add_json, dump, paint
+from xpmlp.estimators import MLPClassifier
+from xpmlp.mlp import MLP
+from xpmlp.transfer import to_backend, to_numpy
+
+SHADES = " .:-=+*#%@"
+COLUMNS, LINES = 56, 22
+
+
+def add_demo(commands: Any) -> None:
+    """Add `demo`."""
+    parser = add_command(
+        commands,
+        "demo",
+        "watch a network learn: two circles, or hand-written digits",
+        "xpmlp demo circles\nxpmlp demo digits --backend torch",
+        demo,
+    )
+    parser.add_argument("what", choices=("circles", "digits"))
+    parser.add_argument("--seed", type=int, default=0, help="of data and weights (default: 0)")
+    add_backend(parser)
+    add_json(parser)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Run the one that is asked for."""
+    with config_context(fallback="error" if options.fallback == "error" else "warn"):
+        result = (circles if options.what == "circles" else digits)(options)
+    if options.json:
+        dump(result)
+    return 0
+
+
+def circles(options: argparse.Namespace) -> dict[str, Any]:
+    """The tutorial's 2-4-3-1 network on two circles; the map of what it answers, before and after."""
+    net = MLP(
+        [2, 4, 3, 1],
+        ["relu", "relu", "sigmoid"],
+        "binary_cross_entropy",
+        backend=options.backend or "numpy",
+        device=options.device,
+        random_state=options.seed,
+    )
+    points, labels = make_circles(1000, factor=0.5, noise=0.1, random_state=options.seed)
+    X, y = (_put(net, values) for values in (points, labels[:, None]))
+    before = _share(net, X, labels)
+    if not options.json:
+        print(f"{net}\n\nBefore: {before:.1%} of 1,000 points right")
+    epochs = 1000
+    bar = Bar(epochs)
+    began = time.perf_counter()
+    with bar:
+        net.fit(
+            X,
+            y,
+            epochs=epochs,
+            batch_size=None,
+            optimizer="sgd",
+            learning_rate=0.5,
+            callbacks=[lambda _, epoch, logs: bar.show(epoch, {"loss": logs["loss"]})],
+        )
+    seconds = time.perf_counter() - began
+    after = _share(net, X, labels)
+    if not options.json:
+        print(
+            f"After:  {paint(f'{after:.1%}', 'bold', 'green')}, {epochs:,} epochs of gradient descent, {seconds:.1f} s"
+        )
+        print("\nWhat it answers, from no (blank) to yes (@); the line is where it wavers:\n")
+        print("\n".join(_map(net)))
+        print("\nNext: examples/two_circles.py --plot; xpmlp demo digits; xpmlp train --help")
+    return {"before": before, "after": after, "epochs": epochs, "seconds": seconds, "place": str(net.place)}
+
+
+def _put(net: MLP, values: Any) -> Any:
+    return to_backend(values.astype(net.dtype), net.place.backend.name, device=net.place.device_name)
+
+
+def _share(net: MLP, X: Any, labels: Any) -> float:
+    return float(np.mean((to_numpy(net.predict(X))[:, 0] > 0.5) == labels))
+
+
+def _map(net: MLP) -> list[str]:
+    x, y = np.linspace(-1.4, 1.4, COLUMNS), np.linspace(1.4, -1.4, LINES)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    p = to_numpy(net.predict(_put(net, grid))).reshape(LINES, COLUMNS)
+    index = np.minimum((p * len(SHADES)).astype(int), len(SHADES) - 1)
+    return ["    " + "".join(SHADES[i] for i in row).rstrip() for row in index]
+
+
+def digits(options: argparse.Namespace) -> dict[str, Any]:
+    """1,797 digits of 8 x 8 pixels: the score on a quarter held out, and two that it got wrong."""
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16.0).astype(np.float32)
+    order = np.random.default_rng(options.seed).permutation(len(y))
+    test, training = order[: len(y) // 4], order[len(y) // 4 :]
+    epochs = 60
+    bar = Bar(epochs)
+    model = MLPClassifier(
+        (64,),
+        batch_size=64,
+        learning_rate_init=0.005,
+        max_iter=epochs,
+        tol=0.0,
+        n_iter_no_change=epochs,
+        random_state=options.seed,
+        backend=options.backend,
+        device=options.device,
+        callbacks=lambda _, epoch, logs: bar.show(epoch, {"loss": logs["loss"]}),
+    )
+    began = time.perf_counter()
+    with bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Maximum iterations")  # so many were wanted
+        model.fit(X[training], y[training])
+    seconds = time.perf_counter() - began
+    answers = np.asarray(model.predict(X[test]))
+    right = answers == y[test]
+    result = {
+        "accuracy": float(np.mean(right)),
+        "held_out": len(test),
+        "epochs": model.n_iter_,
+        "seconds": seconds,
+        "place": f"{model.backend_}, {model.device_}",
+    }
+    if not options.json:
+        share = paint(f"{result['accuracy']:.1%}", "bold", "green")
+        print(f"{len(training):,} digits learned in {seconds:.1f} s on {result['place']}.")
+        print(f"{share} of {len(test)} that it had never seen are right. Some of the others:\n")
+        wrong = np.flatnonzero(~right)[:4]
+        pictures = [_digit(X[test[i]]) for i in wrong]
+        print("\n".join("    " + "    ".join(row) for row in zip(*pictures, strict=True)))
+        told = [f"is {y[test[i]]}, taken for {answers[i]}" for i in wrong]
+        print("\n    " + " ".join(f"{text:<19}" for text in told))
+        print("\nNext: xpmlp train --help; the gallery in the documentation draws what the layers see")
+    return result
+
+
+def _digit(pixels: Any) -> list[str]:
+    index = np.minimum((pixels.reshape(8, 8) * len(SHADES)).astype(int), len(SHADES) - 1)
+    return ["".join(SHADES[i] * 2 for i in row) for row in index]
