@@ -445,11 +445,11 @@ def test_a_plan_that_allocates_or_copies_cannot_be_captured(driver, monkeypatch)
 
 
 def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
-    asked: list[tuple[bool, int]] = []
+    asked: list[tuple[bool, int]] = []  # is it a sum or a norm, and the type of its arithmetic
     original = cublas.Cublas.multiply
 
     def watched(self: Any, product: Any) -> None:
-        asked.append((product.exact, self._exact if product.exact else self._compute))
+        asked.append((product.a.rows == 1, self._exact if product.exact else self._compute))
         original(self, product)
 
     monkeypatch.setattr(cublas.Cublas, "multiply", watched)
