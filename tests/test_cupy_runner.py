@@ -32,6 +32,7 @@ from xpmlp.runners import cupy as cupy_runner
 from xpmlp.runners.cuda_plan import Launch
 from xpmlp.runners.cupy import UNROLLED, WARM_UP, epoch_rates
 from xpmlp.runners.step import State
+from xpmlp.training import DivergenceWarning
 
 # As in test_runners: 3e-14 and 3e-6 were the largest differences seen.
 TOLERANCE = {"float64": 2e-13, "float32": 2e-5}
@@ -556,3 +557,31 @@ def test_the_benchmark_runs_dry_to_its_end(tmp_path):
     assert "failed" not in done.stdout
     assert re.search(r"xpmlp captured\s+highest|xpmlp captured highest", done.stdout)
     assert not (tmp_path / "results").exists()  # times of a dry run are nobody's
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+def test_a_whole_training_is_that_of_the_runner_of_numpy(m, monkeypatch, rng):
+    x, y = rng.standard_normal((60, 3)), np.eye(4)[rng.integers(0, 4, 60)]
+
+    def fitted() -> MLP:
+        net = MLP([3, 16, 8, 4], loss="cross_entropy", dropout=0.1, n_networks=m, random_state=5)
+        options = {"batch_size": 16, "early_stopping": True, "patience": 3, "schedule": "cosine", "l2": 0.01}
+        return net.fit(x, y, epochs=25, learning_rate=0.05, **options).fit(x, y, epochs=3, optimizer="nesterov")
+
+    wanted = fitted()
+    monkeypatch.setattr(importlib.import_module("xpmlp.runners.numpy"), "Runner", CpuRunner)
+    got = fitted()
+    assert got.parameters.shape == wanted.parameters.shape
+    assert len(got.history["loss"]) == len(wanted.history["loss"]) > 4
+    np.testing.assert_allclose(got.parameters, wanted.parameters, rtol=0.0, atol=1e-9)
+    for name in ("loss", "validation_loss", "learning_rate"):
+        np.testing.assert_allclose(got.history[name], wanted.history[name], rtol=1e-9)
+
+
+def test_a_training_that_diverges_is_noticed_and_undone(monkeypatch, rng):
+    monkeypatch.setattr(importlib.import_module("xpmlp.runners.numpy"), "Runner", CpuRunner)
+    net = MLP([3, 4, 2], "relu", random_state=0)
+    x, y = 1e3 * rng.standard_normal((60, 3)), 1e3 * rng.standard_normal((60, 2))
+    with np.errstate(all="ignore"), pytest.warns(DivergenceWarning, match="diverged in epoch"):
+        net.fit(x, y, optimizer="sgd", learning_rate=1e3, epochs=20)
+    assert np.isfinite(net.parameters).all()
