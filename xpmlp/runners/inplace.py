@@ -215,7 +215,7 @@ class InPlaceRunner:
         """One update of the parameters, block by block; the penalty of the loss comes back."""
         task, optimizer = self.task, self.task.optimizer
         n = task.network.layout.n_weights
-        l2: Any = task.l2 / weight if isinstance(weight, float) else task.l2 * reciprocal(weight)
+        l2: Any = task.l2 / weight if self.data.w is None else task.l2 * reciprocal(weight)
         l2_column = l2[:, None] if getattr(l2, "ndim", 0) else l2
         if task.clip_norm is not None:
             # The norm is that of the whole gradient, so the penalty's part has to be there before the blocks begin.
