@@ -28,7 +28,15 @@ Stored = tuple[Document, Arrays]
 
 PREFIX = "training."
 LISTS = ("lowest", "waited", "running", "dead")  # of a Snapshot: on the host, one element per network
-FINAL = ("patience", "callback", "divergence")  # a run stopped by these has nothing to go on with
+FINAL = (
+    "patience",
+    "callback",
+    "divergence",
+    "gradient",
+    "loss",
+    "calls",
+    "line search",
+)  # a run stopped by these has nothing to go on with
 FREE = ("epochs", "max_time", "checkpoint_every")  # arguments that may change when a run goes on
 VECTORS = ("safe", "final")  # on the device, of the shape of the parameters, or None
 

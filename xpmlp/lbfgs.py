@@ -43,6 +43,18 @@ class Minimum:
         return self.stopped_by in ("gradient", "loss")
 
 
+class Position(NamedTuple):
+    """Where a minimization stands after an iteration, to go on from."""
+
+    p: Array
+    loss: float
+    g: Array
+    pairs: tuple[tuple[Array, Array], ...]  # (s, y)
+    n_iter: int
+    n_fun: int
+    stopped_by: str  # as in a Minimum; "" while nothing has stopped it
+
+
 class _Point(NamedTuple):
     """A step along the direction, and what was found there."""
 
@@ -87,6 +99,8 @@ def minimize(
     max_fun: int,
     tol: float,
     on_iteration: Callable[[int, float, Array], bool] = lambda *_: False,
+    on_position: Callable[[Position], object] = lambda _: None,
+    begin: Position | None = None,
 ) -> Minimum:
     """Walk downhill from `p` until the gradient is flat, nothing is gained any more, or a limit is met.
 
@@ -100,6 +114,10 @@ def minimize(
         Limits to the iterations and to the calls of `function`.
     on_iteration : function
         Called with the number of the iteration, the loss and the parameters; True stops.
+    on_position : function
+        Called with a `Position` after every iteration, once it is known whether it is the last.
+    begin : Position or None
+        Go on from here, as if it had never stopped; in place of `p`.
 
     Examples
     --------
@@ -112,13 +130,12 @@ def minimize(
     xp = array_namespace(p)
     epsilon = float(xp.finfo(p.dtype).eps)
     calls = _Calls(function, max_fun)
-    loss, g = calls(p)
-    pairs: deque[tuple[Array, Array, Array]] = deque(maxlen=MEMORY)  # (s, y, rho)
-    n_iter, stopped_by = 0, ""
-    if not _is_finite(loss):
-        stopped_by = "not finite"
-    elif _largest(g) <= tol:
-        stopped_by = "gradient"
+    if begin is None:
+        begin = Position(p, *calls(p), (), 0, 1, "")
+    p, loss, g, known, n_iter, calls.n, stopped_by = begin
+    pairs = deque((_pair(s, y) for s, y in known), maxlen=MEMORY)
+    if not stopped_by:
+        stopped_by = "iterations" if n_iter >= max_iter else _at_rest(loss, g, tol)
     while not stopped_by:
         d = direction(g, pairs)
         start = _Point(0.0, loss, _dot(d, g))
@@ -135,7 +152,7 @@ def minimize(
         s, y = new_p - p, new_g - g
         curvature = _dot(s, y)
         if curvature > -epsilon * step * start.slope:
-            pairs.append((s, y, xp.asarray(1.0 / curvature, dtype=p.dtype, device=p.device)))
+            pairs.append(_pair(s, y))
         gained, scale = loss - new_loss, max(abs(loss), abs(new_loss), 1.0)
         p, loss, g = new_p, new_loss, new_g
         if on_iteration(n_iter, loss, p):
@@ -148,7 +165,20 @@ def minimize(
             stopped_by = "gradient"
         elif gained <= GAIN * scale:
             stopped_by = "loss"
+        on_position(Position(p, loss, g, tuple((s, y) for s, y, _ in pairs), n_iter, calls.n, stopped_by))
     return Minimum(p, loss, n_iter, calls.n, stopped_by)
+
+
+def _at_rest(loss: float, g: Array, tol: float) -> str:
+    """Why there is no iteration to be made from here; "" where there is."""
+    if not _is_finite(loss):
+        return "not finite"
+    return "gradient" if _largest(g) <= tol else ""
+
+
+def _pair(s: Array, y: Array) -> tuple[Array, Array, Array]:
+    rho = 1.0 / _dot(s, y)
+    return s, y, array_namespace(s).asarray(rho, dtype=s.dtype, device=s.device)
 
 
 def direction(g: Array, pairs: "deque[tuple[Array, Array, Array]]") -> Array:

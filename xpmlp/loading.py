@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from xpmlp import checkpoints, storage
+from xpmlp import checkpoints, filing, storage
 from xpmlp._typing import Array
 from xpmlp.backends import select
 from xpmlp.description import optimizer_of, schedule_of
 from xpmlp.mlp import MLP
+
+_PARAMETERS = {"max_iter", "max_time", "max_fun", "verbose"}  # of an estimator, which a run may go on with others
 
 
 def load(path: str | os.PathLike[str], *, backend: str | None = None, device: str | None = None) -> Any:
@@ -41,7 +43,7 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
     document, arrays = storage.read(path)
     with storage.believing(path):
         if document["kind"] == "mlp":
-            return MLP._of_stored(document, arrays, place or select("numpy"))
+            return filing.of_stored(MLP, document, arrays, place or select(None))
         if document["kind"] in ("MLPClassifier", "MLPRegressor"):
             from xpmlp.estimators import MLPClassifier, MLPRegressor
 
@@ -69,7 +71,7 @@ def resume(
         The same samples again: a checkpoint does not hold them.
     **arguments
         What else `fit` was given and a file cannot hold: sample_weight, validation_data, callbacks, functions of your
-        own. Also `epochs`, where it is to be another number. All the rest is remembered.
+        own. Also `epochs` (of an estimator `max_iter`), where it is to be another number. The rest is remembered.
 
     Raises
     ------
@@ -81,6 +83,12 @@ def resume(
     where = checkpoints.last(path)
     model = load(where, backend=backend, device=device)
     document, _ = storage.read(where)
+    if not isinstance(model, MLP):
+        callbacks = arguments.pop("callbacks", None)
+        model.set_params(callbacks=callbacks, **{name: arguments.pop(name) for name in _PARAMETERS & set(arguments)})
+        with storage.believing(where):
+            remembered = {"checkpoint_every": document["run"]["arguments"]["checkpoint_every"]}
+        return model.fit(X, y, **remembered | {"checkpoint": Path(path), "resume": True} | arguments)
     with storage.believing(where):
         remembered = {name: value for name, value in document["run"]["arguments"].items() if name not in arguments}
         own = {name: value["own"] for name, value in remembered.items() if isinstance(value, dict) and "own" in value}

@@ -193,13 +193,13 @@ def train(
             validation = None if validate is None else np.asarray(validate(state.p))
             plateau = watch.see(losses if validation is None else validation, state.p, diverged)
             wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
+            if plateau and plan.on_plateau == "divide" and rate > 1e-6:
+                scale /= 5.0
+                plateau = watch.go_on()
             if wish == "interrupt":
                 stopped_by = wish
             elif watch.dead.all():
                 stopped_by = "divergence"
-            elif plateau and plan.on_plateau == "divide" and rate > 1e-6:
-                scale /= 5.0
-                watch.go_on()
             elif plateau:
                 stopped_by = "patience"
             elif wish == "callback":
@@ -300,10 +300,11 @@ class _Watch:
             self.running = alive & ~tired
         return not self.running.any()
 
-    def go_on(self) -> None:
-        """Begin to wait anew, at a lower learning rate."""
+    def go_on(self) -> bool:
+        """Begin to wait anew, at a lower learning rate; False, for there is something to wait for."""
         self.running = ~self.dead
         self.waited = np.zeros_like(self.waited)
+        return False
 
     def keep(self, p: Array) -> Array:
         """The parameters to end with."""

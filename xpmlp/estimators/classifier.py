@@ -1,5 +1,6 @@
 """MLPClassifier: scikit-learn's, swapped in by changing one import, and what scikit-learn has declined to add."""
 
+import os
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from xpmlp.estimators.labels import (
     weigh,
 )
 from xpmlp.estimators.predicting import Predicting, bring
+from xpmlp.estimators.resuming import Asked
 from xpmlp.losses import Loss, loss
 
 
@@ -255,6 +257,10 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = False,
     ) -> Self:
         """Train.
 
@@ -269,6 +275,14 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
         X_val, y_val, sample_weight_val : array-like, optional
             A validation set. With `early_stopping` it is watched in place of a part of X; its loss and score are
             recorded in any case.
+        checkpoint : path, optional
+            A folder. `last.safetensors` there is the whole state after an epoch, `best.safetensors` the estimator with
+            the best monitored value so far; `xpmlp.load` reads both.
+        checkpoint_every : int
+            Epochs between two checkpoints; there is always one at the end.
+        resume : bool
+            Go on from `last`, if it is there, as if training had never stopped: with the same data and parameters the
+            outcome is the same, on NumPy bit for bit. `max_iter` may be another. See also `xpmlp.resume`.
 
         Returns
         -------
@@ -280,7 +294,9 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
             For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
             finite; a fitted estimator then stays what it was.
         """
-        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))  # type: ignore[no-any-return]
+        asked = Asked(checkpoint, checkpoint_every, resume)
+        validation = (X_val, y_val, sample_weight_val)
+        return self._fit(X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:

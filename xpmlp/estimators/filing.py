@@ -5,7 +5,7 @@ A value that JSON cannot say is written as an object with one key that says what
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -107,7 +107,7 @@ class Filing:
         document: Document = {
             "kind": type(self).__name__,
             "network": description.describe_network(network),
-            "parameters": {name: _written(name, value) for name, value in self.get_params(deep=False).items()},
+            "parameters": written_parameters(self),
             "counts": {name: int(getattr(self, name)) for name in COUNTS if hasattr(self, name)},
             "numbers": {name: _number(getattr(self, name)) for name in NUMBERS if hasattr(self, name)},
             "curves": [name for name in CURVES if hasattr(self, name)],
@@ -261,6 +261,12 @@ _ROWS: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 
 
+def written_parameters(estimator: Any, without: Iterable[str] = ()) -> Document:
+    """The parameters of an estimator, in words that JSON has."""
+    parameters = estimator.get_params(deep=False).items()
+    return {name: _written(name, value) for name, value in parameters if name not in without}
+
+
 def _written(name: str, value: Any) -> Any:
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, (bool, int, str)):
@@ -275,7 +281,7 @@ def _written(name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {"dict": [[_written(name, key), _written(name, item)] for key, item in value.items()]}
     if isinstance(value, np.random.RandomState):
-        return {"random_state": _random_state(value)}
+        return {"random_state": random_state_document(value)}
     if isinstance(value, Activation) and ACTIVATIONS.get(value.name) == value:
         return {"activation": value.name}
     for kind, (row, describe, _) in _ROWS.items():
@@ -305,7 +311,7 @@ def _read(value: Any) -> Any:
         case "activation":
             return activation(_text(content))
         case "random_state":
-            return _random_state_of(content)
+            return random_state_of(content)
     return _ROWS[kind][2](content)
 
 
@@ -315,14 +321,16 @@ def _number(value: float | None) -> Any:
     return {"number": str(float(value))}
 
 
-def _random_state(rng: np.random.RandomState) -> Document:
+def random_state_document(rng: np.random.RandomState) -> Document:
+    """The state of one of NumPy's older generators, in integers."""
     name, key, at, has_gauss, gauss = rng.get_state(legacy=True)
     if name != "MT19937":
         raise InvalidInputError(f"random_state must be an MT19937 to be saved; it is a {name}.")
     return {"key": [int(word) for word in key], "at": int(at), "has_gauss": int(has_gauss), "gauss": float(gauss)}
 
 
-def _random_state_of(document: Mapping[str, Any]) -> np.random.RandomState:
+def random_state_of(document: Mapping[str, Any]) -> np.random.RandomState:
+    """The generator of a document."""
     key, at = document["key"], document["at"]
     words = isinstance(key, list) and len(key) == 624 and all(type(n) is int and 0 <= n < 2**32 for n in key)
     if not words or type(at) is not int or not 0 <= at <= 624 or document["has_gauss"] not in (0, 1):

@@ -9,7 +9,6 @@ import numpy as np
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, warn
@@ -17,6 +16,7 @@ from xpmlp.estimators import recipe
 from xpmlp.estimators.constraints import InvalidParameterError, check_parameters
 from xpmlp.estimators.inputs import Inputs, InvalidInputError, SparseData, check_inputs, our_errors, working_place
 from xpmlp.estimators.monitor import HeldOut, History, Monitor, rows_at_once
+from xpmlp.estimators.resuming import NO_CHECKPOINTS, Asked, Run, generator, known, position_of, snapshot_of
 from xpmlp.faults import interruptible, telling_of_memory
 from xpmlp.lbfgs import minimize, objective
 from xpmlp.losses import check_targets
@@ -62,11 +62,16 @@ def all_or_nothing(method: Callable[..., Any]) -> Callable[..., Any]:
     def careful(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = dict(vars(self))
         try:
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
+        error = vars(self).pop("_died", None)  # what a callback raised: training ended there, and is kept
+        if error is not None:
+            error.add_note(f"Training ended here; the estimator keeps what it had learned in {self.n_iter_} epochs.")
+            raise error
+        return result
 
     return careful
 
@@ -87,6 +92,7 @@ class Fitting:
         *,
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
+        asked: Asked = NO_CHECKPOINTS,
         **targets: Any,
     ) -> Any:
         check_parameters(self)
@@ -101,9 +107,14 @@ class Fitting:
             samples = self._encode(y, sample_weight, inputs, anew=anew, incremental=incremental, **targets)
             held_out = self._check_validation(validation, inputs)
             network = self._build_network(samples)
-        rng = check_random_state(self.random_state)
+        before = known(self, asked, place, inputs.dtype)
+        run = Run(asked, before, rng := generator(self, before))
+        if before is not None:
+            anew = before.anew
+        run.anew, run.seen = anew, 0 if anew else int(getattr(self, "t_", 0) if before is None else before.seen)
         with our_errors():
-            p = self._start(network, inputs, rng, anew)
+            # A run that goes on draws again what it drew when it began; a warm start's weights are in the checkpoint.
+            p = self._start(network, inputs, rng, anew) if anew or before is None else before.snapshot.state.p
             stochastic = self.solver != "lbfgs"
             if self.early_stopping and stochastic and held_out is None:
                 samples, held_out = self._hold_out(samples, rng)
@@ -114,17 +125,15 @@ class Fitting:
         if context is not None:
             context.call_on_fit_task_begin(estimator=self, **task)
         show = functools.partial(self._show, network)
-        history = self._history(anew or not stochastic, held_out is not None)
-        monitor = Monitor(self, network, show, held_out, history, context, task)
-        solve = (
-            functools.partial(self._train, rng=rng, anew=anew, incremental=incremental)
-            if stochastic
-            else self._minimize
-        )
+        history = run.history(lambda: self._history(anew or not stochastic, held_out is not None))
+        with our_errors():
+            monitor = Monitor(self, network, show, held_out, history, context, task)
+            run.open(monitor, network, samples, held_out, show)
+        solve = functools.partial(self._train, anew=anew, incremental=incremental) if stochastic else self._minimize
         memory = telling_of_memory(place, f"training with batch_size={self.batch_size}", SMALLER)
         with np.errstate(all="ignore"), memory:  # what is not finite ends training, and the message says where it began
             try:
-                fitted = solve(network, samples, p, monitor)
+                fitted = solve(network, samples, p, monitor, run)
             finally:
                 monitor.close()
         for name in ("loss_", "loss_curve_", "best_loss_", "validation_scores_", "validation_loss_curve_"):
@@ -133,6 +142,7 @@ class Fitting:
         vars(self).update(fitted)
         self._asked = None if self.backend is None else (self.backend, self.device)
         self._settled = True
+        self._died = monitor.error
         if context is not None:
             context.call_on_fit_task_end(estimator=self, reconstruction_attributes={}, **task)
         return self
@@ -192,8 +202,8 @@ class Fitting:
         samples: Samples,
         p: Array,
         monitor: Monitor,
+        run: Run,
         *,
-        rng: np.random.RandomState,
         anew: bool,
         incremental: bool,
     ) -> dict[str, Any]:
@@ -220,6 +230,7 @@ class Fitting:
             on_plateau=on_plateau,
             on_divergence="restore" if self.early_stopping else "raise",
             max_time=float("inf") if self.max_time is None else float(self.max_time),
+            know_best=run.keep is not None,
         )
         # Without early stopping what is held out is looked at, but decides nothing.
         watches = monitor.held_out is not None and self.early_stopping
@@ -229,23 +240,27 @@ class Fitting:
                 monitor.validate(report.state.p)
             return monitor.end(report)
 
+        seed = self._dropout_seed(network, data.place, run.rng)
+        run.go_on()  # all that a fit draws before it trains has been drawn
         try:
             result = train(
-                _runner(task, data, self._dropout_seed(network, data.place, rng)),
+                _runner(task, data, seed),
                 State(p, carried.slots, carried.t),
                 plan,
                 data.place,
                 network.layout,
-                orders=_orders(rng, data.n, monitor.begin) if self.shuffle else monitor.begin,
+                orders=_orders(run, monitor.begin) if self.shuffle else monitor.begin,
                 validate=monitor.validate if watches else None,
                 greater_is_better=monitor.greater_is_better,
                 on_epoch=[end],
                 standing=carried.standing,
+                on_snapshot=lambda snapshot: run(snapshot, failed=monitor.error is not None),
+                start=run.start,
             )
         except DivergenceError as error:
             raise DivergenceError(f"{NOT_FINITE} {error}") from None
         self._say_how_it_ended(result, monitor, incremental)
-        learned: dict[str, Any] = self._learned(network, result, optimizer, monitor, data.n, anew, incremental)
+        learned: dict[str, Any] = self._learned(network, result, optimizer, monitor, data.n, run.seen, incremental)
         return learned
 
     def _say_how_it_ended(self: Any, result: Result, monitor: Monitor, incremental: bool) -> None:
@@ -265,12 +280,12 @@ class Fitting:
         optimizer: Optimizer,
         monitor: Monitor,
         n: int,
-        anew: bool,
+        seen: int,
         incremental: bool,
     ) -> dict[str, Any]:
         history, best = monitor.history, float(result.best)
         fitted: dict[str, Any] = self._show(network, result.p, copy=False)
-        fitted["t_"] = (0 if anew else getattr(self, "t_", 0)) + n * monitor.epochs
+        fitted["t_"] = seen + n * monitor.epochs
         fitted["n_iter_"] = monitor.epochs
         if history.losses:
             fitted["loss_"] = history.losses[-1]
@@ -313,7 +328,9 @@ class Fitting:
             return None
         return place.asarray(rng.randint(2**31 - 1, size=(1, 1)).astype(np.int32))
 
-    def _minimize(self: Any, network: Network, samples: Samples, p: Array, monitor: Monitor) -> dict[str, Any]:
+    def _minimize(
+        self: Any, network: Network, samples: Samples, p: Array, monitor: Monitor, run: Run
+    ) -> dict[str, Any]:
         data = samples.inputs.data(samples.targets, samples.w, rows_at_once(network.layout.sizes))
         task = Task(network, OPTIMIZERS["sgd"], l2=float(self.alpha))
         with interruptible() as interrupted:
@@ -325,6 +342,8 @@ class Fitting:
                 max_fun=int(self.max_fun),
                 tol=float(self.tol),
                 on_iteration=follow,
+                on_position=lambda position: run(snapshot_of(position, follow.why), failed=monitor.error is not None),
+                begin=None if run.start is None else position_of(run.start),
             )
         if found.stopped_by == "not finite":
             raise DivergenceError(f"{NOT_FINITE} The loss of the first weights is not finite: scale X and y.")
@@ -366,6 +385,7 @@ class _Follower:
 
     def __init__(self, estimator: Any, monitor: Monitor, interrupted: Callable[[], bool]) -> None:
         self.monitor, self.interrupted = monitor, interrupted
+        self.why = ""  # it was stopped from here
         monitor.begin()
         self.max_iter = estimator.max_iter
         self.until = time.perf_counter() + (estimator.max_time or float("inf"))
@@ -377,20 +397,20 @@ class _Follower:
         stop = self.monitor.end(report)
         if n_iter < self.max_iter:
             self.monitor.begin()
-        return stop or self.interrupted() or time.perf_counter() > self.until
+        if stop or self.interrupted() or time.perf_counter() > self.until:
+            self.why = "callback" if stop else "interrupt" if self.interrupted() else "time"
+        return bool(self.why)
 
 
-def _orders(rng: np.random.RandomState, n: int, begin: Callable[[], None]) -> Callable[[], HostArray]:
+def _orders(run: Run, begin: Callable[[], None]) -> Callable[[], HostArray]:
     """The order of each epoch, as scikit-learn draws it: each shuffles the one before."""
-    order = np.arange(n)
 
     def next_order() -> HostArray:
-        nonlocal order
         begin()
-        shuffled = np.arange(n)
-        rng.shuffle(shuffled)
-        order = order[shuffled]
-        return order
+        shuffled = np.arange(len(run.order))
+        run.rng.shuffle(shuffled)
+        run.order = run.order[shuffled]
+        return run.order
 
     return next_order
 

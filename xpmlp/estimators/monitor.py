@@ -68,6 +68,7 @@ class Monitor:
         self.callbacks: Sequence[Any] = () if given is None else [given] if callable(given) else list(given)
         self.scoring: Any = self._scoring() if held_out is not None else None
         self.blocks: Any = None
+        self.error: Exception | None = None  # what a callback raised
 
     @property
     def greater_is_better(self) -> bool:
@@ -138,8 +139,11 @@ class Monitor:
                 logs["validation_loss"] = history.validation_losses[-1]
                 logs["validation_score"] = (history.validation_scores or [math.nan])[-1]
             vars(estimator).update(self.show(p), n_iter_=self.epochs, loss_=loss, loss_curve_=list(history.losses))
-            for callback in self.callbacks:
-                stop |= callback(estimator, self.epochs, logs) is True
+            try:
+                for callback in self.callbacks:
+                    stop |= callback(estimator, self.epochs, logs) is True
+            except Exception as error:  # noqa: BLE001 - whatever it is, it comes out of fit once the estimator is safe
+                self.error, stop = error, True
         if self.subcontext is not None:
             subcontext, self.subcontext = self.subcontext, None
             stop |= subcontext.call_on_fit_task_end(
