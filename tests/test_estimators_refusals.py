@@ -1,4 +1,4 @@
-"""What the estimators refuse: each bad input ends in an error of ours that says what to do, and the model stays itself."""
+"""What the estimators refuse: each bad input ends in an error of ours that says what to do; the model stays itself."""
 
 from __future__ import annotations
 
@@ -127,14 +127,14 @@ BAD_X = {
     "no rows": (X[:0], "minimum of 1 is required"),
     "no columns": (X[:, :0], "minimum of 1 is required"),
     "strings": (np.full((40, 3), "a"), "Encode strings first"),
-    "objects": (np.full((40, 3), None, dtype=object), ""),
+    "objects": (np.full((40, 3), None, dtype=object), None),
     "complex": (X.astype(complex), "Complex data not supported"),
     "dates": (np.zeros((40, 3), "M8[D]"), "dates or times"),
     "durations": (np.zeros((40, 3), "m8[s]"), "dates or times"),
-    "ragged": ([[1.0], [1.0, 2.0]], ""),
-    "None": (None, ""),
+    "ragged": ([[1.0], [1.0, 2.0]], None),
+    "None": (None, None),
     "a sparse NaN": (sparse.csr_array(with_value(NAN)), "contains NaN"),
-    "a dictionary": ({"a": 1}, ""),
+    "a dictionary": ({"a": 1}, None),
 }
 BAD_ROWS = {
     "too few": (X[:-1], "inconsistent numbers of samples"),
@@ -193,16 +193,16 @@ BAD_LABELS = {
     "None": (None, "requires y to be passed"),
     "numbers on a scale": (NUMBERS, "Unknown label type"),
     "NaN": (np.where(LABELS, NAN, 0.0), "NaN"),
-    "two columns of classes": (np.column_stack([LABELS + 1, LABELS + 5]), ""),
-    "three axes": (np.zeros((40, 1, 1)), ""),
-    "a number": (1, ""),
+    "two columns of classes": (np.column_stack([LABELS + 1, LABELS + 5]), None),
+    "three axes": (np.zeros((40, 1, 1)), None),
+    "a number": (1, None),
 }
 BAD_NUMBERS = {
     "None": (None, "requires y to be passed"),
     "NaN": (np.where(LABELS, NAN, 0.0), "NaN"),
     "infinity": (np.where(LABELS, INF, 0.0), "infinity"),
     "strings": (np.full(40, "a"), "could not convert"),
-    "three axes": (np.zeros((40, 2, 2)), ""),
+    "three axes": (np.zeros((40, 2, 2)), None),
     "complex": (NUMBERS.astype(complex), "Complex"),
 }
 TARGETS = [(a_classifier, y, text) for y, text in BAD_LABELS.values()]
@@ -257,15 +257,15 @@ CALLS = {
     "X_val with NaN": (pairs(), pairs(X_val=with_value(NAN), y_val=LABELS), "contains NaN"),
     "y_val of other classes": (pairs(), pairs(X_val=X, y_val=LABELS + 5), "has classes not in"),
     "weights of y_val below 0": (pairs(), pairs(X_val=X, y_val=LABELS, sample_weight_val=-WEIGHTS), "Negative"),
-    "a class that is not there": (pairs(class_weight={7: 1.0}), pairs(), "class_weight names 7"),
-    "a class below 0": (pairs(class_weight={0: -1.0}), pairs(), "class_weight[[]0[]] must be"),
-    "a class of NaN": (pairs(class_weight={0: NAN}), pairs(), "class_weight[[]0[]] must be"),
-    "a class of words": (pairs(class_weight={0: "much"}), pairs(), "class_weight[[]0[]] must be"),
+    "a class that is not there": (pairs(class_weight={7: 1.0}), pairs(), "class_weight names a class 7"),
+    "a class below 0": (pairs(class_weight={0: -1.0}), pairs(), r"class_weight\[0\] must be"),
+    "a class of NaN": (pairs(class_weight={0: NAN}), pairs(), r"class_weight\[0\] must be"),
+    "a class of words": (pairs(class_weight={0: "much"}), pairs(), r"class_weight\[0\] must be"),
     "no class at all": (pairs(class_weight={0: 0.0, 1: 0.0}), pairs(), "no sample with a weight"),
     "a device without a backend": (pairs(device="cpu"), pairs(), "needs a backend"),
     "dropout in lbfgs": (pairs(solver="lbfgs", dropout=0.5), pairs(), "lbfgs cannot follow"),
     "an unknown score": (pairs(early_stopping=True, scoring="acuracy"), pairs(), "acuracy"),
-    "too small a part": (pairs(early_stopping=True, validation_fraction=0.01), pairs(), ""),
+    "too small a part": (pairs(early_stopping=True, validation_fraction=0.01), pairs(), None),
 }
 
 
@@ -329,7 +329,7 @@ def test_targets_outside_the_domain_of_a_loss_are_refused():
         (lambda model: model.input_gradients(X, output=1), "one of 1 outputs"),
         (lambda model: model.input_gradients(X, output=-1), "at least 0"),
         (lambda model: model.input_gradients(X, LABELS[:-1]), "inconsistent"),
-        (lambda model: MLPClassifier.from_sklearn(model), "needs a sklearn.neural_network.MLPClassifier"),
+        (MLPClassifier.from_sklearn, "needs a sklearn.neural_network.MLPClassifier"),
         (lambda model: MLPRegressor.from_sklearn(None), "needs a sklearn.neural_network.MLPRegressor"),
     ],
 )
