@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from xpmlp import checkpoints, filing, storage
+from xpmlp import checkpoints, storage
 from xpmlp._typing import Array
 from xpmlp.backends import select
 from xpmlp.description import optimizer_of, schedule_of
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
     document, arrays = storage.read(path)
     with storage.believing(path):
         if document["kind"] == "mlp":
-            return filing.of_stored(MLP, document, arrays, place or select(None))
+            return MLP._of_stored(document, arrays, place or select(None))
         if document["kind"] in ("MLPClassifier", "MLPRegressor"):
             from xpmlp.estimators import MLPClassifier, MLPRegressor
 
