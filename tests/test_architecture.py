@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 # Row by row from the ground. A room is a module of xpmlp or a subpackage with all its modules.
 ROWS = [
-    {"_typing", "backends", "checks", "faults", "parameters"},
+    {"_typing", "backends", "checks", "faults", "parameters", "seeds"},
     {"activations", "dropout", "initializers", "optimizers", "schedules", "storage", "transfer"},
     {"losses", "network"},
     {"description", "runners"},
@@ -59,7 +59,7 @@ LIBRARIES = {
 NAME_LIBRARIES = {"backends", "runners"}
 USE_NUMPY = {
     *("backends", "checkpoints", "checks", "initializers", "runners", "storage", "training", "transfer"),
-    *("anatomy", "estimators", "explanation", "health", "inspection", "mlp"),
+    *("anatomy", "estimators", "explanation", "seeds", "health", "inspection", "mlp"),
     *("cli", "export", "plotting", "__init__", "__main__"),
 }
 USE_SCIKIT_LEARN = {"estimators", "export", "cli"}

@@ -8,7 +8,7 @@ from xpmlp import checkpoints, storage
 from xpmlp._typing import Array
 from xpmlp.backends import select
 from xpmlp.description import optimizer_of, schedule_of
-from xpmlp.mlp import MLP
+from xpmlp.mlp import MLP, filing
 
 _PARAMETERS = {"max_iter", "max_time", "max_fun", "verbose"}  # of an estimator, which a run may go on with others
 
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
     document, arrays = storage.read(path)
     with storage.believing(path):
         if document["kind"] == "mlp":
-            return MLP._of_stored(document, arrays, place or select(None))
+            return filing.of_stored(MLP, document, arrays, place or select(None))
         if document["kind"] in ("MLPClassifier", "MLPRegressor"):
             from xpmlp.estimators import MLPClassifier, MLPRegressor
 

@@ -2,45 +2,27 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 
-from xpmlp import checkpoints, checks, storage
+from xpmlp import checks, storage
 from xpmlp._typing import Array
 from xpmlp.activations import activation
-from xpmlp.backends import HostArray, Place, place_of, select
-from xpmlp.checkpoints import Checkpoint, Checkpoints, Stored
-from xpmlp.description import (
-    describe_initializer,
-    describe_network,
-    describe_optimizer,
-    describe_schedule,
-    initializer_of,
-    network_of,
-)
+from xpmlp.backends import select
 from xpmlp.faults import telling_of_memory
 from xpmlp.initializers import initializer as find_initializer
 from xpmlp.losses import check_targets
 from xpmlp.losses import loss as find_loss
+from xpmlp.mlp import filing
+from xpmlp.mlp.fitting import Options, Samples, fit_network
 from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, losses, mean
-from xpmlp.optimizers import optimizer as find_optimizer
 from xpmlp.parameters import Layout
-from xpmlp.progress import Bar
-from xpmlp.runners import Data, find_runner
-from xpmlp.runners.step import State, Task
-from xpmlp.schedules import schedule as find_schedule
-from xpmlp.training import Plan, Report, Snapshot, train
+from xpmlp.seeds import INITIAL_WEIGHTS, ORDERS, child, generator, seed_sequence
 from xpmlp.transfer import to_numpy
 
 PREDICTION_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
-
-SMALLER = "Lower batch_size, or make the network narrower; it is as it was before."
-
-# The streams of random numbers that are derived from one seed.
-INITIAL_WEIGHTS, ORDERS, DROPOUT = range(3)
 
 
 class MLP:
@@ -117,7 +99,7 @@ class MLP:
             raise ValueError(f"dtype must be 'float64' or 'float32'; got {dtype!r}.")
         self.place = select(backend, device)
         self.dtype = self.place.dtype_name(dtype)
-        self.random_state = _seed_sequence(random_state)
+        self.random_state = seed_sequence(random_state)
         self.initialize()
 
     # --- The tutorial's verbs ---
@@ -127,7 +109,7 @@ class MLP:
         layout, f = self.layout, self.network.activations
         rows = []
         for seed in self.seeds:
-            rng = _generator(seed, INITIAL_WEIGHTS)
+            rng = generator(seed, INITIAL_WEIGHTS)
             W: Layers = [None]
             b: Layers = [None]
             for k in range(1, layout.n_layers + 1):
@@ -137,7 +119,7 @@ class MLP:
                 b.append(np.zeros(n_out))
             rows.append(layout.pack(W, b))
         self._p = self.place.asarray(rows[0] if self.n_networks is None else np.stack(rows), self.dtype)
-        self._orders = [_generator(seed, ORDERS) for seed in self.seeds]
+        self._orders = [generator(seed, ORDERS) for seed in self.seeds]
         self._trace: Trace | None = None
         self._gradients: Gradients | None = None
         self.history: dict[str, list[Any]] = {}
@@ -210,7 +192,7 @@ class MLP:
         """The seed of each network, fit for `random_state=` of an MLP that is to be that network alone."""
         if self.n_networks is None:
             return [self.random_state]
-        return [_child(self.random_state, i) for i in range(self.n_networks)]
+        return [child(self.random_state, i) for i in range(self.n_networks)]
 
     W = property(lambda self: self.layout.unpack(self._p)[0], doc="Weights; W[k] has shape (n_{k-1}, n_k).")
     b = property(lambda self: self.layout.unpack(self._p)[1], doc="Biases; b[k] has shape (n_k,).")
@@ -328,100 +310,8 @@ class MLP:
         Exception
             Whatever a callback raises; the network keeps what it has learned by then.
         """
-        samples = self._samples(X, y, sample_weight)
-        held_out = None
-        saved = self._saved(checkpoint, resume)
-        orders = copy.deepcopy(self._orders) if saved is None else saved.orders  # a fit that fails has drawn nothing
-        began = copy.deepcopy(orders)
-        if validation_data is not None:
-            names = ("validation_data[0]", "validation_data[1]")
-            held_out = self._samples(*checks.inputs_and_targets(validation_data, "validation_data"), names=names)
-        elif early_stopping:
-            samples, held_out = self._hold_out(samples, validation_fraction, orders[0])
-        size = samples.n if batch_size is None else checks.integer(batch_size, "batch_size", least=1)
-        data = Data(self.place, samples.x, samples.y, samples.w, size)
-        method = find_optimizer(optimizer)
-        task = Task(
-            self.network,
-            method,
-            l2=checks.number(l2, "l2", least=0.0),
-            clip_norm=None if clip_norm is None else checks.number(clip_norm, "clip_norm", above=0.0),
-            factors=None if learning_rate_factors is None else self._per_layer(learning_rate_factors),
-            decays=self._per_layer([1.0] * self.layout.n_layers, biases=0.0) if method.weight_decay else None,
-            precision=checks.option(precision, "precision", ("highest", "high")),
-        )
-        rate = method.learning_rate if learning_rate is None else learning_rate
-        patience = checks.integer(patience, "patience", least=0)
-        plan = Plan(
-            n_epochs=checks.integer(epochs, "epochs", least=1),
-            learning_rate=checks.number(rate, "learning_rate", above=0.0),
-            schedule=find_schedule(schedule),
-            n_batches=data.n_batches,
-            n_samples=data.n,
-            patience=patience if early_stopping else float("inf"),
-            tol=checks.number(tol, "tol", least=0.0),
-            keep_best=early_stopping,
-            on_divergence=checks.option(on_divergence, "on_divergence", ("restore", "raise")),
-            max_time=float("inf") if max_time is None else checks.number(max_time, "max_time", above=0.0),
-            know_best=checkpoint is not None,
-        )
-        every = checks.integer(checkpoint_every, "checkpoint_every", least=1)
-        callbacks = checks.functions(callbacks, "callbacks")
-        recorder = _Recorder(self, samples, held_out, _metric(metric, self.network), callbacks, plan.n_epochs, progress)
-        factors = None if learning_rate_factors is None else list(map(float, learning_rate_factors))
-        arguments = {
-            "epochs": plan.n_epochs,
-            "batch_size": size,
-            "optimizer": _or_own(describe_optimizer, method),
-            "learning_rate": plan.learning_rate,
-            "schedule": _or_own(describe_schedule, plan.schedule),
-            "l2": task.l2,
-            "clip_norm": task.clip_norm,
-            "learning_rate_factors": factors,
-            "shuffle": bool(shuffle),
-            "validation_fraction": float(validation_fraction),
-            "early_stopping": bool(early_stopping),
-            "patience": patience,
-            "tol": plan.tol,
-            "metric": {"own": getattr(metric, "__name__", "function")} if callable(metric) else metric,
-            "on_divergence": on_divergence,
-            "max_time": None if max_time is None else float(max_time),
-            "checkpoint_every": every,
-        }
-        before = self.__dict__ | {"history": {name: list(values) for name, values in self.history.items()}}
-        keep = start = None
-        try:
-            if checkpoint is not None:
-                run = {"arguments": arguments, "data": _digest(samples, held_out)}
-                keep = Checkpoints(checkpoint, every, self.place, partial(self._stored, orders=orders), run, began)
-            if saved is not None:
-                start = self._take_up(saved, run, orders)
-                recorder.first = len(self.history["loss"]) - start.epoch
-            with recorder.bar, telling_of_memory(self.place, f"training with batch_size={data.batch_size}", SMALLER):
-                p = self.place.xp.asarray(self._p, copy=True)  # training owns what it changes
-                result = train(
-                    find_runner(task, data, self._dropout_seed()),
-                    State(p, method.init(p).slots, 0),
-                    plan,
-                    self.place,
-                    self.layout,
-                    orders=lambda: self._order(data.n, orders) if shuffle and data.n_batches > 1 else None,
-                    validate=None if held_out is None else recorder.validate,
-                    on_epoch=[recorder],
-                    on_snapshot=lambda snapshot: (
-                        None if keep is None else keep(snapshot, failed=recorder.error is not None)
-                    ),
-                    start=start,
-                )
-        except BaseException:
-            self.__dict__.update(before)
-            raise
-        self._p, self._orders, self._trace, self._gradients = result.p, orders, None, None
-        if recorder.error is not None:
-            recorder.error.add_note(
-                f"Training ended here; the network keeps what it had learned in {result.epochs} epochs."
-            )
-            raise recorder.error
+        options = Options(**{name: value for name, value in locals().items() if name in Options._fields})
+        fit_network(self, X, y, options)
         return self
 
     def predict(self, X: Array, *, average: bool = False) -> Array:
@@ -486,7 +376,7 @@ class MLP:
         p = np.asarray(self.place.backend.to_numpy(self._p))
         if not np.all(np.isfinite(p)):
             raise ValueError("the parameters must be finite to be saved; they hold NaN or infinity.")
-        storage.write(path, *self._stored(p))
+        storage.write(path, *filing.stored(self, p))
 
     def to_onnx(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
         """Write the forward pass as an ONNX model: "X" of any number of rows in, "yhat" out; needs onnx.
@@ -507,96 +397,14 @@ class MLP:
 
         network_to_onnx(path, self.network, *self.layout.unpack(to_numpy(self._p)), dtype)
 
-    # --- Files ---
-
-    def _stored(self, p: HostArray, orders: Sequence[np.random.Generator] | None = None) -> Stored:
-        """The document and arrays that stand for this network with the parameters `p`."""
-        W, b = self.layout.unpack(p)
-        arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
-        for name, values in self.history.items():
-            arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
-        document = {
-            "kind": "mlp",
-            "network": describe_network(self.network),
-            "initializer": describe_initializer(self.initializer),
-            "n_networks": self.n_networks,
-            "dtype": self.dtype,
-            "seed": checkpoints.seed_document(self.random_state),
-            "orders": [checkpoints.generator_document(rng) for rng in (orders or self._orders)],
-            "versions": checkpoints.versions(),
-        }
-        return document, arrays
-
-    @classmethod
-    def _of_stored(cls, document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place) -> Self:
-        """The network that `_stored` described; ValueError, TypeError or KeyError where it makes no sense."""
-        net = cls.__new__(cls)
-        net.network = network_of(document["network"])
-        net.initializer = initializer_of(document["initializer"])
-        m = document["n_networks"]
-        net.n_networks = None if m is None else checks.integer(m, "n_networks", least=1)
-        dtype = checks.option(document["dtype"], "dtype", ("float64", "float32"))
-        lead = () if net.n_networks is None else (net.n_networks,)
-        W: Layers = [None]
-        b: Layers = [None]
-        for name, k, _, _, shape in net.layout.segments:
-            array = arrays[f"{name}.{k}"]
-            wanted = (*lead, *shape) if name == "W" or not lead else (*lead, 1, *shape)
-            if array.shape != wanted or array.dtype != dtype:
-                raise ValueError(f"{name}.{k} must be {wanted}, {dtype}; got {array.shape}, {array.dtype}.")
-            if not np.all(np.isfinite(array)):
-                raise ValueError(f"{name}.{k} holds NaN or infinity.")
-            (W if name == "W" else b).append(array)
-        net.random_state = checkpoints.seed_of(document["seed"])
-        net._orders = [checkpoints.generator_of(state) for state in document["orders"]]
-        if len(net._orders) != (net.n_networks or 1):
-            raise ValueError(f"{net.n_networks or 1} networks need as many random generators; got {len(net._orders)}.")
-        net.history = {}
-        for name, array in arrays.items():
-            if name.startswith("history."):
-                if array.dtype != np.float64 or array.shape[1:] not in ((), lead):
-                    raise ValueError(f"{name} must have one number per epoch and network; got shape {array.shape}.")
-                net.history[name.removeprefix("history.")] = [_plain(value) for value in array]
-        net.place, net.dtype = place, place.dtype_name(dtype)
-        net._p = place.asarray(net.layout.pack(W, b), net.dtype)
-        net._trace = net._gradients = None
-        return net
-
-    def _saved(self, checkpoint: str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
-        """The checkpoint to go on from, if there is one."""
-        if not resume:
-            return None
-        if checkpoint is None:
-            raise ValueError("resume=True needs a folder to go on from; name it with checkpoint=.")
-        if not checkpoints.last(checkpoint).exists():
-            return None
-        saved = checkpoints.read(checkpoint, self.place, self.dtype)
-        there, here = saved.model[0], self._stored(np.asarray(self.place.backend.to_numpy(self._p)))[0]
-        for what in ("kind", "network", "n_networks", "initializer", "dtype"):
-            if there.get(what) != here[what]:
-                raise ValueError(
-                    f"the checkpoint in {os.fspath(checkpoint)!r} is of another network; its {what} is "
-                    f"{there.get(what)!r}, here it is {here[what]!r}. Choose another folder, or the same network."
-                )
-        return saved
-
-    def _take_up(self, saved: Checkpoint, run: Mapping[str, Any], orders: list[np.random.Generator]) -> Snapshot:
-        """Be the network of the checkpoint, and let `orders` be where they were then."""
-        checkpoints.demand_same_run(saved.run, run)
-        document, arrays = saved.model
-        was = self._of_stored(document, arrays, self.place)
-        orders[:] = was._orders
-        self.random_state, self.history, self._p = was.random_state, was.history, was._p
-        return saved.snapshot
-
     # --- Behind the door ---
 
     def _inputs(self, X: Any, name: str = "x") -> Array:
         return checks.array(X, name, self.place, self.dtype, width=self.layout.sizes[0], networks=self.n_networks)
 
-    def _samples(self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")) -> "_Samples":
+    def _samples(self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")) -> "Samples":
         x = self._inputs(X, names[0])
-        return _Samples(x, *self._targets(y, int(x.shape[-2]), w, names[1]))
+        return Samples(x, *self._targets(y, int(x.shape[-2]), w, names[1]))
 
     def _targets(self, y: Any, n: int, w: Any = None, name: str = "y") -> tuple[Array, Array | None]:
         width = self.network.loss.target_width or self.layout.sizes[-1]
@@ -608,38 +416,7 @@ class MLP:
         check_targets(self.network.loss, y)
         return y, checks.sample_weight(w, "sample_weight", self.place, self.dtype, n)
 
-    def _hold_out(
-        self, samples: "_Samples", fraction: float, rng: np.random.Generator
-    ) -> tuple["_Samples", "_Samples"]:
-        fraction = checks.number(fraction, "validation_fraction", above=0.0, below=1.0)
-        n_held = max(round(fraction * samples.n), 1)
-        if n_held >= samples.n:
-            raise ValueError(f"validation_fraction={fraction:g} of {samples.n} samples leaves none to train on.")
-        order = rng.permutation(samples.n)  # the same samples are held out from every network
-        return samples.take(np.sort(order[n_held:]), self.place), samples.take(np.sort(order[:n_held]), self.place)
-
-    def _per_layer(self, factors: Sequence[float], biases: float | None = None) -> Array:
-        K = self.layout.n_layers
-        if len(factors) != K:
-            raise ValueError(f"learning_rate_factors must hold one for each of the {K} layers; got {len(factors)}.")
-        flat = np.zeros(self.layout.size)
-        for name, k, start, stop, _ in self.layout.segments:
-            factor = checks.number(factors[k - 1], f"learning_rate_factors[{k - 1}]", least=0.0)
-            flat[start:stop] = factor if name == "W" or biases is None else biases
-        return self.place.asarray(flat, self.dtype)
-
-    def _order(self, n: int, orders: Sequence[np.random.Generator]) -> HostArray:
-        drawn = [rng.permutation(n) for rng in orders]
-        return drawn[0] if self.n_networks is None else np.stack(drawn)
-
-    def _dropout_seed(self) -> Array | None:
-        if not any(self.network.dropout):
-            return None
-        draws = [_generator(seed, DROPOUT).integers(2**31, dtype=np.int32) for seed in self.seeds]
-        shape = (1, 1) if self.n_networks is None else (self.n_networks, 1, 1)
-        return self.place.asarray(np.asarray(draws, dtype=np.int32).reshape(shape))
-
-    def _loss(self, samples: "_Samples") -> Any:
+    def _loss(self, samples: "Samples") -> Any:
         W, b = self.layout.unpack(self._p)
         trace = forward(self.network, W, b, samples.x)
         value = self.place.backend.to_numpy(mean(losses(self.network, trace, samples.y), samples.w))
@@ -654,109 +431,6 @@ class MLP:
         if self._gradients is None:
             raise ValueError("there are no derivatives yet; call forward(X), then backward(y).")
         return self._gradients
-
-
-class _Samples(NamedTuple):
-    """Checked inputs, targets and weights on the device."""
-
-    x: Array
-    y: Array
-    w: Array | None
-
-    @property
-    def n(self) -> int:
-        return int(self.x.shape[-2])
-
-    def take(self, rows: HostArray, place: Place) -> "_Samples":
-        index = place.asarray(rows.astype(np.int32))
-        take = place.xp.take
-        w = None if self.w is None else take(self.w, index, axis=-1)
-        return _Samples(take(self.x, index, axis=self.x.ndim - 2), take(self.y, index, axis=self.y.ndim - 2), w)
-
-
-class _Recorder:
-    """What happens after an epoch: history, callbacks, the progress bar."""
-
-    def __init__(
-        self,
-        net: MLP,
-        samples: _Samples,
-        held_out: _Samples | None,
-        metric: Callable[[Array, Array], float] | None,
-        callbacks: Sequence[Callable[[MLP, int, dict[str, Any]], object]],
-        n_epochs: int,
-        progress: bool,
-    ) -> None:
-        self.net, self.samples, self.held_out, self.metric, self.callbacks = net, samples, held_out, metric, callbacks
-        self.bar = Bar(n_epochs, progress)
-        self.first = len(net.history.get("loss", []))
-        self.error: Exception | None = None  # what a callback or a metric raised
-
-    def validate(self, p: Array) -> Any:
-        self.net._p = p
-        assert self.held_out is not None
-        return self.net._loss(self.held_out)
-
-    def __call__(self, report: Report) -> bool:
-        net = self.net
-        net._p = report.state.p
-        logs: dict[str, Any] = {"loss": _plain(report.loss), "learning_rate": report.learning_rate}
-        if self.metric is not None:
-            logs["metric"] = self.metric(self.samples.y, net.predict(self.samples.x))
-        if report.validation is not None:
-            logs["validation_loss"] = _plain(report.validation)
-            if self.metric is not None and self.held_out is not None:
-                logs["validation_metric"] = self.metric(self.held_out.y, net.predict(self.held_out.x))
-        for name, value in logs.items():
-            net.history.setdefault(name, []).append(value)
-        self.bar.advance(logs)
-        try:
-            stop = [
-                callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks
-            ]  # all of them
-        except Exception as error:  # noqa: BLE001 - whatever it is, it comes out of fit once the network is safe
-            self.error = error
-            return True
-        return any(stop)
-
-
-def _digest(samples: _Samples, held_out: _Samples | None) -> str:
-    arrays = [*samples, *(held_out or ())]
-    return checkpoints.data_digest(*(None if array is None else to_numpy(array) for array in arrays))
-
-
-def _or_own(describe: Callable[[Any], Any], row: Any) -> Any:
-    try:
-        return describe(row)
-    except ValueError:
-        return {"own": row.name}
-
-
-def _plain(value: HostArray) -> Any:
-    return float(value) if np.ndim(value) == 0 else np.asarray(value)
-
-
-def accuracy(y: Array, yhat: Array) -> Any:
-    """The share of samples whose class is right: the largest of several outputs, or one output on y's side of 1/2.
-
-    A float, or a NumPy array of shape (m,) for m networks.
-    """
-    place = place_of(y=y, yhat=yhat)
-    xp = place.xp
-    if yhat.shape[-1] == 1:
-        right = ((yhat > 0.5) == (y > 0.5))[..., 0]
-    else:
-        right = xp.argmax(yhat, axis=-1) == xp.argmax(y, axis=-1)
-    return _plain(place.backend.to_numpy(xp.mean(xp.astype(right, yhat.dtype), axis=-1)))
-
-
-def _metric(metric: Any, network: Network) -> Callable[[Array, Array], float] | None:
-    if metric is None or callable(metric):
-        return metric  # type: ignore[no-any-return]
-    checks.option(metric, "metric", ("accuracy",))
-    if network.loss.targets not in ("probability", "distribution"):
-        raise ValueError(f"accuracy needs a classification loss; got {network.loss.name!r}.")
-    return accuracy
 
 
 def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) -> Network:
@@ -786,20 +460,3 @@ def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) 
 
 def _rows_at_once(layout: Layout, networks: int | None) -> int:
     return max(PREDICTION_BYTES // (8 * max(layout.sizes) * (networks or 1)), 1)
-
-
-def _seed_sequence(random_state: Any) -> np.random.SeedSequence:
-    if isinstance(random_state, np.random.SeedSequence):
-        return random_state
-    if random_state is None:
-        return np.random.SeedSequence()
-    return np.random.SeedSequence(checks.integer(random_state, "random_state", least=0))
-
-
-def _child(seed: np.random.SeedSequence, key: int) -> np.random.SeedSequence:
-    # Not spawn(): that counts, so the second call would give others.
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, key))
-
-
-def _generator(seed: np.random.SeedSequence, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(_child(seed, stream)))
