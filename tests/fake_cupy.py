@@ -150,7 +150,12 @@ class RawModule:
         dtype = "float32" if "typedef float T;" in code else "float64"
         self.kernels = Kernels(code, dtype)
 
+    def compile(self) -> None:
+        self.compiled = True
+
     def get_function(self, name: str) -> Any:
+        assert self.compiled
+
         def launch(grid: tuple, block: tuple, arguments: tuple) -> None:
             if name == RawModule.broken:
                 raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure\nand more")

@@ -308,7 +308,7 @@ def nvrtc() -> Any:
 def assemble(compiler: Any, text: str, arch: str, *, ptx: bool = False) -> str:
     program = compiler.createProgram(text, "step.cu", (), ())
     try:
-        compiler.compileProgram(program, (f"--gpu-architecture={arch}",))
+        compiler.compileProgram(program, (f"--gpu-architecture={arch}", "-std=c++14"))  # as CuPy does
         log = compiler.getProgramLog(program).strip("\x00 \n")
         assert log == "", log
         return compiler.getPTX(program).decode() if ptx else str(len(compiler.getCUBIN(program)))

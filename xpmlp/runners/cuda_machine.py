@@ -50,6 +50,7 @@ class Machine:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._pool = cupy.cuda.MemoryPool()
             module = cupy.RawModule(code=text)
+            module.compile()  # now, where a failure still leaves the training to another runner
             self._kernels = {name: module.get_function(name) for name in self._types}
             with self.private():
                 self._workspace = cupy.empty(WORKSPACE, dtype="uint8")
