@@ -413,7 +413,13 @@ def chart(report: Report, found: dict[int, Found], about: dict[str, str], path: 
         axis.spines[["top", "right"]].set_visible(False)
     versions = ", ".join(f"{name} {about[name]}" for name in ("numpy", "scikit-learn", "torch", "jax") if name in about)
     figure.suptitle("Seconds for a whole fit on the CPU (float32, Adam; compilation not counted)", fontsize=11)
-    figure.text(0.5, 0.01, f"{about['processor']}; {versions}; {about['date']}", ha="center", fontsize=7)
+    figure.text(
+        0.5,
+        0.01,
+        f"{about['processor']}; {versions}; {about.get('blas', 'blas not named')}; {about['date']}",
+        ha="center",
+        fontsize=7,
+    )
     figure.tight_layout(rect=(0, 0.02, 1, 0.98))
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -7,6 +7,7 @@ round goes through them backwards, so that whatever else the machine does falls 
 import cProfile
 import ctypes
 import gc
+import os
 import pstats
 import resource
 import sys
@@ -171,6 +172,10 @@ def environment(**_: Any) -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
+    # A variable can bind a library to other kernels than the processor's best, and so decide a ratio.
+    for name in sorted(os.environ):
+        if name.startswith(("OPENBLAS_", "MKL_", "BLIS_", "OMP_", "XLA_", "ONEDNN_", "NPY_")) and "THREADS" not in name:
+            found[name] = os.environ[name]
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
