@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import xpmlp
-from xpmlp import MLP, storage
+from xpmlp import MLP, MLPRegressor, storage
 from xpmlp.backends import State, probe
 from xpmlp.faults import out_of_memory, telling_of_memory
 
@@ -340,6 +341,34 @@ FITTER = """
 """
 
 
+ESTIMATOR_FITTER = """
+    import sys, warnings
+    import numpy as np
+    from xpmlp import MLPRegressor
+    rng = np.random.default_rng(7)
+    X = rng.normal(size=(2000, 4)); y = np.sin(3 * X.sum(axis=1)) + rng.normal(size=2000)
+    parameters = {"max_iter": 10**7, "max_fun": 10**9, "tol": 0.0, "n_iter_no_change": np.inf}
+    reg = MLPRegressor(hidden_layer_sizes=(64, 64), solver=sys.argv[1], max_iter=1, random_state=1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        reg.fit(X, y)
+        for round in sys.stdin:
+            old = dict(vars(reg))
+            seen.clear()
+            reg.set_params(**parameters)
+            print("go", flush=True)
+            try:
+                reg.fit(X, y)
+                outcome = "warned" if any("interrupted" in str(w.message) for w in seen) else "silent"
+            except KeyboardInterrupt:
+                fitted = [name for name in old if name.endswith("_")]
+                outcome = "old" if all(vars(reg)[name] is old[name] for name in fitted) else "mixed"
+            except BaseException as error:
+                outcome = repr(error)
+            print(outcome, bool(np.all(np.isfinite(reg.predict(X)))), flush=True)
+"""
+
+
 @posix
 @pytest.mark.parametrize("mode", ["plain", "early"])
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
@@ -557,6 +586,47 @@ def test_a_callback_that_dies_does_not_take_what_was_learned_with_it(tmp_path):
     ten = MLP([2, 4, 1], random_state=1).fit(X, y, epochs=10)
     again = MLP([2, 4, 1], random_state=1).fit(X, y, epochs=10, checkpoint=tmp_path, resume=True)
     np.testing.assert_array_equal(again.parameters, ten.parameters)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_callback_of_an_estimator_that_dies_does_not_take_what_was_learned_with_it(solver):
+    class PlotError(Exception):
+        pass
+
+    def plot(estimator, epoch, logs):
+        if epoch == 3:
+            raise PlotError("no display")
+
+    X, y = data()
+    reg = MLPRegressor(hidden_layer_sizes=4, solver=solver, random_state=1, callbacks=plot)
+    with pytest.raises(PlotError, match="no display") as caught:
+        reg.fit(X, y)
+    assert caught.value.__notes__ == ["Training ended here; the estimator keeps what it had learned in 3 epochs."]
+    with pytest.warns(ConvergenceWarning):
+        three = MLPRegressor(hidden_layer_sizes=4, solver=solver, random_state=1, max_iter=3).fit(X, y)
+    np.testing.assert_array_equal(reg.predict(X), three.predict(X))
+    assert reg.n_iter_ == 3
+    assert "_died" not in vars(reg)
+
+
+@posix
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_ctrl_c_at_a_random_moment_leaves_a_usable_estimator(solver, rng):
+    process = child(ESTIMATOR_FITTER, solver, stdin=subprocess.PIPE)
+    outcomes = []
+    try:
+        for _ in range(7 * LONGER):  # 21 in all
+            process.stdin.write("round\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "go\n", process.communicate()[1]
+            time.sleep(float(rng.uniform(0.0, 0.05)))
+            process.send_signal(signal.SIGINT)
+            assert select.select([process.stdout], [], [], 60)[0], "Ctrl-C was not heard"
+            outcomes.append(process.stdout.readline().split())
+    finally:
+        process.kill()
+        process.communicate()
+    assert all(outcome in ("warned", "old") and usable == "True" for outcome, usable in outcomes), outcomes
 
 
 def test_a_full_disk_at_a_checkpoint_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 
 import xpmlp
-from xpmlp import MLP, storage
+from xpmlp import MLP, MLPClassifier, MLPRegressor, storage
 
 EPOCHS = 6
 CUTS = (1, 3, 5)
+
+# Six epochs converge to nothing, and need not.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 class CutError(Exception):
@@ -84,9 +87,42 @@ PRODUCT = {
 }
 CONFIGURATIONS = ALONE | PRODUCT
 
+# Estimators: the class, its parameters, the arguments of fit.
+KEPT = {"early_stopping": True, "n_iter_no_change": 2}
+ESTIMATORS = {
+    "classifier, adam": (MLPClassifier, {}, {}),
+    "classifier, adam, early": (MLPClassifier, KEPT, {}),
+    "classifier, adam, dropout, in order": (MLPClassifier, {"dropout": 0.3, "shuffle": False}, {}),
+    "classifier, sgd": (MLPClassifier, {"solver": "sgd"}, {}),
+    "classifier, sgd, invscaling": (MLPClassifier, {"solver": "sgd", "learning_rate": "invscaling"}, {}),
+    "classifier, sgd, adaptive": (
+        MLPClassifier,
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 1.0, "n_iter_no_change": 1},
+        {},
+    ),
+    "classifier, sgd, no momentum": (MLPClassifier, {"solver": "sgd", "momentum": 0.0}, {}),
+    "classifier, adamw, cosine": (MLPClassifier, {"solver": "adamw", "learning_rate": "cosine"}, {}),
+    "classifier, lbfgs": (MLPClassifier, {"solver": "lbfgs"}, {}),
+    "classifier, lbfgs, float32": (MLPClassifier, {"solver": "lbfgs", "dtype": "float32"}, {}),
+    "classifier, validation set": (MLPClassifier, KEPT, {"validation": True}),
+    "classifier, validation set, unwatched": (MLPClassifier, {}, {"validation": True}),
+    "classifier, weights": (MLPClassifier, {"class_weight": "balanced"}, {"weights": True}),
+    "classifier, loss watched": (MLPClassifier, KEPT | {"scoring": "loss", "dropout": 0.1}, {}),
+    "classifier, random state": (MLPClassifier, {"random_state": "instance"}, {}),
+    "classifier, no seed": (MLPClassifier, {"random_state": None}, {}),
+    "regressor, adam": (MLPRegressor, {}, {}),
+    "regressor, lbfgs": (MLPRegressor, {"solver": "lbfgs"}, {}),
+    "regressor, lbfgs, validation set": (MLPRegressor, {"solver": "lbfgs"}, {"validation": True}),
+    "regressor, sgd, one_cycle, early": (MLPRegressor, KEPT | {"solver": "sgd", "learning_rate": "one_cycle"}, {}),
+    "regressor, float32": (MLPRegressor, {"dtype": "float32", "clip_norm": 0.1}, {}),
+    "regressor, quantiles": (MLPRegressor, {"loss": "pinball", "quantile": [0.1, 0.9]}, {}),
+}
+
 
 def make(name):
-    """The network, its samples and the arguments of its fit."""
+    """The model, its samples and the arguments of its fit."""
+    if name in ESTIMATORS:
+        return make_estimator(*ESTIMATORS[name])
     network, arguments = CONFIGURATIONS[name]
     network, arguments = dict(network), {"epochs": EPOCHS, "batch_size": 16} | arguments
     X, y = data(network.get("dtype", "float64"))
@@ -99,7 +135,31 @@ def make(name):
     return MLP([3, 6, 5, 1], random_state=3, **network), X, y, arguments
 
 
+def make_estimator(cls, parameters, arguments):
+    X, y = data()
+    y = np.asarray(["a", "b", "c"])[np.arange(len(X)) % 3] if cls is MLPClassifier else y
+    parameters = {"hidden_layer_sizes": (5, 4), "max_iter": EPOCHS, "random_state": 2, "batch_size": 16} | parameters
+    if parameters["random_state"] == "instance":
+        parameters["random_state"] = np.random.RandomState(7)
+    more = {"sample_weight": np.linspace(0.1, 2.0, len(X))} if arguments.get("weights") else {}
+    more |= {"X_val": X[::3], "y_val": y[::3]} if arguments.get("validation") else {}
+    return cls(**parameters), X, y, more
+
+
+def demand_same_estimator(there, here):
+    for a, b in zip(there.coefs_ + there.intercepts_, here.coefs_ + here.intercepts_, strict=True):
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+    for name in ("loss_", "n_iter_", "t_", "best_loss_", "best_validation_score_"):
+        assert getattr(there, name, None) == getattr(here, name, None), name
+    for name in ("loss_curve_", "validation_scores_", "validation_loss_curve_"):
+        assert getattr(there, name, None) == getattr(here, name, None), name
+
+
 def demand_same(there, here):
+    if not isinstance(here, MLP):
+        demand_same_estimator(there, here)
+        return
     assert there.parameters.tobytes() == here.parameters.tobytes()
     assert there.history.keys() == here.history.keys()
     for key, values in here.history.items():
@@ -120,7 +180,7 @@ RESUMER = """
         if how == "fit":
             net.fit(X, y, **arguments, checkpoint=folder, resume=True)
         else:
-            more = {k: v for k, v in arguments.items() if k in ("sample_weight", "validation_data")}
+            more = {k: v for k, v in arguments.items() if k in ("sample_weight", "validation_data", "X_val", "y_val")}
             net = xpmlp.resume(folder, X, y, **more)
         net.save(folder + "/final.safetensors")
 """
@@ -139,15 +199,19 @@ def in_a_fresh_process(jobs, **environment):
 
 def cut(name, epoch, folder):
     net, X, y, arguments = make(name)
+    callbacks = {"callbacks": [cut_after(epoch)]}
+    if not isinstance(net, MLP):
+        net.set_params(**callbacks)
+        callbacks = {}
     with contextlib.suppress(CutError):  # patience may have run out before
-        net.fit(X, y, **arguments, checkpoint=folder, callbacks=[cut_after(epoch)])
+        net.fit(X, y, **arguments, checkpoint=folder, **callbacks)
 
 
 @pytest.mark.parametrize("how", ["fit", "resume"])
 @pytest.mark.parametrize("part", range(3))
 def test_a_run_taken_up_in_a_fresh_process_ends_as_the_uninterrupted_one(how, part, tmp_path):
-    # One process takes up a third of the configurations, each cut after another epoch: 41 x 2 in all.
-    names = list(CONFIGURATIONS)[part::3]
+    # One process takes up a third of the configurations, each cut after another epoch: 63 x 2 in all.
+    names = [*CONFIGURATIONS, *ESTIMATORS][part::3]
     jobs = []
     for i, name in enumerate(names):
         folder = tmp_path / str(i)
@@ -155,13 +219,66 @@ def test_a_run_taken_up_in_a_fresh_process_ends_as_the_uninterrupted_one(how, pa
         jobs.append((name, str(folder), how))
     in_a_fresh_process(jobs, PYTHONHASHSEED=str(part))
     for name, folder, _ in jobs:
+        if name == "classifier, no seed":  # below, where what was drawn is known
+            continue
         net, X, y, arguments = make(name)
         arguments.pop("checkpoint_every", None)
         demand_same(xpmlp.load(f"{folder}/final.safetensors"), net.fit(X, y, **arguments))
 
 
 def test_there_are_enough_configurations():
-    assert len(CONFIGURATIONS) * 2 >= 48
+    assert len(CONFIGURATIONS) + len(ESTIMATORS) >= 60
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("epoch", CUTS)
+def test_an_estimator_can_be_cut_after_any_epoch(name, epoch, tmp_path, monkeypatch):
+    drawn = np.random.RandomState(3)
+    monkeypatch.setattr(np.random.mtrand, "_rand", drawn)  # what scikit-learn draws from where there is no seed
+    cut(name, epoch, tmp_path)
+    drawn.seed(3)
+    net, X, y, arguments = make(name)
+    net.fit(X, y, **arguments)
+    drawn.seed(99)
+    again, _, _, _ = make(name)
+    demand_same(again.fit(X, y, **arguments, checkpoint=tmp_path, resume=True), net)
+    last, best = (xpmlp.load(tmp_path / f"{kind}.safetensors") for kind in ("last", "best"))
+    assert last.n_iter_ == net.n_iter_
+    assert best.predict(X).shape == net.predict(X).shape
+
+
+def test_other_parameters_and_samples_are_refused_for_an_estimator(tmp_path):
+    cut("classifier, adam", 2, tmp_path)
+    net, X, y, _ = make("classifier, adam")
+    with pytest.raises(ValueError, match=re.escape("alpha was 0.0001, is 0.5")):
+        net.set_params(alpha=0.5).fit(X, y, checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="the samples that the run began with"):
+        xpmlp.resume(tmp_path, X + 1.0, y)
+    with pytest.raises(ValueError, match="the checkpoint is of a MLPClassifier, this is a MLPRegressor"):
+        MLPRegressor().fit(X, X[:, 0], checkpoint=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="resume=True needs a folder"):
+        net.fit(X, y, resume=True)
+    longer = xpmlp.resume(tmp_path, X, y, max_iter=9)
+    demand_same(longer, make("classifier, adam")[0].set_params(max_iter=9).fit(X, y))
+
+
+def test_a_warm_start_is_resumed_as_one(tmp_path):
+    def begin():
+        net, X, y, _ = make("classifier, sgd, invscaling")
+        return net.set_params(warm_start=True).fit(X, y), X, y
+
+    net, X, y = begin()
+    with pytest.raises(CutError):
+        net.set_params(callbacks=[cut_after(2)]).fit(X, y, checkpoint=tmp_path)
+    demand_same(xpmlp.resume(tmp_path, X, y), begin()[0].fit(X, y))
+
+
+def test_an_estimator_with_functions_of_the_users_own_refuses_checkpoints_before_it_trains(tmp_path):
+    _, X, y, _ = make("classifier, adam")
+    net = MLPClassifier(activation=(np.sin, lambda z, a: np.cos(z)), max_iter=1)
+    with pytest.raises(ValueError, match=r"holds? (no functions|names and numbers)"):
+        net.fit(X, y, checkpoint=tmp_path)
+    assert not hasattr(net, "coefs_")
 
 
 @pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
