@@ -226,7 +226,7 @@ def line_search(
         if enough and abs(point.slope) <= -CURVATURE * start.slope:
             return step, loss, there, g
         past_valley = past_valley or (enough and point.slope >= 0.0)
-        if bracketed and (step <= least or step >= most or most - least <= NARROW * most):
+        if bracketed and _is_narrow(step, least, most):
             break
         if not past_valley and loss <= low.loss and not enough:
             # Before the valley is reached the search is for a minimum of the loss less the line.
@@ -246,9 +246,13 @@ def line_search(
         else:
             least, most = new + 1.1 * (new - low.step), new + 4.0 * (new - low.step)
         step = min(max(new, 0.0), LARGEST_STEP)
-        if bracketed and (step <= least or step >= most or most - least <= NARROW * most):
-            step = low.step
+        step = low.step if bracketed and _is_narrow(step, least, most) else step
     return lowest
+
+
+def _is_narrow(step: float, least: float, most: float) -> bool:
+    """Whether there is no room left for another step."""
+    return step <= least or step >= most or most - least <= NARROW * most
 
 
 def _interval(low: _Point, other: _Point, point: _Point) -> tuple[_Point, _Point]:
