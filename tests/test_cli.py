@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import xpmlp
+import xpmlp.cli.predict
+from xpmlp import storage
 from xpmlp.backends import BACKENDS, Probe, State
 from xpmlp.cli import main, table
+
+COMMAND_NAMES = ("backends", "demo", "train", "predict", "inspect", "export", "check-gradients", "bench")
 
 
 def test_backends_prints_a_table(capsys):
@@ -62,3 +69,416 @@ def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "xpmlp", "--help"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True)
     assert "backends" in done.stdout
+
+
+# --- train, predict, inspect, export, check-gradients: on tables made here ---
+
+
+def write_csv(path: Path, columns: dict[str, Any], delimiter: str = ",") -> Path:
+    rows = zip(*columns.values(), strict=True)
+    lines = [delimiter.join(columns), *(delimiter.join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def table_of(n: int = 300, seed: int = 0) -> dict[str, Any]:
+    """Numbers, gaps, categories, a key; a class and an amount that depend on some of them."""
+    rng = np.random.default_rng(seed)
+    width, height = rng.normal(50.0, 5.0, n), rng.normal(0.002, 0.001, n)
+    colour = rng.choice(["red", "green", "blue"], n)
+    amount = 1000.0 + 40.0 * (width - 50.0) + 100.0 * (colour == "red")
+    gaps = [f"{h:.6f}" if i % 7 else "NA" for i, h in enumerate(height)]
+    return {
+        "key": [f"row {i}" for i in range(n)],
+        "width": [f"{w:.3f}" for w in width],
+        "height": gaps,
+        "colour": colour.tolist(),
+        "constant": ["x"] * n,
+        "amount": [f"{a:.3f}" for a in amount],
+        "size": np.where(width + 3 * (colour == "red") > 51, "large", "small").tolist(),
+    }
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    write_csv(tmp_path / "data.csv", table_of())
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main(list(arguments))
+
+
+def result_of(capsys) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_classifier_is_trained_and_says_what_it_did(here, capsys):
+    assert run("train", "data.csv", "--target", "size", "--drop", "amount", "--report", "report.html") == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\033" not in out
+    for text in (
+        "task      classification: its values are text",
+        "missing   in height: taken for the median, and an input says where",
+        "left out  key (text with",
+        "constant ('x' in every row)",
+        "amount (as asked for)",
+        "model   model.safetensors",
+    ):
+        assert text in out
+    page = (here / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3  # loss, calibration, what the answers depend on
+    assert "src=" not in page  # self-contained
+    assert "href=" not in page
+    assert "Which class is taken for which" in page
+
+
+def test_a_regression_answers_in_the_units_of_the_target(here, capsys):
+    # amount is linear in width: R2 seen 0.99
+    assert run("train", "data.csv", "--target", "amount", "--drop", "size", "--json", "--report", "r.html") == 0
+    summary = result_of(capsys)
+    assert summary["task"] == "regression"
+    assert summary["scores"]["r2"] > 0.9
+    assert summary["scores"]["rmse"] < 0.4 * summary["baseline"]["rmse"]
+    assert run("predict", "model.safetensors", "data.csv") == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "amount"
+    assert len(lines) == 301
+    assert 900 < np.mean([float(line) for line in lines[1:]]) < 1200
+    assert "score: 300 rows have the answer: R2" in err
+    assert (here / "r.html").read_text(encoding="utf-8").count("<svg") == 3
+
+
+def test_the_model_file_holds_all_that_predict_needs(here, capsys):
+    run("train", "data.csv", "--target", "size", "--drop", "amount")
+    new = table_of(20, seed=1)
+    for name in ("key", "constant", "amount", "size"):
+        new.pop(name)
+    new["colour"][0] = "violet"
+    new["width"][1] = ""
+    write_csv(here / "new.csv", dict(reversed(new.items())), delimiter=";")
+    capsys.readouterr()
+    assert run("predict", "model.safetensors", "new.csv", "--proba", "--out", "answers.csv") == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "colour: 1 row with what the model has no input for ('violet'): all zeros." in err
+    assert "width: 1 missing, none in training" in " ".join(err.split())
+    lines = (here / "answers.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "size,p(large),p(small)"
+    p = np.array([line.split(",")[1:] for line in lines[1:]], dtype=float)
+    assert p.shape == (20, 2)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
+    # And anybody can load it
+    assert isinstance(xpmlp.load("model.safetensors"), xpmlp.MLPClassifier)
+
+
+def test_parquet_npz_and_csv_are_the_same_table(here, capsys):
+    pa = pytest.importorskip("pyarrow", reason="pip install pyarrow")
+    import pyarrow.parquet as pq
+
+    columns = table_of()
+    numbers = ("width", "height", "amount")
+    typed = {
+        name: [None if v == "NA" else float(v) for v in values] if name in numbers else values
+        for name, values in columns.items()
+    }
+    pq.write_table(pa.table(typed), "data.parquet")
+    arrays = {
+        name: np.array([np.nan if v is None else v for v in values]) if name in numbers else np.array(values)
+        for name, values in typed.items()
+    }
+    np.savez("data.npz", **arrays)
+    answers = {}
+    for file in ("data.csv", "data.parquet", "data.npz"):
+        assert run("train", file, "--target", "size", "--drop", "amount", "--epochs", "30", "--json") == 0
+        answers[file] = result_of(capsys)["scores"]
+    assert answers["data.csv"] == answers["data.parquet"] == answers["data.npz"]
+
+
+def test_parquet_without_a_reader_says_what_to_install(here, monkeypatch, capsys):
+    for name in ("pyarrow", "pyarrow.parquet", "polars"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (here / "data.parquet").write_bytes(b"PAR1")
+    assert run("train", "data.parquet", "--target", "y") == 1
+    assert "pip install pyarrow" in capsys.readouterr().err
+
+
+def test_whole_numbers_are_classes_unless_somebody_says_otherwise(here, capsys):
+    rng = np.random.default_rng(0)
+    grade = rng.integers(1, 6, 200)
+    write_csv(here / "grades.csv", {"x": grade + rng.normal(size=200), "grade": grade})
+    assert run("train", "grades.csv", "--target", "grade", "--epochs", "3", "--json") == 0
+    assert result_of(capsys)["task"] == "classification"
+    assert xpmlp.load("model.safetensors").classes_.tolist() == [1, 2, 3, 4, 5]
+    assert run("train", "grades.csv", "--target", "grade", "--epochs", "3", "--json", "--task", "regression") == 0
+    assert result_of(capsys)["task"] == "regression"
+
+
+def test_german_tables_are_read(here, capsys):
+    columns = table_of()
+    for name in ("width", "height", "amount"):
+        columns[name] = [value.replace(".", ",") for value in columns[name]]
+    write_csv(here / "german.csv", columns, delimiter=";")
+    scores = []
+    for file in ("data.csv", "german.csv"):
+        assert run("train", file, "--target", "amount", "--drop", "size", "--epochs", "5", "--json") == 0
+        scores.append(result_of(capsys)["scores"])
+    assert scores[0] == scores[1]
+
+
+def test_inspect_tells_what_is_in_the_file(here, capsys):
+    run("train", "data.csv", "--target", "size", "--drop", "amount", "--hidden", "8")
+    capsys.readouterr()
+    assert run("inspect", "model.safetensors") == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for text in ("MLPClassifier", "classes   large, small", "column    colour: blue, green, red", "score     right"):
+        assert text in out
+    assert run("inspect", "model.safetensors", "--json") == 0
+    found = result_of(capsys)
+    assert found["layers"][0]["W"] == [6, 8]
+    assert found["inputs"] == [
+        "width",
+        "height",
+        "height is missing",
+        "colour = blue",
+        "colour = green",
+        "colour = red",
+    ]
+    xpmlp.MLP([2, 3, 1], random_state=0).save("net.safetensors")
+    assert run("inspect", "net.safetensors") == 0
+    assert "MLP, 13 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["size", "amount"])
+def test_the_onnx_model_takes_the_numbers_of_the_table(here, capsys, target):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install xpmlp[onnx] onnxruntime")
+    other = {"size": "amount", "amount": "size"}[target]
+    run("train", "data.csv", "--target", target, "--drop", other, "--hidden", "8", "--dtype", "float64")
+    assert run("export", "model.safetensors", "--onnx", "model.onnx", "--dtype", "float64") == 0
+    assert "X[:, 0]  width" in capsys.readouterr().out
+    assert run("predict", "model.safetensors", "data.csv", "--json", *(["--proba"] if target == "size" else [])) == 0
+    ours = result_of(capsys)["columns"]
+
+    columns = table_of()
+    gaps = np.array([h == "NA" for h in columns["height"]])
+    height = np.array([np.nan if gap else float(h) for h, gap in zip(columns["height"], gaps, strict=True)])
+    median = xpmlp.cli.predict.open_model("model.safetensors").preparation.columns[1].fill
+    X = np.stack(
+        [
+            np.array(columns["width"], dtype=float),
+            np.where(gaps, median, height),
+            gaps,
+            *(np.array(columns["colour"]) == c for c in ("blue", "green", "red")),
+        ],
+        axis=1,
+    ).astype(np.float64)
+    theirs = onnxruntime.InferenceSession("model.onnx").run(None, {"X": X})
+    if target == "size":
+        np.testing.assert_allclose(theirs[1][:, 1], ours["p(small)"], atol=1e-9)
+    else:
+        np.testing.assert_allclose(theirs[0][:, 0], ours["amount"], rtol=1e-9)
+
+
+def test_check_gradients_runs_on_a_model_file(here, capsys):
+    run("train", "data.csv", "--target", "size", "--drop", "amount", "--hidden", "4", "--epochs", "2")
+    capsys.readouterr()
+    assert run("check-gradients", "model.safetensors", "data.csv") == 0
+    assert "32 samples" in capsys.readouterr().out
+    xpmlp.MLP([2, 3, 3], loss="cross_entropy", n_networks=2, random_state=0).save("net.safetensors")
+    assert run("check-gradients", "net.safetensors", "--json") == 0
+    found = result_of(capsys)
+    assert found["ok"] is True
+    assert [row["parameter"] for row in found["rows"]] == ["W[1]", "b[1]", "W[2]", "b[2]"]
+
+
+def test_a_model_of_python_predicts_for_a_table_too(here, capsys):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    xpmlp.MLPClassifier(4, solver="lbfgs", random_state=0).fit(X, X[:, 0] > 0).save("clf.safetensors")
+    write_csv(here / "x.csv", {"a": X[:, 0], "b": X[:, 1], "c": X[:, 0]})
+    assert run("predict", "clf.safetensors", "x.csv", "--drop", "c", "--json") == 0
+    assert np.mean(np.array(result_of(capsys)["columns"]["prediction"]) == (X[:, 0] > 0)) > 0.95
+    assert run("predict", "clf.safetensors", "x.csv") == 1
+    assert "takes 2 columns" in capsys.readouterr().err
+
+
+def test_the_demonstrations_learn(here, capsys):
+    assert run("demo", "circles", "--json") == 0
+    assert result_of(capsys)["after"] > 0.98
+    assert run("demo", "digits") == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "had never seen" in out
+    assert run("demo", "circles") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_bench_compares(here, capsys):
+    assert run("bench", "--backend", "numpy", "--seconds", "0.01", "--json") == 0
+    results = result_of(capsys)["results"]
+    assert [it["dtype"] for it in results] == ["float32", "float64"]
+    assert all(it["samples_per_second"] > 0 for it in results)
+
+
+def test_colour_is_for_who_wants_it(here, monkeypatch, capsys):
+    run("backends")
+    plain = capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    run("backends")
+    colour = capsys.readouterr().out
+    assert "\033[32mok" in colour
+    assert re.sub(r"\033\[[0-9;]*m", "", colour) == plain
+    monkeypatch.setenv("NO_COLOR", "1")
+    run("backends")
+    assert capsys.readouterr().out == plain
+
+
+def test_a_backend_that_cannot_run_falls_back_or_fails(here, capsys):
+    if "cupy" in xpmlp.available_backends():
+        pytest.skip("CuPy works here")
+    command = ["train", "data.csv", "--target", "size", "--epochs", "2", "--backend", "cupy", "--json"]
+    assert run(*command) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["backend"] == "numpy"
+    assert err.count("warning:") >= 1
+    assert ".py:" not in err
+    assert run(*command, "--fallback", "error") == 1
+    assert "error:" in capsys.readouterr().err
+
+
+BAD_FILES = {
+    "empty.csv": b"",
+    "header.csv": b"a,b,y\n",
+    "ragged.csv": b"a,y\n1,2\n1,2,3\n",
+    "latin.csv": "a,y\né,1\n".encode("latin1"),
+    "zeros.csv": b"a\0,y\n",
+    "twice.csv": b"a,a,y\n1,2,3\n",
+    "bare.csv": b"1,2,3\n4,5,6\n",
+    "few.csv": b"a,y\n1,2.5\n2,3.5\n",
+    "same.csv": b"a,y\n" + b"1,x\n2,x\n" * 20,
+    "unknown.csv": b"a,y\n" + b"1,\n2,NA\n" * 20,
+    "names.csv": b"a,y\n" + b"".join(b"%d,name %d\n" % (i, i) for i in range(50)),
+    "nothing.csv": b"a,y\n" + b"1,2.5\n1,3.5\n" * 20,
+    "infinite.csv": b"a,y\n" + b"1,2.5\ninf,3.5\n" * 20,
+    "bad.npz": b"PK no zip",
+    "bad.parquet": b"PAR1 no parquet",
+    "table.xlsx": b"PK",
+    "model.safetensors": b"no model",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train none.csv --target y", "No such file or directory: 'none.csv'"),
+        ("train . --target y", "a table must be a file named"),
+        ("train empty.csv --target y", "empty.csv is empty."),
+        ("train header.csv --target y", "header.csv holds no rows."),
+        ("train ragged.csv --target y", "ragged.csv, line 3: 3 cells, where the header has 2."),
+        ("train latin.csv --target y", "latin.csv must be UTF-8; byte 4 is not."),
+        ("train zeros.csv --target y", "zero bytes"),
+        ("train twice.csv --target y", "every column needs a name of its own; 'a' comes twice."),
+        ("train bare.csv --target y", "the first line must name the columns; it holds 1, 2, 3. Try --no-header."),
+        ("train few.csv --target y", "few.csv must have at least 10 rows with a target; it has 2."),
+        ("train same.csv --target y", "there is nothing to learn: the target 'y' is x in every row."),
+        ("train unknown.csv --target y", "the target 'y' is missing in every row."),
+        ("train names.csv --target y", "has 50 classes in 50 rows"),
+        ("train nothing.csv --target y", "no column of nothing.csv is left to learn from (a: 1 in every row)."),
+        ("train infinite.csv --target y", "column 'a' must be finite; it holds infinity."),
+        ("train bad.npz --target y", "bad.npz is no npz file of plain arrays"),
+        ("train table.xlsx --target y", "a table must be a file named .csv, .tsv, .txt, .npz, .parquet, .pq"),
+        ("train data.csv --target Size", "has no column 'Size'; did you mean 'size'?"),
+        ("train data.csv --target z", "Its columns: key, width, height, colour, constant, amount, size."),
+        ("train data.csv --target size --task regression", "regression needs a target of numbers; 'size' has"),
+        ("train data.csv --target amount --task classification", "classification needs classes; 'amount' has"),
+        ("train data.csv --target size --drop nose", "has no column 'nose'"),
+        ("train data.csv --target size --out no/where/m.safetensors", "does not exist"),
+        ("train data.csv --target size --out .", "it is a folder"),
+        ("train data.csv --target size --test-size 1", "--test-size must lie between 0 and 0.9; got 1."),
+        ("train data.csv --target size --epochs 0", "--epochs must be at least 1; got 0."),
+        ("train data.csv --target size --activation rleu", "relu"),
+        ("train data.csv --target size --learning-rate -1", "learning_rate_init"),
+        ("train data.csv --target amount --balanced", "--balanced weighs classes, and this is a regression."),
+        ("predict model.safetensors data.csv", "model.safetensors cannot be loaded"),
+        ("predict none.safetensors data.csv", "No such file or directory"),
+        ("inspect data.csv", "data.csv cannot be loaded"),
+        ("bench --seconds 0", "--seconds must be above 0"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(here, capsys, arguments, message):
+    for name, content in BAD_FILES.items():
+        (here / name).write_bytes(content)
+    before = sorted(path.name for path in here.iterdir())
+    assert run(*arguments.split()) == 1
+    err = capsys.readouterr().err
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert max(map(len, err.splitlines())) <= 80 or "'" in err  # a path is not cut
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": None}, "must have the columns that the model was trained on; 'width' is not there."),
+        ({"width": "wide"}, "column 'width' must hold numbers, as in training; it has 'wide' in line 2."),
+        ({"width": "inf"}, "column 'width' must be finite"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_model_is_refused(here, capsys, change, message):
+    run("train", "data.csv", "--target", "size", "--drop", "amount", "--epochs", "1")
+    columns = table_of(12)
+    for name, value in change.items():
+        if value is None:
+            del columns[name]
+        else:
+            columns[name][0] = value
+    write_csv(here / "new.csv", columns)
+    capsys.readouterr()
+    assert run("predict", "model.safetensors", "new.csv") == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train data.csv",
+        "train data.csv --target size --hidden 3,x",
+        "train data.csv --target size --backend cupid",
+        "train data.csv --target size --delimiter ;;",
+        "demo squares",
+        "export model.safetensors",
+    ],
+)
+def test_a_wrong_command_line_has_status_2(here, capsys, arguments):
+    with pytest.raises(SystemExit) as left:
+        run(*arguments.split())
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["", *COMMAND_NAMES])
+def test_help_fits_80_columns_and_has_examples(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as left:
+        run(*command.split(), "--help")
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_file_with_a_preparation_that_makes_no_sense_is_refused(here, capsys):
+    run("train", "data.csv", "--target", "size", "--drop", "amount", "--epochs", "1")
+    document, arrays = storage.read("model.safetensors")
+    for change in ({"format": 9}, {"columns": []}, {"columns": [{"number": ["a", 0, -1, 0, 0]}]}, {"columns": 3}):
+        storage.write("bad.safetensors", document | {"preparation": document["preparation"] | change}, arrays)
+        capsys.readouterr()
+        assert run("inspect", "bad.safetensors") == 1
+        assert "cannot be loaded" in capsys.readouterr().err

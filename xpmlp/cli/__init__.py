@@ -36,11 +36,11 @@ EXAMPLES = """\
 examples:
   {prog} backends
   {prog} demo circles
-  {prog} train data.csv --target price --out model.safetensors --report report.html
+  {prog} train data.csv --target price --report report.html
   {prog} predict model.safetensors new.csv --out answers.csv
   {prog} inspect model.safetensors
 
-exit status: 0 done; 1 failed, and the last line says why; 2 the command line is wrong"""
+exit status: 0 done; 1 failed, and the last lines say why; 2 wrong command line"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -91,11 +91,11 @@ def _share(net: MLP, X: Any, labels: Any) -> float:
 
 
 def _map(net: MLP) -> list[str]:
-    x, y = np.linspace(-1.4, 1.4, COLUMNS), np.linspace(1.4, -1.4, LINES)
+    x, y = np.linspace(-1.2, 1.2, COLUMNS), np.linspace(1.0, -1.0, LINES)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     p = to_numpy(net.predict(_put(net, grid))).reshape(LINES, COLUMNS)
     index = np.minimum((p * len(SHADES)).astype(int), len(SHADES) - 1)
-    return ["    " + "".join(SHADES[i] for i in row).rstrip() for row in index]
+    return [("    " + "".join(SHADES[i] for i in row)).rstrip() for row in index]
 
 
 def digits(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,10 +138,10 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{share} of {len(test)} that it had never seen are right. Some of the others:\n")
         wrong = np.flatnonzero(~right)[:4]
         pictures = [_digit(X[test[i]]) for i in wrong]
-        print("\n".join("    " + "    ".join(row) for row in zip(*pictures, strict=True)))
-        told = [f"is {y[test[i]]}, taken for {answers[i]}" for i in wrong]
-        print("\n    " + " ".join(f"{text:<19}" for text in told))
-        print("\nNext: xpmlp train --help; the gallery in the documentation draws what the layers see")
+        print("\n".join(("    " + "    ".join(row)).rstrip() for row in zip(*pictures, strict=True)))
+        told = [f"a {y[test[i]]}, taken for {answers[i]}" for i in wrong]
+        print(("\n    " + " ".join(f"{text:<19}" for text in told)).rstrip())
+        print("\nNext: xpmlp train --help")
     return result
 
 

@@ -66,7 +66,9 @@ def add_bench(commands: Any) -> None:
         "The thorough measurements, against other libraries, are in benchmarks/ of the\nrepository: nox -s bench.",
         bench,
     )
-    parser.add_argument("--backend", action="append", choices=sorted(BACKENDS), help="only this one; may be repeated")
+    parser.add_argument(
+        "--backend", metavar="NAME", action="append", choices=sorted(BACKENDS), help="only this one; may be repeated"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="for each backend and dtype (default: 1)")
     add_json(parser)
 

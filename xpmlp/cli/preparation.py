@@ -170,7 +170,8 @@ def _category(column: Category, table: Table, out: HostArray) -> list[str]:
     if not unseen:
         return []
     names = ", ".join(name for name, _ in unseen.most_common(3)) + (", ..." if len(unseen) > 3 else "")
-    return [f"{column.name}: {unseen.total():,} rows with what the model has no input for ({names}): all zeros."]
+    rows = "1 row" if unseen.total() == 1 else f"{unseen.total():,} rows"
+    return [f"{column.name}: {rows} with what the model has no input for ({names}): all zeros."]
 
 
 def read_target(table: Table, name: str, task: str | None) -> Target:

@@ -17,7 +17,7 @@ from xpmlp.cli.preparation import Preparation
 from xpmlp.transfer import to_numpy
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 26, 44
 MOST_ROWS = 2_000  # for what costs a prediction per column
 MOST_BARS = 15
 MOST_CLASSES = 20  # of a table of confusions
@@ -73,8 +73,9 @@ def page(model: Any, preparation: Preparation, summary: dict[str, Any], X: HostA
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
             f"<h1>{html.escape(title)}</h1>",
-            f"<p>{html.escape(summary['why'])}. {summary['epochs']} epochs in {summary['seconds']:.1f} s on "
-            f"{html.escape(summary['backend'])}, {html.escape(summary['device'])}, {summary['dtype']}.</p>",
+            f"<p>{summary['task'].capitalize()}: {html.escape(summary['why'])}. {summary['epochs']} epochs in "
+            f"{summary['seconds']:.1f} s on {html.escape(summary['backend'])}, {html.escape(summary['device'])}, "
+            f"{summary['dtype']}.</p>",
             f"<section>{_table([head, *scores])}</section>",
             '<div class="figures">',
             *(f"<section>{section}</section>" for section in sections if section),
@@ -119,16 +120,20 @@ def curves(model: Any, summary: dict[str, Any]) -> str:
     series = [("training", training), ("validation", validation)]
     finite = [value for _, values in series for value in values if math.isfinite(value)]
     log = min(finite) > 0 and max(finite) / min(finite) > 20
-    chart = Chart(
-        (1, max(len(training), 2)), (min(finite) if log else min(0.0, *finite), max(finite)), "epoch", "loss", log
-    )
+    low, high = min(finite), max(finite)
+    if not log:
+        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    chart = Chart((1, max(len(training), 2)), (low, high), "epoch", "loss", log)
     for (name, values), colour in zip(series, SERIES, strict=True):
         chart.line(range(1, len(values) + 1), values, colour)
         chart.legend(name, colour)
     best = summary["best_epoch"]
     if best:
         chart.mark(best, "kept")
-    return f"<h2>Loss</h2><p>The weights of epoch {best} are kept: the lowest loss in validation.</p>{chart.svg()}"
+    unit = "" if summary["task"] == "classification" else " Of the target divided by its standard deviation."
+    return (
+        f"<h2>Loss</h2><p>The weights of epoch {best} are kept: the lowest loss in validation.{unit}</p>{chart.svg()}"
+    )
 
 
 def confusion(classes: HostArray, y: HostArray, predicted: HostArray) -> str:
@@ -219,7 +224,7 @@ def importance(model: Any, preparation: Preparation, X: HostArray, y: HostArray)
     more = f" {rest} columns that matter less are not shown." if rest > 0 else ""
     return (
         f"<h2>What the answers depend on</h2><p>How much the {what} falls ({score:.3f} now) when a column is shuffled "
-        f"among the rows held out. Of two columns that say the same, each looks small.{more}</p>"
+        f"among {len(y):,} rows held out. Of two columns that say the same, each looks small.{more}</p>"
         f'<svg viewBox="0 0 {WIDTH} {height * len(losses)}" role="img">{"".join(lines)}</svg>'
     )
 
@@ -296,9 +301,8 @@ class Chart:
     def svg(self) -> str:
         """The figure."""
         keys = "".join(
-            f'<line x1="{WIDTH - 120}" x2="{WIDTH - 100}" y1="{TOP + 14 + 18 * i}" y2="{TOP + 14 + 18 * i}" '
-            f'stroke="{colour}" stroke-width="2.5"/>'
-            f'<text x="{WIDTH - 94}" y="{TOP + 18 + 18 * i}">{html.escape(name)}</text>'
+            f'<line x1="{LEFT + 110 * i}" x2="{LEFT + 22 + 110 * i}" y1="10" y2="10" '
+            f'stroke="{colour}" stroke-width="2.5"/><text x="{LEFT + 28 + 110 * i}" y="14">{html.escape(name)}</text>'
             for i, (name, colour) in enumerate(self.keys)
         )
         return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(self.parts)}{keys}</svg>'

@@ -47,22 +47,19 @@ def say(text: str, start: str = "") -> None:
 
 def say_error(text: str) -> None:
     """Print why nothing came of it."""
-    first, *more = str(text).splitlines()
-    lines = [line for part in (first, *more) for line in wrap(part, "  ", "  ")]
-    print(
-        paint("error:", "bold", "red", stream=sys.stderr),
-        lines[0].strip() if len(lines) == 1 else "",
-        end="\n",
-        file=sys.stderr,
-    )
-    if len(lines) > 1:
-        print("\n".join(lines), file=sys.stderr)
+    _say_about("error:", "red", text)
 
 
 def show_warning(message: Any, *_: Any, **__: Any) -> None:
     """Stand in for `warnings.showwarning`: the sentence, without the line of code that it came from."""
-    print(paint("warning:", "bold", "yellow", stream=sys.stderr), file=sys.stderr)
-    print("\n".join(wrap(" ".join(str(message).split()), "  ")), file=sys.stderr)
+    _say_about("warning:", "yellow", str(message))
+
+
+def _say_about(word: str, colour: str, text: str) -> None:
+    first, *more = [part for part in text.splitlines() if part.strip()] or [""]
+    lines = wrap(first, f"{word} ", "  ") + [line for part in more for line in wrap(part, "  ", "  ")]
+    lines[0] = lines[0].replace(word, paint(word, "bold", colour, stream=sys.stderr), 1)
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def columns(rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> list[str]:
@@ -96,7 +93,7 @@ def add_command(commands: Any, name: str, summary: str, examples: str, run: Any)
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
+        description=textwrap.fill(summary[0].upper() + summary[1:] + ".", WIDTH - 2),
         epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -106,7 +103,9 @@ def add_command(commands: Any, name: str, summary: str, examples: str, run: Any)
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """The options that say where the arithmetic is done."""
-    parser.add_argument("--backend", choices=sorted(BACKENDS), help="array library (default: numpy)")
+    parser.add_argument(
+        "--backend", metavar="NAME", choices=sorted(BACKENDS), help=f"{', '.join(BACKENDS)} (default: numpy)"
+    )
     parser.add_argument("--device", metavar="NAME", help="of that library, as cuda:0")
     parser.add_argument(
         "--fallback",

@@ -37,11 +37,11 @@ EXAMPLES = """\
 xpmlp train flowers.csv --target species
 xpmlp train houses.parquet --target price --report report.html
 xpmlp train big.csv --target y --backend cupy --hidden 512,256 --epochs 50
-xpmlp train data.csv --target grade --task regression --drop id --categorical zip
+xpmlp train data.csv --target grade --task regression --drop id
 
-Columns of numbers are standardised, columns of text become one input per value,
-missing values are filled in, and the model file remembers all of it. A part of
-the rows is held out: the score that is printed is on rows never seen."""
+Columns of numbers are standardised, columns of text become one input per
+value, missing values are filled in; the model file remembers all of it. A
+part of the rows is held out: the score that is printed is on rows never seen."""
 
 
 @dataclass(frozen=True)
