@@ -91,7 +91,7 @@ def layer_map(ax: Any) -> Any:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    low, high = (0.3, 1.0) if is_dark(ax) else (0.0, 0.85)
+    low, high = (0.4, 1.0) if is_dark(ax) else (0.0, 0.85)
     return ListedColormap(colormaps["viridis"](np.linspace(low, high, 256)))
 
 
@@ -105,21 +105,21 @@ def diverging(ax: Any) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     if is_dark(ax):
-        return LinearSegmentedColormap.from_list("weights", ["#7CC8F5", "#17394D", "#101010", "#4D3600", "#FFC13D"])
+        return LinearSegmentedColormap.from_list("weights", ["#8FD3FF", "#2B7DB0", "#101010", "#B87A00", "#FFD98A"])
     return LinearSegmentedColormap.from_list("weights", ["#00466E", "#6FB0D6", "#F7F7F7", "#F0A66B", "#A34700"])
 
 
 def shorten(label: Any, most: int = 28) -> str:
     """Text that fits: its beginning, and an ellipsis if that was not all."""
-    text: str = " ".join(str(label).split())
     text = " ".join(str(label).split())
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
-def whole_numbers(axis: Any) -> None:
+def whole_numbers(axis: Any, nbins: int = 8) -> None:
     """Ticks of epochs and layers are whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_major_locator(MaxNLocator(nbins=nbins, integer=True, min_n_ticks=1))
 
 
 def legend_below(ax: Any, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> Any:
@@ -127,7 +127,7 @@ def legend_below(ax: Any, handles: Sequence[Any], labels: Sequence[str], title: 
     width = ax.get_window_extent().width / ax.figure.dpi
     longest = max(map(len, labels))
     columns = max(1, min(len(labels), int(width / (0.085 * longest + 0.45))))
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "borderaxespad": 0.0}
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "borderaxespad": 0.0}
     return ax.legend(handles, labels, title=title, ncols=columns, frameon=False, fontsize="small", **place)
 
 

@@ -72,7 +72,8 @@ class GradientCheckDisplay(Display):
             cells[row.layer - 1, "Wb".index(row.name)] = np.log10(size)
         limit = float(np.log10(report.tolerance))
         # The colours part at the tolerance, as many powers of ten on either side; both are dark enough for white text.
-        cmap = LinearSegmentedColormap.from_list("check", ["#003A5C", "#0072B2", "#C25400", "#7A3500"])
+        parts = [(0.0, "#003A5C"), (0.5, "#0072B2"), (0.5, "#C25400"), (1.0, "#7A3500")]
+        cmap = LinearSegmentedColormap.from_list("check", parts)
         look = {"cmap": cmap, "vmin": limit - 6.0, "vmax": limit + 6.0, "aspect": "auto"} | kw
         self.image_ = ax.imshow(cells, **look)
         self.texts_ = []
@@ -97,7 +98,7 @@ class GradientCheckDisplay(Display):
 # name: what stands above the panel, whether a logarithmic axis suits it
 QUANTITIES = {
     "gradient_norm": ("gradient norm |dW|", True),
-    "update_ratio": ("change of W per record / |W|", True),
+    "update_ratio": ("update / weight", True),
     "largest_z": ("largest |z|", True),
     "dead": ("dead units, %", False),
     "saturation": ("slopes next to 0, %", False),
@@ -163,10 +164,10 @@ class HealthDisplay(Display):
                 style = {"color": palette[k - 1], "linestyle": dashes[(k - 1) % len(dashes)], "linewidth": 1.4} | kw
                 dot = {"marker": "o", "markersize": 4} if np.isfinite(values).sum() == 1 else {}
                 self.lines_[name] += panel.plot(self.epochs, values, label=f"layer {k}", **(dot | style))
-            panel.set_title(title, fontsize="medium")
+            panel.set_title(title, fontsize="small")
             panel.set_xlabel("epoch", fontsize="small")
             panel.tick_params(labelsize="small")
-            whole_numbers(panel.xaxis)
+            whole_numbers(panel.xaxis, 5)
             if log and wide_range(np.concatenate([np.ravel(v) for v in layers.values()]), 10.0):
                 panel.set_yscale("log")
             elif not log:

@@ -94,9 +94,10 @@ class DecisionBoundaryDisplay(Display):
         xs, ys = (np.linspace(low[i] - room[i], high[i] + room[i], n) for i in range(2))
         grid = np.stack([part.ravel() for part in np.meshgrid(xs, ys)], axis=1)
         response, classes = _responses(estimator, grid, X)
-        names = list(map(str, classes)) if class_names is None else list(class_names)
-        if classes is not None and len(names) != response.shape[1]:
-            raise ValueError(f"class_names must hold {response.shape[1]} names; got {len(names)}.")
+        names = list(map(str, () if classes is None else classes)) if class_names is None else list(class_names)
+        n_classes = 0 if classes is None else response.shape[1]
+        if len(names) != n_classes:
+            raise ValueError(f"class_names must hold {n_classes} names; got {len(names)}.")
         points = None if y is None else (X_, _targets(host(y), classes))
         if feature_names is None:
             feature_names = getattr(estimator, "feature_names_in_", ("feature 0", "feature 1"))
@@ -104,7 +105,7 @@ class DecisionBoundaryDisplay(Display):
             xs,
             ys,
             response.reshape(n, n, *response.shape[1:]),
-            class_names=names if classes is not None else (),
+            class_names=names,
             feature_names=list(feature_names),
             points=points,
         ).plot(ax=ax, **kw)
@@ -161,8 +162,9 @@ class DecisionBoundaryDisplay(Display):
             for c in range(C)
         ]
         names = [shorten(name, 40) for name in self.class_names]
-        title = "lines: equally probable" if C > 2 else f"lines: probability of {shorten(self.class_names[1], 24)}"
-        self.legend_ = legend_below(ax, handles, names, title=f"class (paler: less certain; {title})")
+        two = "line: equally probable; dashed: one of them 90 % certain"
+        title = "lines: equally probable" if C > 2 else two
+        self.legend_ = legend_below(ax, handles, names, title=f"class (stronger: more certain; {title})")
         self.legend_.get_title().set_fontsize("small")
 
     def _key(self, ax: Any, color: Any, c: int) -> dict[str, Any]:
@@ -177,7 +179,6 @@ class DecisionBoundaryDisplay(Display):
         styles = ["solid" if level == 0.5 else "dashed" for level in levels]
         look = {"colors": [ink(ax)], "linewidths": widths, "linestyles": styles}
         lines = ax.contour(self.x, self.y, p, levels=levels, **look)
-        ax.clabel(lines, fmt="%g", fontsize="x-small")
         self.boundary_.append(lines)
 
     def _plot_values(self, ax: Any, kw: dict[str, Any]) -> None:

@@ -103,14 +103,14 @@ class NetworkDisplay(Display):
                 gap = 0.5 * (ys[-2] + ys[-1])
                 dots = {"marker": ".", "s": 6, "color": [ink(ax)], "zorder": 3}
                 ax.scatter([k] * 3, gap + np.array([-0.18, 0.0, 0.18]), **dots)
-        self._write(ax, sizes, tall, font)
+        self._write(ax, sizes, tall, font, crowded=inches < 0.6)
         for k, names, side in ((0, self.feature_names, -1), (K, self.class_names, 1)):
             if names is not None:
                 for row, y in zip(shown[k], heights[k], strict=True):
                     where = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": font}
                     self.texts_.append(ax.text(k + 0.16 * side, y, shorten(names[row], 24), **where))
         ax.set_xlim(-0.5, K + 0.5)
-        ax.set_ylim(-1.0, tall + 0.2)
+        ax.set_ylim(-0.4, tall - 0.4)
         ax.set_axis_off()
         return self._drawn([ax])
 
@@ -126,16 +126,21 @@ class NetworkDisplay(Display):
         lines = LineCollection(ends, colors=shades, linewidths=0.4 + 1.6 * size.ravel(), zorder=1)
         self.connections_.append(ax.add_collection(lines))
 
-    def _write(self, ax: Any, sizes: Sequence[int], tall: int, font: float) -> None:
-        middle = {"ha": "center", "fontsize": font}
+    def _write(self, ax: Any, sizes: Sequence[int], tall: int, font: float, *, crowded: bool) -> None:
+        K = len(sizes) - 1
+        step = 2.4 if crowded else 0.0  # every other shape a line lower
+
+        def beneath(x: float, lines: float, text: str) -> None:
+            where = {"xytext": (0.0, -lines * font), "textcoords": "offset points", "ha": "center", "va": "top"}
+            self.texts_.append(ax.annotate(text, (x, -0.4), fontsize=font, **where))
+
         for k, n in enumerate(sizes):
-            name = "input" if k == 0 else "output" if k == len(sizes) - 1 else f"layer {k}"
-            self.texts_.append(ax.text(k, tall - 0.3, f"{name}\n{n}", va="bottom", **middle))
+            name = "input" if k == 0 else "output" if k == K else f"layer {k}"
+            self.texts_.append(ax.text(k, tall - 0.5, f"{name}\n{n}", va="bottom", ha="center", fontsize=font))
             if k > 0:
-                row = shorten(self.activations[k - 1].removeprefix("own "), 12)
-                self.texts_.append(ax.text(k, -0.75, row, va="top", **middle))
-                shape = f"W[{k}]\n({sizes[k - 1]}, {n})"
-                self.texts_.append(ax.text(k - 0.5, -1.35, shape, va="top", **middle))
+                beneath(k, 0.2, shorten(self.activations[k - 1].removeprefix("own "), 12))
+                beneath(k - 0.5, 1.8 + step * (k % 2), f"W[{k}]\n({sizes[k - 1]}, {n})")
+        beneath(0.5 * K, 5.2 + step, "orange: weight above 0, blue: below 0; the stronger, the larger")
 
 
 def _shown(n: int, most: int) -> HostArray:

@@ -53,8 +53,8 @@ class WeightsDisplay(Display):
             panel.set_title(title, fontsize="medium")
             panel.set_xlabel("unit")
             panel.set_ylabel("input")
-            whole_numbers(panel.xaxis)
-            whole_numbers(panel.yaxis)
+            whole_numbers(panel.xaxis, 6)
+            whole_numbers(panel.yaxis, 6)
             bar = panel.figure.colorbar(image, ax=panel)
             bar.ax.tick_params(labelsize="x-small")
             self.images_.append(image)
@@ -124,7 +124,7 @@ class FirstLayerDisplay(Display):
 
     def plot(self, ax: Any = None, **kw: Any) -> Self:
         """Draw; keywords go to every image."""
-        columns = min(8, math.ceil(math.sqrt(2 * len(self.units))))
+        columns = min(8, len(self.units))
         axes = panels(ax, len(self.units), (1.0, 1.15), most_columns=columns)
         largest = float(np.max(np.abs(self.images))) or 1.0
         self.images_ = []
@@ -178,8 +178,10 @@ class _HistogramDisplay(Display):
             self.bars_.append(panel.stairs(share, edges, **style))
             # Room above the bars for the note
             panel.set_ylim(0.0, 1.45 * max(float(share.max()), 1e-9))
+            panel.set_yticks([tick for tick in panel.get_yticks() if 0.0 <= tick <= 1.0])
             panel.text(0.98, 0.96, self.notes[i], transform=panel.transAxes, ha="right", va="top", fontsize="x-small")
             panel.set_title(self.titles[i], fontsize="small")
+            panel.locator_params(axis="x", nbins=5)
             panel.tick_params(labelsize="x-small")
             panel.set_xlabel(self.xlabel, fontsize="small")
             if i % 4 == 0:
