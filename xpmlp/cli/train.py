@@ -139,7 +139,7 @@ def train(options: argparse.Namespace) -> int:
     order = (training, validation, held_out)
     parts = Parts([X[target.rows[part]] for part in order], [target.values[part] for part in order])
     if not options.json:
-        print("\n".join(_describe(table, target, preparation, parts)))
+        print("\n".join(_describe(table, target, preparation, parts)), flush=True)
 
     with config_context(fallback="error" if options.fallback == "error" else "warn"):
         model, seconds = _fit(options, target, parts)
