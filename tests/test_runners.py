@@ -22,8 +22,8 @@ from xpmlp.runners import CannotRunError, Data, Task, eager, find_runner
 from xpmlp.runners.step import State
 
 # 4 epochs of 3 batches, the last one short, float64: the largest difference seen over all cases and runners was 2e-15
-# of the largest value. In float32 it was 2e-6.
-TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
+# of the largest value. In float32 it was 2e-6. A GPU fuses multiply and add, and has a tanh of its own: hence the room.
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 N, BATCH, EPOCHS = 23, 8, 4
 
 
