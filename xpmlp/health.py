@@ -5,7 +5,7 @@ into sentences. What is recorded, for layer k:
 
     gradient_norm.k   |dW[k]|, the Euclidean norm                         weight_norm.k   |W[k]|
     update_ratio.k    |W[k] - W[k] at the record before| / |W[k]|         largest_z.k     the largest |z[k]|
-    saturation.k      the share of the elements of z[k] where the slope f_k' is below 1 % of its peak (hidden layers);
+    saturation.k      the share of the elements of z[k] where the slope f_k' is below 0.5 % of its peak (hidden layers);
                       of a ReLU these are its zeros, and half of them is usual
     dead.k            the share of the units of layer k for which that is so for every sample: they learn nothing
 
@@ -31,7 +31,7 @@ from xpmlp.mlp import MLP
 from xpmlp.network import Layers, backward, forward
 
 PREFIX = "health."  # of the names in MLP.history
-CLOSED = 0.01  # a slope below this share of its peak lets next to nothing through
+CLOSED = 0.005  # a slope below this share of its peak lets next to nothing through; that of leaky_relu is 0.01
 FAR = 40.0  # where an activation that saturates has done so
 
 Records = dict[str, list[Any]]
@@ -519,6 +519,9 @@ def too_fast(chart: _Chart) -> Iterator[Finding]:
                     f"the loss rose in {len(rises)} of the last {len(late) - 1} epochs, by "
                     f"{_percent(float(np.mean(rises)) / level)} on average"
                 )
+            best, now = int(np.argmin(loss)), float(np.median(loss[-3:]))
+            if not evidence and now > 1.3 * loss[best] > 0.0 and now > 0.05 * loss[0]:
+                evidence = f"the loss was lowest in epoch {best + 1} and is {now / loss[best]:.1f} times as large now"
         if evidence:
             cure = 'lower the learning rate, or let it fall (schedule="cosine")'
             yield Finding("too fast", evidence, cure, network=chart.who(j))
