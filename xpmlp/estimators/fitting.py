@@ -1,6 +1,7 @@
 """How an estimator is fitted: check, encode, let the core train, and only then change the estimator."""
 
 import functools
+import numbers
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -240,6 +241,8 @@ class Fitting:
                 monitor.validate(report.state.p)
             return monitor.end(report)
 
+        # One batch of everything is the same in any order; nobody sees whether a seeded generator was asked for it.
+        draws = self.shuffle and (data.n_batches > 1 or not isinstance(self.random_state, numbers.Integral))
         seed = self._dropout_seed(network, data.place, run.rng)
         run.go_on()  # all that a fit draws before it trains has been drawn
         try:
@@ -249,7 +252,7 @@ class Fitting:
                 plan,
                 data.place,
                 network.layout,
-                orders=_orders(run, monitor.begin) if self.shuffle else monitor.begin,
+                orders=_orders(run, monitor.begin) if draws else monitor.begin,
                 validate=monitor.validate if watches else None,
                 greater_is_better=monitor.greater_is_better,
                 on_epoch=[end],
