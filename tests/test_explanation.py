@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
-from xpmlp import MLP, explain_step
+from xpmlp import MLP, MLPClassifier, MLPRegressor, explain_step
 
 
 def problem(rng, batch=5, **options):
@@ -105,7 +106,7 @@ def test_the_html_is_whole_and_leaves_the_colours_to_the_page(rng):
     assert opened == []
     assert "dz[1] = da[1] * relu&#x27;(z[1])" in page
     assert "The chain rule from L back to W[1][0, 2]" in page
-    assert not re.search(r"#[0-9a-f]{3,6}\b(?!;)|white|black", page)
+    assert not re.search(r"#[0-9a-f]{3,6}\b(?!;)|white(?!-space)|black", page)
 
 
 def test_the_latex_has_a_row_for_every_equation(rng):
@@ -140,9 +141,40 @@ def test_the_network_is_left_as_it_was(rng):
         _ = net.z
 
 
+def test_a_fitted_classifier_is_explained_with_its_labels(rng):
+    X = rng.normal(size=(30, 2))
+    y = np.where(X[:, 0] > 0, "in", "out")
+    clf = MLPClassifier((4,), class_weight={"in": 2.0, "out": 1.0}, alpha=0.0, solver="sgd", momentum=0.0, max_iter=1)
+    clf.set_params(batch_size=30, learning_rate_init=0.01, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(X, y)
+    explained = explain_step(clf, X, y, learning_rate=0.01, weight=(1, 0, 2))
+    before = [values.copy() for values in (*clf.coefs_, *clf.intercepts_)]
+    np.testing.assert_array_equal(explained.arrays["a[2]"][:, 0], clf.predict_proba(X)[:, 1])
+    np.testing.assert_array_equal(explained.arrays["a[1]"], clf.hidden_activations(X))
+    assert explained.path.label == "W[1][0, 2]"
+    clf.set_params(warm_start=True)
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(X, y)  # one step of plain gradient descent
+    names = ("dW[1]", "dW[2]", "db[1]", "db[2]")
+    for name, then, now in zip(names, before, (*clf.coefs_, *clf.intercepts_), strict=True):
+        np.testing.assert_allclose(now - then, -0.01 * explained.arrays[name], rtol=0, atol=1e-15)
+
+
+def test_a_fitted_regressor_is_explained(rng):
+    X = rng.normal(size=(30, 2))
+    with pytest.warns(ConvergenceWarning):
+        reg = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0).fit(X, X[:, 0])
+    explained = explain_step(reg, X, X[:, 0])
+    np.testing.assert_array_equal(explained.arrays["a[2]"][:, 0], reg.predict(X))
+    assert explained.loss == pytest.approx(0.5 * np.mean((reg.predict(X) - X[:, 0]) ** 2), rel=1e-12)
+    with pytest.raises(ValueError, match=re.escape("this MLPRegressor has no weights yet; call its fit first.")):
+        explain_step(MLPRegressor(), X, X[:, 0])
+
+
 def test_arguments_that_do_not_fit_are_refused(rng):
     net, X, y = problem(rng)
-    with pytest.raises(TypeError, match="explain_step needs an MLP; got str"):
+    with pytest.raises(TypeError, match="an MLP or an estimator of xpmlp is needed here; got str"):
         explain_step("net", X, y)
     with pytest.raises(ValueError, match="explain_step shows one network; this MLP has 3"):
         explain_step(MLP([2, 1], n_networks=3, random_state=0), X, y)

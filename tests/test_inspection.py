@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
+from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_sample_weight
 
 import xpmlp
 from xpmlp import MLP, check_gradients
@@ -24,6 +29,8 @@ TRIOS = [
 ]
 # All trios, 20 seeds, h = 4e-6: at most 1.1e-7, and for one fixed seed below 1e-7; see xpmlp/inspection.py.
 TIGHT = 1e-7
+# To many digits what is left is the rounding of ours: seen, over 233 of the trios, at most 9.2e-16.
+ROUNDING = 1e-14
 
 
 def problem(hidden, output, loss, rng, *, networks=None, batch=7):
@@ -244,7 +251,7 @@ def test_the_table_reads_well(rng):
 def test_arguments_that_do_not_fit_are_refused(rng):
     net = MLP([2, 3, 1], random_state=0)
     X, y = rng.normal(size=(8, 2)), rng.normal(size=8)
-    with pytest.raises(TypeError, match=re.escape("check_gradients needs an MLP; got Network.")):
+    with pytest.raises(TypeError, match=re.escape("an MLP or an estimator of xpmlp is needed here; got Network.")):
         check_gradients(net.network, X, y)
     with pytest.raises(ValueError, match=re.escape("step must be a finite number above 0; got 0.")):
         check_gradients(net, X, y, step=0)
@@ -258,3 +265,161 @@ def test_arguments_that_do_not_fit_are_refused(rng):
         check_gradients(net, X, y, gradients=([np.zeros((3, 2)), np.zeros((3, 1))], [np.zeros(3), np.zeros(1)]))
     with pytest.raises(KeyError, match="no row"):
         check_gradients(net, X, y)["W", 3]
+
+
+# --- Fitted estimators ---
+
+
+@pytest.fixture
+def labelled(rng):
+    X = rng.normal(size=(40, 3))
+    return X, np.array(["low", "middle", "high"])[np.digitize(X[:, 0] + X[:, 1], [-0.5, 0.5])]
+
+
+@pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}, {"dtype": "float32"}, {"dropout": 0.2}])
+def test_a_fitted_classifier_is_checked_with_its_labels(options, labelled, rng):
+    X, y = labelled
+    clf = xpmlp.MLPClassifier((6, 4), activation="tanh", alpha=1.0, max_iter=2, random_state=0, **options)
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(X, y)
+    w = rng.uniform(size=40)
+    assert check_gradients(clf, X, y, tolerance=TIGHT)
+    report = check_gradients(clf, X, y, w, tolerance=TIGHT)
+    assert report
+    assert [row.shape for row in report] == [(3, 6), (6,), (6, 4), (4,), (4, 3), (3,)]
+    # L is the log loss of what it predicts, by the weights that it was fitted with
+    if "class_weight" in options:
+        w = w * compute_sample_weight("balanced", y)
+    of_truth = clf.predict_proba(X)[np.arange(40), np.searchsorted(clf.classes_, y)]
+    assert report.loss == pytest.approx(np.average(-np.log(of_truth), weights=w), rel=1e-5)
+
+
+def test_a_fitted_regressor_is_checked(rng):
+    X = rng.normal(size=(40, 3))
+    reg = xpmlp.MLPRegressor(hidden_layer_sizes=(6,), max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        reg.fit(X, X[:, 0])
+    assert check_gradients(reg, X, X[:, 0], tolerance=TIGHT)
+    dW = [2.0 * np.ones_like(W) for W in reg.coefs_]
+    assert not check_gradients(reg, X, X[:, 0], gradients=(dW, reg.intercepts_))
+
+
+def test_an_estimator_that_was_not_fitted_is_refused(labelled):
+    with pytest.raises(ValueError, match=re.escape("this MLPClassifier has no weights yet; call its fit first.")):
+        check_gradients(xpmlp.MLPClassifier(), *labelled)
+
+
+# --- To many digits ---
+
+
+def precise(*arguments, digits=50, elements=6, **options):
+    pytest.importorskip("mparray", reason="mparray (the extra `precision`) is not installed")
+    return check_gradients(*arguments, digits=digits, elements=elements, **options)
+
+
+def small(hidden, output, loss, rng, **options):
+    net, X, y = problem(hidden, output, loss, rng, batch=3, **options)
+    return net, X, y
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=lambda row: row.name)
+def test_every_activation_agrees_to_rounding(hidden, rng):
+    report = precise(*small(hidden, ACTIVATIONS["identity"], LOSSES["squared_error"], rng))
+    assert report
+    assert report.worst.relative <= ROUNDING, str(report)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda row: row.name)
+def test_every_loss_agrees_to_rounding_with_and_without_its_short_cut(loss, rng):
+    output = ACTIVATIONS[loss.link or "identity"]
+    for path in (loss, dataclasses.replace(loss, link=None)):
+        report = precise(*small(ACTIVATIONS["tanh"], output, path, rng))
+        assert report
+        assert report.worst.relative <= ROUNDING, str(report)
+
+
+@pytest.mark.parametrize("row", HIDDEN, ids=lambda row: row.name)
+def test_to_many_digits_a_part_in_a_hundred_thousand_million_is_caught(row, rng):
+    off = dataclasses.replace(row, derivative=lambda z, a: (1.0 + 1e-11) * row.derivative(z, a), pullback=None)
+    net = MLP([2, 3, 2], [off, "identity"], random_state=0)
+    X, y = rng.normal(size=(3, 2)), rng.normal(size=(3, 2))
+    assert check_gradients(net, X, y)
+    report = precise(net, X, y)
+    assert [row.ok for row in report] == [False, False, True, True]
+    assert report["W", 1].relative == pytest.approx(1e-11, rel=1e-3)
+
+
+def test_the_digits_that_are_shown_are_right(rng):
+    # dL/db of one linear unit is the mean of x w + b - y: fractions know it exactly.
+    w, b, x, y = 0.1, 0.2, [0.3, 0.7, 1.1], [0.5, 0.9, -0.4]
+    net = MLP([1, 1], ["identity"], random_state=0).set_weights([[[w]]], [[b]])
+    exact = sum(Fraction(x_i) * Fraction(w) + Fraction(b) - Fraction(y_i) for x_i, y_i in zip(x, y, strict=True)) / 3
+    with localcontext(prec=100):
+        for digits in (20, 50, 80):
+            row = precise(net, np.array(x)[:, None], np.array(y), digits=digits)["b", 1]
+            shown, right = Decimal(row.digits_there), Decimal(exact.numerator) / Decimal(exact.denominator)
+            assert abs(shown - right) <= abs(right) * Decimal(10) ** (1 - digits)
+            assert row.ours_there == pytest.approx(float(exact), rel=1e-15)
+
+
+def test_to_many_digits_kinks_weights_and_several_networks_take_part(rng):
+    net = MLP([2, 4, 1], "relu", random_state=0)  # its biases are 0: for x = 0 every z[1] lies on the kink
+    X, y = np.array([[0.0, 0.0], [1.0, -2.0], [0.5, 0.25]]), np.array([0.3, -0.4, 0.1])
+    assert precise(net, X, y).worst.relative <= ROUNDING
+    exact = MLP([1, 1], ["identity"], "absolute_error", random_state=0).set_weights([[[1.0]]], [[0.0]])
+    assert precise(exact, np.array([[1.0], [2.0]]), np.array([0.5, 3.0]), np.array([1.0, 3.0]))
+    several = small(ACTIVATIONS["tanh"], ACTIVATIONS["softmax"], LOSSES["cross_entropy"], rng, networks=2)
+    report = precise(*several, np.array([1.0, 0.0, 2.0]))
+    assert report.worst.relative <= ROUNDING
+    assert len(report.worst.where) in (2, 3)
+
+
+def test_a_converged_network_is_no_false_alarm():
+    # yhat - y loses most of its digits here: what is left of a derivative is rounding, and is told apart from an error.
+    net = MLP([1, 1], ["identity"], random_state=0).set_weights([[[0.1]]], [[0.3]])
+    x = np.array([[0.1], [0.7], [1.3]])
+    report = precise(net, x, 0.1 * x[:, 0] + 0.3)
+    assert report, str(report)
+
+
+def test_many_digits_stand_in_the_text(rng):
+    net, X, y = small(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng)
+    for digits in (30, 50, 200):
+        report = precise(net, X, y, digits=digits)
+        lines = str(report).splitlines()
+        assert f"Numerical to {digits} digits. ok: relative <= 1e-12." in str(report)
+        assert lines[-3].startswith(f"Furthest apart, d{report.worst.label} at [")
+        ours, numerical = (line.split()[1] for line in lines[-2:])
+        assert float(ours) == report.worst.ours_there
+        assert numerical == report.worst.digits_there or (digits == 200 and "..." in numerical)
+        assert float(report.worst.digits_there) == pytest.approx(float(ours), rel=1e-12)
+        assert max(map(len, lines)) <= 80
+    assert "Furthest" not in str(check_gradients(net, X, y))
+
+
+def test_what_was_set_in_mpmath_is_left_alone(rng):
+    mp = pytest.importorskip("mpmath").mp
+    before = mp.dps
+    precise(*small(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng))
+    assert mp.dps == before
+
+
+def test_without_mparray_it_says_what_to_install(monkeypatch, rng):
+    monkeypatch.setitem(sys.modules, "mparray", None)
+    net, X, y = small(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng)
+    cure = "check_gradients with digits= needs mparray; install it with pip install 'xpmlp[precision]'."
+    with pytest.raises(ImportError, match=re.escape(cure)):
+        check_gradients(net, X, y, digits=50)
+
+
+def test_what_many_digits_are_not_for_is_refused(rng):
+    with pytest.raises(ValueError, match=re.escape("this check would take about 114 million products one by one")):
+        precise(MLP([64, 100, 10], random_state=0), rng.normal(size=(600, 64)), rng.normal(size=(600, 10)))
+    net = MLP([2, 3, 1], [(np.tanh, lambda z, a: 1 - a * a), "identity"], random_state=0)
+    X, y = rng.normal(size=(4, 2)), rng.normal(size=4)
+    with pytest.raises(
+        TypeError, match=r"digits=50 runs the network on mparray's arrays, .* Write functions of your own"
+    ):
+        precise(net, X, y)
+    with pytest.raises(ValueError, match=re.escape("digits must be an integer of at least 20; got 10.")):
+        precise(net, X, y, digits=10)

@@ -8,14 +8,15 @@ import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
+from xpmlp.anatomy import batch_of, open_up
 from xpmlp.backends import HostArray
-from xpmlp.mlp import MLP
-from xpmlp.network import backward, forward, losses, mean
+from xpmlp.network import Network, backward, forward, losses, mean
 
 MOST_ROWS, MOST_COLUMNS = 6, 7  # of an array that is shown number by number
 
@@ -105,7 +106,7 @@ class StepExplanation:
             made = html.escape(f"{equation.name} = {equation.formula}")
             rows.append(
                 f'<tr><td style="{line}"><code>{made}</code></td>'
-                f'<td style="{line}"><code>{html.escape(equation.shapes)}</code></td>'
+                f'<td style="{line};white-space:nowrap"><code>{html.escape(equation.shapes)}</code></td>'
                 f'<td style="{line}"><pre style="margin:0;background:none;color:inherit">{numbers}</pre></td></tr>'
             )
         text = self._step() + ([] if self.path is None else ["", *self.path.lines])
@@ -126,10 +127,10 @@ class StepExplanation:
 
 
 def explain_step(
-    net: MLP,
-    X: Array,
-    y: Array,
-    sample_weight: Array | None = None,
+    net: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
     *,
     learning_rate: float = 0.01,
     weight: Sequence[int] | None = None,
@@ -140,10 +141,10 @@ def explain_step(
 
     Parameters
     ----------
-    net : MLP
+    net : MLP, or fitted MLPClassifier or MLPRegressor
         One network; of several, make an MLP of one and set `one.parameters = net.parameters[i]`.
     X, y, sample_weight : array
-        As for `MLP.fit`.
+        As for its `fit`: of a classifier, y holds labels. Penalties take no part; class weights do.
     learning_rate : float
         Of the step whose change of L is predicted by dL = sum (dL/dw) dw, and compared with what happens. They agree
         to first order: ten times smaller a rate brings their ratio ten times nearer to 1.
@@ -160,32 +161,31 @@ def explain_step(
     >>> bool(step.path.derivative == step.arrays["dW[1]"][0, 1])
     True
     """
-    if not isinstance(net, MLP):
-        raise TypeError(f"explain_step needs an MLP; got {type(net).__name__}.")
-    if net.n_networks is not None:
+    opened = open_up(net)
+    if opened.n_networks is not None:
         raise ValueError(
-            f"explain_step shows one network; this MLP has {net.n_networks}. Make an MLP of one and give it the "
+            f"explain_step shows one network; this MLP has {opened.n_networks}. Make an MLP of one and give it the "
             "parameters of network i: one.parameters = net.parameters[i]."
         )
     rate = checks.number(learning_rate, "learning_rate", above=0.0)
-    network, layout = net.network, net.layout
+    network, W, b, place = opened[:4]
+    layout = network.layout
     target = None if weight is None else _target(layout.sizes, weight)
-    x, y, w = net._samples(X, y, sample_weight)
-    W, b = layout.unpack(net.parameters)
+    x, y, w = batch_of(net, X, y, sample_weight)
     trace = forward(network, W, b, x)
     grads = backward(network, W, trace, y, w, show=True, inputs=True)
     loss = mean(losses(network, trace, y), w)
 
     g = layout.pack(grads.dW, grads.db)
-    after = forward(network, *layout.unpack(net.parameters - rate * g), x)
+    after = forward(network, *layout.unpack(layout.pack(W, b) - rate * g), x)
     change = mean(losses(network, after, y), w) - loss
-    predicted = -rate * net.place.xp.sum(g * g)
+    predicted = -rate * place.xp.sum(g * g)
 
     def host(layers: Sequence[Array]) -> list[HostArray]:
-        return [np.zeros(0) if it is None else np.array(net.place.backend.to_numpy(it)) for it in layers]
+        return [np.zeros(0) if it is None else np.array(place.backend.to_numpy(it)) for it in layers]
 
     batch = _Batch(
-        net,
+        network,
         w is not None,
         host(trace.z),
         host(trace.a),
@@ -209,7 +209,7 @@ def explain_step(
 class _Batch:
     """One pass there and back, on the host."""
 
-    net: MLP
+    network: Network
     weighted: bool
     z: list[HostArray]
     a: list[HostArray]
@@ -222,10 +222,10 @@ class _Batch:
 
     @property
     def K(self) -> int:
-        return self.net.layout.n_layers
+        return self.network.layout.n_layers
 
     def name(self, k: int) -> str:
-        return self.net.network.activations[k - 1].name
+        return self.network.activations[k - 1].name
 
     def forward(self) -> Iterator[Equation]:
         yield Equation("a[0]", "x", r"a^{[0]} &= x", self.a[0], ())
@@ -250,9 +250,9 @@ class _Batch:
             )
 
     def backward(self) -> Iterator[Equation]:
-        K, loss, batch = self.K, self.net.network.loss.name, self.a[0].shape[0]
+        K, loss, batch = self.K, self.network.loss.name, self.a[0].shape[0]
         share = "w / sum(w)" if self.weighted else f"1/{batch}"
-        y = "smoothed y" if self.net.network.loss.parameters.get("label_smoothing") else "y"
+        y = "smoothed y" if self.network.loss.parameters.get("label_smoothing") else "y"
         tex_share = r"\frac{w}{\sum w}" if self.weighted else rf"\frac{{1}}{{{batch}}}"
         yield Equation(
             f"da[{K}]",
@@ -267,7 +267,7 @@ class _Batch:
                 formula = f"(yhat - {y}) times {share}: {f} and {loss} in one"
                 latex = rf"\mathrm{{d}}z^{{[{k}]}} &= {tex_share}\,(\hat y - y)"
                 factors: tuple[tuple[str, tuple[int, ...]], ...] = ()
-            elif self.net.network.activations[k - 1].pullback is not None and f != "identity":
+            elif self.network.activations[k - 1].pullback is not None and f != "identity":
                 formula = f"da[{k}], times the Jacobian of {f}"
                 latex = rf"\mathrm{{d}}z^{{[{k}]}} &= J^\top\,\mathrm{{d}}a^{{[{k}]}}"
                 factors = ()
@@ -303,7 +303,7 @@ class _Batch:
 
     @property
     def short_cut(self) -> bool:
-        return self.net.network.canonical and self.net.network.loss.derivative_from_scores is not None
+        return self.network.canonical and self.network.loss.derivative_from_scores is not None
 
     def path(self, k: int, i: int | None, j: int) -> Path:
         """From L back to W[k][i, j], or to b[k][j] where i is None."""
@@ -359,7 +359,7 @@ def _numbers(value: HostArray) -> list[str]:
         return [" ".join(f"{number + 0.0:>10.4g}" for number in row) for row in rows]
     zeros = float(np.mean(value == 0))
     return [
-        f"min {value.min():.4g}, mean {value.mean():.4g}, max {value.max():.4g}, std {value.std():.4g}"
+        f"min {value.min() + 0.0:.4g}, mean {value.mean():.4g}, max {value.max() + 0.0:.4g}, std {value.std():.4g}"
         + (f", {zeros:.0%} are 0" if zeros >= 0.005 else "")
     ]
 

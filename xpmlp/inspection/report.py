@@ -1,0 +1,147 @@
+"""What `check_gradients` found, and how it reads."""
+
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MOST_DIGITS = 64  # of a number in the text, so that it fits 80 columns
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """What was found for one W[k] or b[k]."""
+
+    name: str  # "W" or "b"
+    layer: int
+    shape: tuple[int, ...]
+    checked: int  # elements of each network that were compared
+    ours: float  # largest |derivative|, of those compared
+    numerical: float  # the same, of the differences
+    difference: float  # the largest |ours - numerical|
+    relative: (
+        float  # that, as a share of the larger of the two above, or of resolution / tolerance where that is larger
+    )
+    where: tuple[int, ...]  # the index of the largest difference; the network first where there are several
+    factor: float | None  # ours = factor * numerical, element by element; None where no factor fits to 0.1 %
+    ok: bool
+    undecided: bool  # too small a derivative to see an error of 0.1 % above rounding
+    resolution: float  # what rounding alone does to a difference
+    ours_there: float  # the derivative at `where`
+    digits_there: str | None  # the numerical one at `where`, to the digits that were asked for
+
+    @property
+    def label(self) -> str:
+        """As in the notation: "W[2]"."""
+        return f"{self.name}[{self.layer}]"
+
+    @property
+    def verdict(self) -> str:
+        """One word or two for the table."""
+        if not self.ok:
+            return "WRONG"
+        return "too small to tell" if self.undecided else "ok"
+
+    def line(self) -> str:
+        """Return the row as it stands in the table."""
+        factor = "-" if self.factor is None else f"{self.factor:.5g}"
+        return (
+            f"d{self.label:<6}{self.ours:>13.4e}  {self.numerical:>11.4e}  {self.difference:>10.1e}"
+            f"  {self.relative:>8.0e}  {factor:>8}  {self.verdict}"
+        )
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """What `check_gradients` found; true where every row is. Print it to read it."""
+
+    rows: tuple[GradientRow, ...]
+    loss: float  # L of the batch, the mean over the networks
+    n_samples: int
+    step: float
+    tolerance: float
+    resolution: float  # what rounding alone does to a difference, at most
+    digits: int | None  # of the numerical derivatives, where they were asked for; `step` then took no part
+
+    @property
+    def ok(self) -> bool:
+        """Whether every parameter passed."""
+        return all(row.ok for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    @property
+    def worst(self) -> GradientRow:
+        """The row with the largest relative difference, of those that failed if some did."""
+        failed = [row for row in self.rows if not row.ok]
+        return max(failed or self.rows, key=lambda row: math.inf if math.isnan(row.relative) else row.relative)
+
+    def __getitem__(self, key: tuple[str, int]) -> GradientRow:
+        for row in self.rows:
+            if (row.name, row.layer) == key:
+                return row
+        raise KeyError(f"no row {key!r}; rows are {', '.join(row.label for row in self.rows)}, asked for as ('W', 1)")
+
+    def __iter__(self) -> Iterator[GradientRow]:
+        return iter(self.rows)
+
+    def __repr__(self) -> str:
+        wrong = [row for row in self.rows if not row.ok]
+        named = "all" if len(wrong) == len(self.rows) else ", ".join(f"d{row.label}" for row in wrong)
+        verdict = f"WRONG: {named}" if wrong else "all agree"
+        lines = [
+            f"Gradient check, {self.n_samples} samples, L = {self.loss:.6g}: {verdict}",
+            "",
+            "       largest |ours|  |numerical|  difference  relative     ratio",
+        ]
+        lines += [row.line() for row in self.rows]
+        how = (
+            f"Central differences, step {self.step:g}" if self.digits is None else f"Numerical to {self.digits} digits"
+        )
+        lines += ["", f"{how}. ok: relative <= {self.tolerance:g}. Below {self.resolution:.0e}: rounding."]
+        for row in self.rows:
+            if row.checked < math.prod(row.shape):
+                lines.append(f"{row.label}: {row.checked} of {math.prod(row.shape)} elements, drawn at random.")
+        lines += self._digits()
+        if wrong:
+            lines += textwrap.wrap(self.hint, 80)
+        return "\n".join(lines)
+
+    def _digits(self) -> list[str]:
+        row = self.worst
+        if row.digits_there is None:
+            return []
+        ours, numerical = repr(row.ours_there), row.digits_there
+        ours, numerical = (number if number.startswith("-") else f" {number}" for number in (ours, numerical))
+        if len(numerical) > MOST_DIGITS:
+            mantissa, e, exponent = numerical.partition("e")
+            numerical = f"{mantissa[: MOST_DIGITS - 7]}...{e}{exponent}"
+        where = ", ".join(map(str, row.where))
+        return [f"Furthest apart, d{row.label} at [{where}]:", f"    ours       {ours}", f"    numerical  {numerical}"]
+
+    @property
+    def hint(self) -> str:
+        """Where to look first, if something is wrong."""
+        wrong = [row for row in self.rows if not row.ok]
+        if not wrong:
+            return ""
+        # What is wrong in dz[k] is wrong in every layer below it, so the fault is at or above the last wrong layer.
+        row = max(wrong, key=lambda row: row.layer)
+        hint = f"Look first at layer {row.layer}, the nearest to the loss that is wrong: d{row.label}"
+        if math.isnan(row.difference) or math.isinf(row.difference):
+            return f"{hint} is not finite."
+        meanings = {
+            -1.0: "its sign is wrong",
+            2.0: "it is doubled",
+            0.5: "it is halved",
+            0.0: "it is zero",
+            float(self.n_samples): "it is a sum over samples where L is their mean",
+            1.0 / self.n_samples: "the mean over samples is taken twice",
+        }
+        for factor, meaning in meanings.items():
+            if row.factor is not None and abs(row.factor - factor) <= 1e-3 * max(abs(factor), 1e-3):
+                return f"{hint}: {meaning}."
+        if row.factor is not None:
+            return f"{hint} is {row.factor:.6g} times the numerical one."
+        return f"{hint} is furthest off at [{', '.join(map(str, row.where))}]."
