@@ -78,6 +78,20 @@ CHOSEN = named_in("XPMLP_BACKENDS") or {name for name, row in BACKENDS.items() i
 UNDER_TEST = [it for it in COMBINATIONS if {it.id, it.name} & (CHOSEN | REQUIRED)]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests that no backend changes to the run that has NumPy: every session needs them once, not each."""
+    if any(combination.id == "numpy" for combination in UNDER_TEST):
+        return
+    of_a_backend = [item for item in items if "backend" in getattr(item, "fixturenames", ()) or _names_one(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in of_a_backend])
+    items[:] = of_a_backend
+
+
+def _names_one(item: pytest.Item) -> bool:
+    # Tests of the libraries themselves, of their states and of what moves between them, ask for no fixture.
+    return item.path.stem in {"test_backends", "test_transfer"}
+
+
 @dataclass(frozen=True)
 class BackendUnderTest:
     """What a test may do with a backend without knowing which it is."""
