@@ -326,8 +326,8 @@ FITTER = """
             old = net.parameters.copy()
             epochs = len(net.history["loss"])
             seen.clear()
-            print("go", flush=True)
             try:
+                print("go", flush=True)
                 net.fit(X, y, epochs=10**7, **options)
                 outcome = "warned" if any("interrupted" in str(w.message) for w in seen) else "silent"
             except KeyboardInterrupt:
@@ -356,8 +356,8 @@ ESTIMATOR_FITTER = """
             old = dict(vars(reg))
             seen.clear()
             reg.set_params(**parameters)
-            print("go", flush=True)
             try:
+                print("go", flush=True)
                 reg.fit(X, y)
                 outcome = "warned" if any("interrupted" in str(w.message) for w in seen) else "silent"
             except KeyboardInterrupt:
@@ -510,13 +510,13 @@ def test_memory_that_really_runs_out_is_told(name):
         import resource, sys
         import numpy as np
         import xpmlp
-        net = xpmlp.MLP([10, 2_000, 2_000, 1], backend=sys.argv[1], random_state=0)
+        net = xpmlp.MLP([10, 1_000, 1_000, 1], backend=sys.argv[1], random_state=0)
         X = xpmlp.to_backend(np.ones((20_000, 10)), sys.argv[1])
         y = xpmlp.to_backend(np.ones(20_000), sys.argv[1])
         net.fit(X[:64, :], y[:64], epochs=1)
         old = xpmlp.to_numpy(net.parameters).copy()
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
         try:
             net.fit(X, y, batch_size=None, epochs=1)
         except MemoryError as error:
