@@ -283,7 +283,7 @@ def diagnose(model: Any, X: Any = None, y: Any = None, sample_weight: Any = None
     --------
     >>> import numpy as np, xpmlp
     >>> X = np.random.default_rng(0).normal(size=(200, 3))
-    >>> net = xpmlp.MLP([3, 50, 50, 1], "tanh", initializer=xpmlp.normal(3.0), random_state=0)
+    >>> net = xpmlp.MLP([3, 50, 50, 1], "tanh", initializer=xpmlp.normal(9.0), random_state=0)
     >>> for finding in xpmlp.diagnose(net, X, X[:, 0]):
     ...     print(finding.kind, finding.layer)
     saturated 1
