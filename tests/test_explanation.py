@@ -55,6 +55,7 @@ def test_the_path_of_a_weight_ends_at_its_derivative(weight, rng):
     name = "W" if len(index) == 2 else "b"
     derivative = explained.arrays[f"d{name}[{k}]"][tuple(index)]
     assert explained.path.derivative == derivative
+    assert explained.loss == pytest.approx(net.evaluate(X, y, w), rel=1e-12)
     assert explained.path.shares.sum() == pytest.approx(derivative, rel=1e-12)
     assert abs(explained.path.shares[explained.path.sample]) == abs(explained.path.shares).max()
     assert str(explained.path).endswith(f"all 5 samples: d{explained.path.label} = {derivative:.6g}")

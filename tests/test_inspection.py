@@ -421,5 +421,5 @@ def test_what_many_digits_are_not_for_is_refused(rng):
         TypeError, match=r"digits=50 runs the network on mparray's arrays, .* Write functions of your own"
     ):
         precise(net, X, y)
-    with pytest.raises(ValueError, match=re.escape("digits must be an integer of at least 20; got 10.")):
+    with pytest.raises(ValueError, match=re.escape("digits must be a whole number of at least 20; got 10.")):
         precise(net, X, y, digits=10)
