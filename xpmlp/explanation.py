@@ -105,7 +105,7 @@ class StepExplanation:
             numbers = html.escape("\n".join(_numbers(equation.value)))
             made = html.escape(f"{equation.name} = {equation.formula}")
             rows.append(
-                f'<tr><td style="{line}"><code>{made}</code></td>'
+                f'<tr><td style="{line};min-width:22em"><code>{made}</code></td>'
                 f'<td style="{line};white-space:nowrap"><code>{html.escape(equation.shapes)}</code></td>'
                 f'<td style="{line}"><pre style="margin:0;background:none;color:inherit">{numbers}</pre></td></tr>'
             )
