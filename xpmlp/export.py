@@ -1,7 +1,7 @@
 """Models for other runtimes: ONNX, written node by node with onnx.helper.
 
-To export another activation, write its row of ACTIVATIONS here: from the name of z to the name of a. The nodes are of the
-standard domain, in opset 17, and of those kinds that runtimes compute in float64 as well as in float32.
+To export another activation, write its row of ACTIVATIONS here: from the name of z to the name of a. The nodes are of
+the standard domain, in opset 17, and of those kinds that runtimes compute in float64 as well as in float32.
 """
 
 import os
