@@ -102,12 +102,13 @@ class StepExplanation:
             if i in (0, self.n_forward):
                 title = "Forward: from x to L" if i == 0 else f"Backward: from L = {self.loss:.6g} to every weight"
                 rows.append(f'<tr><th colspan="3" style="{line}">{title}</th></tr>')
+            wrap = "pre-wrap" if "," in _numbers(equation.value)[0] else "pre"  # statistics may wrap, rows may not
             numbers = html.escape("\n".join(_numbers(equation.value)))
             made = html.escape(f"{equation.name} = {equation.formula}")
             rows.append(
                 f'<tr><td style="{line};min-width:22em"><code>{made}</code></td>'
                 f'<td style="{line};white-space:nowrap"><code>{html.escape(equation.shapes)}</code></td>'
-                f'<td style="{line}"><pre style="margin:0;background:none;color:inherit">{numbers}</pre></td></tr>'
+                f'<td style="{line}"><pre style="margin:0;background:none;color:inherit;white-space:{wrap}">{numbers}</pre></td></tr>'
             )
         text = self._step() + ([] if self.path is None else ["", *self.path.lines])
         return (
