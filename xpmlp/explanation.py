@@ -108,7 +108,8 @@ class StepExplanation:
             rows.append(
                 f'<tr><td style="{line};min-width:22em"><code>{made}</code></td>'
                 f'<td style="{line};white-space:nowrap"><code>{html.escape(equation.shapes)}</code></td>'
-                f'<td style="{line}"><pre style="margin:0;background:none;color:inherit;white-space:{wrap}">{numbers}</pre></td></tr>'
+                f'<td style="{line}"><pre style="margin:0;background:none;color:inherit;white-space:{wrap}">'
+                f"{numbers}</pre></td></tr>"
             )
         text = self._step() + ([] if self.path is None else ["", *self.path.lines])
         return (
