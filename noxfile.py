@@ -60,7 +60,7 @@ def lowest(requirement: str) -> str:
 )
 def tests(session: nox.Session, backends: str, packages: list[str], require: str) -> None:
     """Run the tests on one backend; those that no backend changes run with numpy."""
-    session.install("-e.", *group("test"), *packages)
+    session.install("-e.", *group("test" if backends == "numpy" else "test-core"), *packages)
     # XPMLP_REQUIRE turns the skip of a backend that should be here into a failure.
     env = {"XPMLP_BACKENDS": backends, "XPMLP_REQUIRE": require}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
@@ -69,20 +69,12 @@ def tests(session: nox.Session, backends: str, packages: list[str], require: str
 @nox.session
 def cupy_nogpu(session: nox.Session) -> None:
     """Test without a GPU what runs on one: NVRTC compiles it, a C++ compiler runs it, a stand-in captures it."""
-    session.install("-e.", *group("test"), "cupy-cuda13x", "nvidia-cuda-nvrtc==13.*")
+    session.install("-e.", *group("test-core"), "cupy-cuda13x", "nvidia-cuda-nvrtc==13.*")
     # What the tests would skip without is demanded here; XPMLP_REQUIRE=cupy would demand the GPU too.
     session.run("python", "-c", "from cupy_backends.cuda.libs import nvrtc; print('NVRTC', *nvrtc.getVersion())")
     session.run("c++", "--version", external=True)
     files = ("tests/test_cuda_kernels.py", "tests/test_cupy_runner.py")
     session.run("python", "-m", "pytest", *files, *session.posargs, env={"XPMLP_BACKENDS": "numpy,cupy"})
-
-
-@nox.session
-def export(session: nox.Session) -> None:
-    """Run the export tests, whose witnesses are a runtime and a tracer of ONNX; without this session they skip."""
-    session.install("-e.[onnx]", *group("test"), *group("onnx"))
-    session.run("python", "-c", "import onnx, onnxruntime, ndonnx, skl2onnx")
-    session.run("python", "-m", "pytest", "tests/test_export.py", *session.posargs, env={"XPMLP_BACKENDS": "numpy"})
 
 
 @nox.session(default=False)
@@ -104,7 +96,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.parametrize("extra", [nox.param("cuda12", id="12"), nox.param("cuda13", id="13")])
 def cuda(session: nox.Session, extra: str) -> None:
     """Run the tests on a GPU with CuPy: a skip is a failure. `nvidia-smi` shows which CUDA the driver knows."""
-    session.install(f"-e.[{extra}]", *group("test"))
+    session.install(f"-e.[{extra}]", *group("test-core"))
     env = {"XPMLP_BACKENDS": "numpy,cupy", "XPMLP_REQUIRE": "cupy"}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
@@ -127,7 +119,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def package(session: nox.Session) -> None:
     """Build sdist and wheel, look into the wheel, and test it from outside the checkout."""
-    session.install(*group("package"), *group("test"))
+    session.install(*group("package"), *group("test-core"))
     here = Path(session.create_tmp()).resolve()
     shutil.rmtree(here)  # what an earlier run left
     here.mkdir()
@@ -162,7 +154,7 @@ def minimums(session: nox.Session) -> None:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
     direct = [*project["dependencies"], *extras["plot"], *extras["progress"]]
-    session.install("-e.", *group("test"), *map(lowest, direct))
+    session.install("-e.", *group("test-core"), *map(lowest, direct))
     session.run("python", "-m", "pip", "list")
     env = {"XPMLP_BACKENDS": "numpy,strict-device1"}
     # Old releases meet new ones of what they need (matplotlib 3.9 and pyparsing 3.3): their deprecations are not ours.

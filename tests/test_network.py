@@ -208,8 +208,8 @@ def test_a_network_worked_by_hand_with_binary_cross_entropy(backend):
     backend.assert_close(trace.a[2], [[s], [t]], rtol=tol)
     backend.assert_close(losses(network, trace, y), [0.0141634569315049757, 8.25026122443522777], rtol=tol)
     backend.assert_close(
-        grads.da[2], [[-0.507132116954499628], [1914.31291071995311]], rtol=1e-12 if backend.float64 else 1e-4
-    )  # 1 - yhat has lost digits
+        grads.da[2], [[-0.507132116954499628], [1914.31291071995311]], rtol=1e-12 if backend.float64 else 5e-4
+    )  # 1 - yhat = 2.6e-4 has lost digits: half an ulp of yhat, 3e-8 in float32, is 1.1e-4 of it
     backend.assert_close(grads.dz[2], [[-0.00703181352162273712], [0.499869404840452140]], rtol=tol)
     backend.assert_close(grads.dW[2], [[1.98189808555775172], [-0.0140636270432454743]], rtol=tol)
     backend.assert_close(grads.db[2], [0.492837591318829403], rtol=tol)
