@@ -172,6 +172,17 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation from nothing into docs/_build/html; a warning is an error. About a minute."""
+    session.install("-e.", *group("docs"))
+    for made in ("_build", "gallery", "reference/generated"):
+        shutil.rmtree(ROOT / "docs" / made, ignore_errors=True)
+    session.run(
+        "python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", *session.posargs, "docs", "docs/_build/html"
+    )
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure speed and memory against the peers; `nox -s bench -- --help` shows what can be chosen."""
     session.install("-e.", TORCH, "jax", "skorch", "matplotlib", "threadpoolctl")

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # included.py
@@ -25,6 +26,8 @@ extensions = [
 ]
 exclude_patterns = [
     "_build",
+    "_templates",
+    "images/*",
     "gallery/*.ipynb",
     "gallery/*.py",
     "gallery/*.json",
@@ -36,6 +39,24 @@ nitpicky = True
 suppress_warnings = ["config.cache"]  # the gallery's settings hold a function
 
 # --- Text ---
+
+templates_path = ["_templates"]
+
+# Pages at the root of the repository, where a link to them is right on GitHub, have a page here that includes them.
+ROOT_PAGES = {"SECURITY": "reporting", "DESIGN": "house", "CONTRIBUTING": "contributing", "CHANGELOG": "changes"}
+
+
+def link_to_pages(app: Any, name: str, source: list[str]) -> None:
+    """Turn ../SECURITY.md into the page that includes it."""
+    up = "" if name.startswith("design/") else "../" * name.count("/") + "design/"
+    for file, page in ROOT_PAGES.items():
+        source[0] = source[0].replace(f"](../{file}.md)", f"]({up}{page}.md)")
+
+
+def setup(app: Any) -> None:
+    """Tell sphinx."""
+    app.connect("source-read", link_to_pages)
+
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
