@@ -185,7 +185,7 @@ def train(
             samples += plan.n_samples
             losses = np.asarray(place.backend.to_numpy(loss))
             diverged = watch.diverged(losses)
-            if diverged.any():
+            if _some(diverged):
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
                 if plan.on_divergence == "raise":
                     raise DivergenceError(message)
@@ -294,11 +294,11 @@ class _Watch:
             self.safe = self._where(better, p, self.safe)
         self.dead = self.dead | diverged
         tired = alive & (self.waited > self.plan.patience)
-        if (tired | diverged).any():
+        if _some(tired | diverged):
             last = self.safe if self.plan.keep_best else self._where(diverged, self.safe, p)
             self.final = self._copy(last) if self.final is None else self._where(tired | diverged, last, self.final)
             self.running = alive & ~tired
-        return not self.running.any()
+        return not _some(self.running)
 
     def go_on(self) -> bool:
         """Begin to wait anew, at a lower learning rate; False, for there is something to wait for."""
@@ -317,11 +317,15 @@ class _Watch:
 
     def _where(self, which: HostArray, new: Array, old: Array) -> Array:
         # `new` will be donated to the next step, so what is kept of it is a copy.
-        if not which.any():
+        if not _some(which):
             return old
-        if which.all():
+        if which.ndim == 0 or which.all():
             return self._copy(new)
         return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
+
+
+def _some(which: HostArray) -> bool:
+    return bool(which) if which.ndim == 0 else bool(which.any())  # an epoch of a tiny network is 100 microseconds
 
 
 def _divergence_message(diverged: HostArray, epoch: int, rate: float, layout: Layout, p: HostArray) -> str:
