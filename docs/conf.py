@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # included.py
+sys.path.insert(0, str(HERE))  # included.py, formulas.py
 
 import xpmlp  # noqa: E402
 
@@ -18,11 +18,11 @@ version = release = xpmlp.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "myst_parser",
     "sphinx_gallery.gen_gallery",
     "included",
+    "formulas",
 ]
 exclude_patterns = [
     "_build",
@@ -92,6 +92,7 @@ sphinx_gallery_conf = {
 
 # --- Pages ---
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "xpmlp"
 html_show_sourcelink = False

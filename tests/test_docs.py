@@ -103,7 +103,7 @@ def test_every_line_shown_is_a_line_of_the_package(path):
 
 def test_learn_shows_every_equation_of_the_matrix_form():
     shown = "".join(start for _, start, _ in included((DOCS / "learn" / "matrix_form.md").read_text(encoding="utf-8")))
-    for name in ("z[k] = ", "a[k] = ", "da = loss", "def pullback", "dW[k] = "):
+    for name in ("z[k] = ", "a[k] = ", "da = loss", "if f.pullback", "dW[k] = "):
         assert name in shown
 
 
@@ -135,6 +135,13 @@ def test_the_phrases_of_troubleshooting_are_the_packages_own():
     texts = [text for source in sources for text in texts_of(source)]
     missing = [phrase for phrase in phrases if not any(phrase in text for text in texts)]
     assert missing == []
+
+
+@each_page
+def test_formulas_are_written_for_the_converter(path):
+    # It reads \frac12 as 12 over what follows, and hangs the index of \hat y_j below the hat, without a word.
+    prose = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert re.findall(r"\\[td]?frac(?!\{)|\\hat \w_", prose) == []
 
 
 @each_page
