@@ -484,3 +484,8 @@ def test_a_file_with_a_preparation_that_makes_no_sense_is_refused(here, capsys):
         capsys.readouterr()
         assert run("inspect", "bad.safetensors") == 1
         assert "cannot be loaded" in capsys.readouterr().err
+    for summary in ({}, {"scores": 3}, {"scores": {"other": 1}, "baseline": {}}, {"scores": {"accuracy": "x"}}):
+        storage.write("bad.safetensors", document | {"summary": summary}, arrays)
+        capsys.readouterr()
+        assert run("inspect", "bad.safetensors") == 1
+        assert "cannot be loaded" in capsys.readouterr().err

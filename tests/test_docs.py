@@ -139,9 +139,9 @@ def test_the_phrases_of_troubleshooting_are_the_packages_own():
 
 @each_page
 def test_formulas_are_written_for_the_converter(path):
-    # It reads \frac12 as 12 over what follows, and hangs the index of \hat y_j below the hat, without a word.
+    # It reads \frac12 as 12 over what follows, and hangs the index of {\hat y}_j below the hat, without a word.
     prose = re.sub(r"```.*?```|`[^`]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert re.findall(r"\\[td]?frac(?!\{)|\\hat \w_", prose) == []
+    assert re.findall(r"\\[td]?frac(?!\{)|\\hat \w\}?_", prose) == []
 
 
 @each_page

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xpmlp import storage
 from xpmlp.anatomy import batch_of, open_up
 from xpmlp.cli.predict import Opened, open_model
 from xpmlp.cli.preparation import Number, Preparation, read_target
@@ -68,8 +69,9 @@ def inspect(options: argparse.Namespace) -> int:
         rest += [("column", _column(column)) for column in preparation.columns]
         rest += [("left out", f"{name}: {why}") for name, why in preparation.left_out]
     if isinstance(summary, dict):
-        scores = score_rows(summary["scores"], summary["baseline"])
-        held = summary["rows"]["held_out"]
+        with storage.believing(options.model):
+            scores = score_rows(summary["scores"], summary["baseline"])
+            held = int(summary["rows"]["held_out"])
         rest.append(
             ("score", ", ".join(f"{label} {value}" for label, value, _ in scores) + f" on {held:,} rows held out")
         )

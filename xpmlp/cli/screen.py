@@ -58,6 +58,8 @@ def show_warning(message: Any, *_: Any, **__: Any) -> None:
 def _say_about(word: str, colour: str, text: str) -> None:
     first, *more = [part for part in text.splitlines() if part.strip()] or [""]
     lines = wrap(first, f"{word} ", "  ") + [line for part in more for line in wrap(part, "  ", "  ")]
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)  # a progress bar may stand there
     lines[0] = lines[0].replace(word, paint(word, "bold", colour, stream=sys.stderr), 1)
     print("\n".join(lines), file=sys.stderr, flush=True)
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from xpmlp.cli.screen import (
     columns,
     dump,
     paint,
+    say,
 )
 from xpmlp.cli.tables import Table, read
 from xpmlp.estimators import MLPClassifier, MLPRegressor
@@ -226,9 +228,12 @@ def _fit(options: argparse.Namespace, target: Target, parts: Parts) -> tuple[Any
         y = [(values - mean) / scale for values in y]
     X = [values.astype(options.dtype) for values in parts.X]
     began = time.perf_counter()
-    with bar:
+    with bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Maximum iterations")  # said in this command's words below
         model.fit(X[0], y[0], X_val=X[1], y_val=y[1])
     seconds = time.perf_counter() - began
+    if model.n_iter_ == options.epochs:
+        say(f"it had not settled after {options.epochs} epochs; more --epochs may do better.", "note: ")
     model.set_params(callbacks=None)
     if target.task == "regression":  # so that predict answers in the target's own units
         model.coefs_ = [*model.coefs_[:-1], model.coefs_[-1] * scale]
