@@ -177,6 +177,32 @@ def test_the_model_file_holds_all_that_predict_needs(here, capsys):
     assert isinstance(xpmlp.load("model.safetensors"), xpmlp.MLPClassifier)
 
 
+@pytest.mark.parametrize(
+    ("known", "others", "score"),
+    [
+        ("abc", ("apple", "bear", "cat"), None),
+        ("abc", ("a", "bear", "c"), "40 of 60 rows have an answer that the model knows; of 1 label it knows nothing"),
+        ((1, 2, 3), ("one", "two", "three"), None),
+        ((1, 2, 3), (1, 2, 4), "40 of 60 rows have an answer that the model knows; of 1 label it knows nothing"),
+        ((1, 2, 3), (1, 2, "x"), "40 of 60 rows have an answer that the model knows; of 1 label it knows nothing"),
+        ((1, 2, 3), (1, 2, 3), "60 rows have the answer: right answers 100.0%"),
+    ],
+)
+def test_labels_are_right_only_if_they_are_the_same(here, capsys, known, others, score):
+    kind = np.arange(60) % 3
+    x = kind + np.linspace(-0.1, 0.1, 60)
+    write_csv(here / "known.csv", {"x": x, "y": [known[k] for k in kind]})
+    write_csv(here / "others.csv", {"x": x, "y": [others[k] for k in kind]})
+    run("train", "known.csv", "--target", "y", "--hidden", "32", "--learning-rate", "0.05")
+    capsys.readouterr()
+    assert run("predict", "model.safetensors", "others.csv") == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert (score or "score: none: the model knows none of the 3 labels in 60 rows") in told
+    if score is None:
+        assert "accuracy" not in told
+    assert run("check-gradients", "model.safetensors", "others.csv") == (0 if score else 1)
+
+
 def test_parquet_npz_and_csv_are_the_same_table(here, capsys):
     pa = pytest.importorskip("pyarrow", reason="pip install pyarrow")
     import pyarrow.parquet as pq

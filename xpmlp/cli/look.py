@@ -8,7 +8,7 @@ import numpy as np
 
 from xpmlp import storage
 from xpmlp.anatomy import batch_of, open_up
-from xpmlp.cli.predict import Opened, open_model
+from xpmlp.cli.predict import Opened, as_classes, open_model
 from xpmlp.cli.preparation import Number, Preparation, read_target
 from xpmlp.cli.screen import CliError, add_command, add_json, columns, dump, paint, say
 from xpmlp.cli.tables import read
@@ -265,9 +265,12 @@ def _from_table(opened: Opened, options: argparse.Namespace) -> tuple[Any, Any]:
         )
     target = read_target(table, opened.preparation.target, opened.preparation.task)
     some = target.rows[:: max(len(target.rows) // ROWS, 1)][:ROWS]
-    X, _ = opened.preparation.apply(table.rows(some))
     values = target.values[np.searchsorted(target.rows, some)]
     if hasattr(opened.model, "classes_"):
-        values = values.astype(opened.model.classes_.dtype)
+        values, known = as_classes(values, opened.model.classes_)
+        values, some = values[known], some[known]
+        if not len(some):
+            raise CliError(f"the model knows none of the labels that {options.data} has.")
+    X, _ = opened.preparation.apply(table.rows(some))
     batch = batch_of(opened.model, X.astype(opened.model.dtype_), values)
     return to_numpy(batch.x).astype(np.float64), to_numpy(batch.y).astype(np.float64)

@@ -157,13 +157,28 @@ def _score(opened: Opened, table: Table, X: HostArray) -> None:
     except CliError:  # all missing, or one class: nothing to score
         return
     X, y = X[target.rows].astype(model.dtype_), target.values
+    have = f"{len(y):,} rows have the answer"
     if preparation.task == "classification":
-        y = y.astype(model.classes_.dtype)
-        known = np.isin(y, model.classes_)
+        labels, known = as_classes(y, model.classes_)
+        unknown = len(np.unique(y[~known]))
         if not np.any(known):
+            say(f"none: the model knows none of the {unknown:,} labels in {len(y):,} rows.", "score: ")
             return
-        scores, baseline = classification_scores(model, X[known], y[known], y[known])
+        if unknown:
+            have = f"{np.sum(known):,} of {len(y):,} rows have an answer that the model knows; of {unknown:,} "
+            have += f"{'label' if unknown == 1 else 'labels'} it knows nothing"
+        scores, baseline = classification_scores(model, X[known], labels[known], labels[known])
     else:
         scores, baseline = regression_scores(np.asarray(model.predict(X)), y, y)
     told = ", ".join(f"{label} {value}" for label, value, _ in score_rows(scores, baseline))
-    say(f"{len(y):,} rows have the answer: {told}.", "score: ")
+    say(f"{have}: {told}.", "score: ")
+
+
+def as_classes(y: HostArray, classes: HostArray) -> tuple[HostArray, HostArray]:
+    """The labels of a table as those of a model, and which of them it knows; the others mean nothing.
+
+    Compared as they are written: a cast to the classes' own type would cut text, and take apple for a.
+    """
+    where = {str(label): i for i, label in enumerate(classes.tolist())}
+    at = np.asarray([where.get(str(label), -1) for label in y.tolist()])
+    return classes[at], at >= 0
