@@ -37,7 +37,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     try:
         yield seen.is_set
     finally:
-        if ours:
+        if ours and signal.getsignal(signal.SIGINT) is note:  # nobody has put another there meanwhile
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

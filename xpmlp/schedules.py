@@ -38,7 +38,10 @@ class Schedule:
 
     def __call__(self, progress: Progress) -> float:
         """The factor at this moment."""
-        return float(self.factor(progress, **self.parameters))
+        factor = float(self.factor(progress, **self.parameters))
+        if not 0.0 <= factor < math.inf:
+            raise ValueError(f"a schedule must return a finite factor of at least 0; {self!r} returned {factor:g}.")
+        return factor
 
 
 def constant(progress: Progress) -> float:

@@ -186,12 +186,11 @@ def train(
             losses = np.asarray(place.backend.to_numpy(loss))
             diverged = watch.diverged(losses)
             if _some(diverged):
-                message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
-                if plan.on_divergence == "raise":
-                    raise DivergenceError(message)
-                warn(f"{message} The best finite weights were put back.", DivergenceWarning)
-            validation = None if validate is None else np.asarray(validate(state.p))
-            plateau = watch.see(losses if validation is None else validation, state.p, diverged)
+                _tell(_divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p)), plan)
+            validation, plateau = None, False
+            if not interrupted() or _some(diverged):  # an epoch that was broken off is neither judged nor reported
+                validation = None if validate is None else np.asarray(validate(state.p))
+                plateau = watch.see(losses if validation is None else validation, state.p, diverged)
             wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
             if plateau and plan.on_plateau == "divide" and rate > 1e-6:
                 scale /= 5.0
@@ -322,6 +321,12 @@ class _Watch:
         if which.ndim == 0 or which.all():
             return self._copy(new)
         return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
+
+
+def _tell(message: str, plan: Plan) -> None:
+    if plan.on_divergence == "raise":
+        raise DivergenceError(message)
+    warn(f"{message} The best finite weights were put back.", DivergenceWarning)
 
 
 def _some(which: HostArray) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -120,6 +120,10 @@ class Place:
         noun = self.backend.noun
         where = "" if self.backend.name == "numpy" or self.device is None else f" on {self.device_name}"
         return f"{noun}s{where}" if plural else f"{'an' if noun[0] == 'a' else 'a'} {noun}{where}"
+
+    def __reduce__(self) -> tuple[Callable[..., Place], tuple[str, str]]:
+        # By name: where the library cannot run, a pickle opens on NumPy, with a warning.
+        return select, (self.backend.name, self.device_name)
 
     def __str__(self) -> str:
         return f"{self.backend.label} on {self.device_name}"

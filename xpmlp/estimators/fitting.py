@@ -315,7 +315,8 @@ class Fitting:
         ]
         if incremental and same:
             dtype = str(p.dtype).rpartition(".")[2]
-            slots = tuple(recipe.on_place(slot, place, dtype) for slot in known.slots)
+            # Copies: the slots are donated to the training, and what is remembered must outlive one that fails.
+            slots = tuple(place.xp.asarray(recipe.on_place(slot, place, dtype), copy=True) for slot in known.slots)
             return known._replace(slots=slots)
         return Carried(optimizer, fresh.slots, fresh.t, known.standing._replace(scale=1.0))
 

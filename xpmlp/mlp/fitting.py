@@ -20,7 +20,7 @@ from xpmlp.progress import Bar
 from xpmlp.runners import Data, find_runner
 from xpmlp.runners.step import State, Task
 from xpmlp.schedules import schedule as find_schedule
-from xpmlp.seeds import DROPOUT, generator
+from xpmlp.seeds import DROPOUT, child, generator
 from xpmlp.training import Plan, Report, train
 from xpmlp.transfer import to_numpy
 
@@ -112,7 +112,7 @@ def fit_network(net: "MLP", X: Any, y: Any, options: Options) -> None:
         with recorder.bar, telling_of_memory(net.place, f"training with batch_size={data.batch_size}", SMALLER):
             p = net.place.xp.asarray(net._p, copy=True)  # training owns what it changes
             result = train(
-                find_runner(task, data, _dropout_seed(net)),
+                find_runner(task, data, _dropout_seed(net, recorder.first)),
                 State(p, task.optimizer.init(p).slots, 0),
                 plan,
                 net.place,
@@ -186,6 +186,7 @@ def _arguments(o: Options, task: Task, plan: Plan, batch_size: int, every: int) 
         "schedule": _or_own(describe_schedule, plan.schedule),
         "l2": task.l2,
         "clip_norm": task.clip_norm,
+        "precision": task.precision,
         "learning_rate_factors": factors,
         "shuffle": bool(o.shuffle),
         "validation_fraction": float(o.validation_fraction),
@@ -219,10 +220,11 @@ def _per_layer(net: "MLP", factors: Sequence[float], biases: float | None = None
     return net.place.asarray(flat, net.dtype)
 
 
-def _dropout_seed(net: "MLP") -> Array | None:
+def _dropout_seed(net: "MLP", epochs: int) -> Array | None:
+    # Masks are hashed from the steps of one fit; what was trained before takes part, so that no fit repeats another's.
     if not any(net.network.dropout):
         return None
-    draws = [generator(seed, DROPOUT).integers(2**31, dtype=np.int32) for seed in net.seeds]
+    draws = [generator(child(seed, DROPOUT), epochs).integers(2**31, dtype=np.int32) for seed in net.seeds]
     shape = (1, 1) if net.n_networks is None else (net.n_networks, 1, 1)
     return net.place.asarray(np.asarray(draws, dtype=np.int32).reshape(shape))
 
@@ -256,16 +258,14 @@ class Recorder:
         net = self.net
         net._p = report.state.p
         logs: dict[str, Any] = {"loss": plain(report.loss), "learning_rate": report.learning_rate}
-        if self.metric is not None:
-            logs["metric"] = self.metric(self.samples.y, net.predict(self.samples.x))
         if report.validation is not None:
             logs["validation_loss"] = plain(report.validation)
-            if self.metric is not None and self.held_out is not None:
-                logs["validation_metric"] = self.metric(self.held_out.y, net.predict(self.held_out.x))
-        for name, value in logs.items():
-            net.history.setdefault(name, []).append(value)
-        self.bar.advance(logs)
         try:
+            if self.metric is not None:
+                logs["metric"] = self.metric(self.samples.y, net.predict(self.samples.x))
+                if self.held_out is not None:
+                    logs["validation_metric"] = self.metric(self.held_out.y, net.predict(self.held_out.x))
+            self._note(logs)
             stop = [
                 callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks
             ]  # all of them
@@ -273,6 +273,11 @@ class Recorder:
             self.error = error
             return True
         return any(stop)
+
+    def _note(self, logs: dict[str, Any]) -> None:
+        for name, value in logs.items():
+            self.net.history.setdefault(name, []).append(value)
+        self.bar.advance(logs)
 
 
 def _digest(samples: Samples, held_out: Samples | None) -> str:
@@ -293,17 +298,26 @@ def plain(value: HostArray) -> Any:
 
 
 def accuracy(y: Array, yhat: Array) -> Any:
-    """The share of samples whose class is right: the largest of several outputs, or one output on y's side of 1/2.
+    """The share of samples whose class, the largest of the outputs, is right.
 
     A float, or a NumPy array of shape (m,) for m networks.
     """
-    place = place_of(y=y, yhat=yhat)
-    xp = place.xp
-    if yhat.shape[-1] == 1:
-        right = ((yhat > 0.5) == (y > 0.5))[..., 0]
-    else:
-        right = xp.argmax(yhat, axis=-1) == xp.argmax(y, axis=-1)
-    return plain(place.backend.to_numpy(xp.mean(xp.astype(right, yhat.dtype), axis=-1)))
+    xp = place_of(y=y, yhat=yhat).xp
+    return _share(xp.argmax(yhat, axis=-1) == xp.argmax(y, axis=-1), yhat)
+
+
+def binary_accuracy(y: Array, yhat: Array) -> Any:
+    """The share of samples of which every output is on y's side of 1/2.
+
+    A float, or a NumPy array of shape (m,) for m networks.
+    """
+    xp = place_of(y=y, yhat=yhat).xp
+    return _share(xp.all((yhat > 0.5) == (y > 0.5), axis=-1), yhat)
+
+
+def _share(right: Array, like: Array) -> Any:
+    place = place_of(right)
+    return plain(place.backend.to_numpy(place.xp.mean(place.xp.astype(right, like.dtype), axis=-1)))
 
 
 def _metric(metric: Any, network: Network) -> Callable[[Array, Array], float] | None:
@@ -312,4 +326,4 @@ def _metric(metric: Any, network: Network) -> Callable[[Array, Array], float] | 
     checks.option(metric, "metric", ("accuracy",))
     if network.loss.targets not in ("probability", "distribution"):
         raise ValueError(f"accuracy needs a classification loss; got {network.loss.name!r}.")
-    return accuracy
+    return accuracy if network.loss.targets == "distribution" else binary_accuracy

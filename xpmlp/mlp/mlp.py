@@ -16,8 +16,8 @@ from xpmlp.initializers import initializer as find_initializer
 from xpmlp.losses import check_targets
 from xpmlp.losses import loss as find_loss
 from xpmlp.mlp import filing
-from xpmlp.mlp.fitting import Options, Samples, fit_network
-from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, losses, mean
+from xpmlp.mlp.fitting import Options, Samples, fit_network, plain
+from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, losses, reciprocal
 from xpmlp.parameters import Layout
 from xpmlp.seeds import INITIAL_WEIGHTS, ORDERS, child, generator, seed_sequence
 from xpmlp.transfer import to_numpy
@@ -194,14 +194,24 @@ class MLP:
             return [self.random_state]
         return [child(self.random_state, i) for i in range(self.n_networks)]
 
-    W = property(lambda self: self.layout.unpack(self._p)[0], doc="Weights; W[k] has shape (n_{k-1}, n_k).")
-    b = property(lambda self: self.layout.unpack(self._p)[1], doc="Biases; b[k] has shape (n_k,).")
+    W = property(lambda self: _Shown(self.layout.unpack(self._p)[0]), doc="Weights; W[k] has shape (n_{k-1}, n_k).")
+    b = property(lambda self: _Shown(self.layout.unpack(self._p)[1]), doc="Biases; b[k] has shape (n_k,).")
     z = property(lambda self: self._passed().z, doc="z[k] = a[k-1] @ W[k] + b[k], shape (batch, n_k).")
     a = property(lambda self: self._passed().a, doc="a[k] = f_k(z[k]), shape (batch, n_k); a[0] is X, a[K] is yhat.")
     dz = property(lambda self: self._seen().dz, doc="dz[k] = da[k] * f_k'(z[k]), shape (batch, n_k).")
     da = property(lambda self: self._seen().da, doc="da[k-1] = dz[k] @ W[k].T; da[K] = dL/dyhat; shape (batch, n_k).")
     dW = property(lambda self: self._seen().dW, doc="dW[k] = a[k-1].T @ dz[k], of the shape of W[k].")
     db = property(lambda self: self._seen().db, doc="db[k] = sum over rows of dz[k], of the shape of b[k].")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickles and copies hold NumPy arrays, so that they can be opened where this network's library is not.
+        state = self.__dict__ | {"_trace": None, "_gradients": None}
+        return state | {"_p": np.array(self.place.backend.to_numpy(self._p), copy=True)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.dtype = self.place.dtype_name(self.dtype)
+        self._p = self.place.asarray(self._p, self.dtype)
 
     def __repr__(self) -> str:
         many = "" if self.n_networks is None else f"{self.n_networks} networks of "
@@ -418,9 +428,15 @@ class MLP:
 
     def _loss(self, samples: "Samples") -> Any:
         W, b = self.layout.unpack(self._p)
-        trace = forward(self.network, W, b, samples.x)
-        value = self.place.backend.to_numpy(mean(losses(self.network, trace, samples.y), samples.w))
-        return float(value) if self.n_networks is None else value
+        xp, rows = self.place.xp, _rows_at_once(self.layout, self.n_networks)
+        total: Any = 0.0
+        seen: Any = 0.0
+        for start in range(0, samples.n, rows):  # in blocks, as predict
+            part = slice(start, min(start + rows, samples.n))
+            values = losses(self.network, forward(self.network, W, b, samples.x[..., part, :]), samples.y[..., part, :])
+            w = xp.ones_like(values) if samples.w is None else samples.w[..., part]
+            total, seen = total + xp.sum(values * w, axis=-1), seen + xp.sum(w, axis=-1)
+        return plain(self.place.backend.to_numpy(total * reciprocal(seen)))
 
     def _passed(self) -> Trace:
         if self._trace is None:
@@ -431,6 +447,13 @@ class MLP:
         if self._gradients is None:
             raise ValueError("there are no derivatives yet; call forward(X), then backward(y).")
         return self._gradients
+
+
+class _Shown(tuple[Array, ...]):
+    """Weights by layer, to look at: what is put in here would go nowhere, so it is refused."""
+
+    def __setitem__(self, layer: int, value: Array) -> None:
+        raise TypeError("W and b show the parameters; to change them call set_weights(W, b) or assign to parameters.")
 
 
 def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) -> Network:

@@ -232,7 +232,10 @@ class InPlaceRunner:
             if optimizer.step is adam_step and block.factors is None and block.decays is None:
                 self.columns.adam(block.p, block.g, block.slots, rates, block.room, **optimizer.parameters)
             else:
-                optimizer.apply(block.p, block.g, block.slots, rates, block.factors, block.decays)
+                made = optimizer.apply(block.p, block.g, block.slots, rates, block.factors, block.decays)
+                for old, new in zip((block.p, *block.slots), (made[0], *made[1]), strict=True):
+                    if new is not old:  # a row may make new arrays instead of writing into those it was given
+                        old[...] = new
         return 0.5 * l2 * penalty
 
 

@@ -19,6 +19,13 @@ from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, step, told, total_weight
 
 
+def _meaning(function: Any) -> Any:
+    # Two partials of one function with the same arguments do the same; rows with parameters hold partials.
+    if isinstance(function, functools.partial):
+        return function.func, function.args, tuple(sorted(function.keywords.items()))
+    return function
+
+
 class _SameArithmetic:
     """A task as a key: equal to another that the same program can serve. Its arrays are arguments of the program."""
 
@@ -26,8 +33,8 @@ class _SameArithmetic:
         self.task = replace(task, factors=None, decays=None)
         network, optimizer, loss = task.network, task.optimizer, task.network.loss
         self.key = (
-            (network.layout, network.activations, network.dropout),
-            (loss.name, getattr(loss.value, "func", loss.value), tuple(loss.parameters.items())),
+            (network.layout, network.activations, network.dropout, loss.name),
+            tuple(map(_meaning, (loss.value, loss.derivative, loss.value_from_scores, loss.derivative_from_scores))),
             (optimizer.name, optimizer.step, tuple(optimizer.parameters.items()), optimizer.weight_decay),
             (task.l2, task.clip_norm),
         )
