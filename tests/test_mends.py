@@ -10,6 +10,7 @@ import pytest
 
 import xpmlp
 from xpmlp import MLP, MLPRegressor
+from xpmlp.backends import array_namespace
 from xpmlp.optimizers import Optimizer
 
 
@@ -18,7 +19,7 @@ def data(rng, n=40):
 
 
 def value(y, yhat):
-    return ((yhat - y) ** 2).sum(-1)
+    return array_namespace(yhat).sum((yhat - y) ** 2, axis=-1)
 
 
 def wrong(y, yhat):
