@@ -116,6 +116,10 @@ def result_of(capsys) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
 def test_a_classifier_is_trained_and_says_what_it_did(here, capsys):
     assert run("train", "data.csv", "--target", "size", "--drop", "amount", "--report", "report.html") == 0
     out = capsys.readouterr().out
@@ -152,6 +156,42 @@ def test_a_regression_answers_in_the_units_of_the_target(here, capsys):
     assert 900 < np.mean([float(line) for line in lines[1:]]) < 1200
     assert "score: 300 rows have the answer: R2" in err
     assert (here / "r.html").read_text(encoding="utf-8").count("<svg") == 3
+
+
+def test_a_target_far_from_zero_is_not_lost_in_float32(here, capsys):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 400))
+    write_csv(here / "far.csv", {"a": a, "b": b, "y": 1e8 + a + b})
+    command = ("train", "far.csv", "--target", "y", "--json")
+    assert run(*command) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert summary["dtype"] == "float64"
+    assert summary["scores"]["r2"] > 0.95  # seen 0.998; in float32 0.03
+    assert run("predict", "model.safetensors", "far.csv") == 0
+    told = np.array(capsys.readouterr().out.split()[1:], dtype=float)
+    assert np.corrcoef(told, a + b)[0, 1] > 0.95
+    assert "note: y lies far from 0 for how little it varies: float64, so that float32 does not" in flat(err)
+    assert run(*command, "--dtype", "float32", "--epochs", "2") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["dtype"] == "float32"
+    assert "float32 rounds it to steps of 8, and its standard deviation is 1." in flat(err)
+    assert run("train", "data.csv", "--target", "amount", "--epochs", "1", "--json") == 0
+    assert result_of(capsys)["dtype"] == "float32"
+
+
+def test_few_amounts_that_are_all_different_are_no_classes(here, capsys):
+    write_csv(here / "few.csv", {"a": range(18), "price": range(100, 154, 3)})
+    assert run("train", "few.csv", "--target", "price", "--epochs", "2", "--json") == 0
+    assert result_of(capsys)["task"] == "regression"
+
+
+def test_a_class_too_rare_to_train_on_says_what_was_taken_for_classes(here, capsys):
+    price = [100] * 40 + [103]
+    write_csv(here / "rare.csv", {"a": range(41), "price": price})
+    assert run("train", "rare.csv", "--target", "price", "--test-size", "0.6") == 1
+    err = flat(capsys.readouterr().err)
+    assert "'price' was taken for classes (2 different whole numbers; --task regression if they are amounts)" in err
 
 
 def test_the_model_file_holds_all_that_predict_needs(here, capsys):

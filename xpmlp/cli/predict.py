@@ -142,8 +142,10 @@ def _csv_text(header: list[str], answers: dict[str, HostArray]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
+    digits = [15 if values.dtype == np.float64 else 7 for values in answers.values()]
     for row in zip(*(values.tolist() for values in answers.values()), strict=True):
-        writer.writerow([f"{cell:.7g}" if isinstance(cell, float) else cell for cell in row])
+        cells = zip(row, digits, strict=True)
+        writer.writerow([f"{cell:.{n}g}" if isinstance(cell, float) else cell for cell, n in cells])
     return out.getvalue()
 
 

@@ -21,7 +21,7 @@ from xpmlp.cli.screen import CliError
 from xpmlp.cli.tables import Table
 
 MOST_CATEGORIES = 100  # of a column; rarer ones share the zeros of what training has not seen
-MOST_CLASSES = 20  # of a target of whole numbers that counts as classes if nobody says so
+MOST_CLASSES = 20  # of a target of whole numbers that counts as classes if nobody says so, with 3 rows of each
 SEEN_ONCE = 0.5  # a column of text of which more than this share is different is a name, a key or a date
 FORMAT = 1
 
@@ -202,7 +202,8 @@ def read_target(table: Table, name: str, task: str | None) -> Target:
         raise CliError(f"{table.source}: the target {name!r} must be finite; it holds infinity.")
     different = len(np.unique(values))
     whole = bool(np.all(values == np.round(values)) and np.max(np.abs(values)) < 2**53)
-    found = "classification" if whole and different <= MOST_CLASSES else "regression"
+    repeated = different <= max(2, len(rows) // 3)
+    found = "classification" if whole and repeated and different <= MOST_CLASSES else "regression"
     if task is not None:
         why = "as asked for"
     elif found == "classification":

@@ -34,6 +34,7 @@ from xpmlp.transfer import to_numpy
 
 VALIDATION = 0.1  # of all rows, to decide when to stop
 FEWEST_ROWS = 10
+FAR = 1e4  # the mean of a target, in standard deviations, from which float32 loses what there is to learn
 
 EXAMPLES = """\
 xpmlp train flowers.csv --target species
@@ -80,7 +81,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument("--balanced", action="store_true", help="let every class weigh the same (classification)")
     parser.add_argument("--test-size", type=float, default=0.2, help="share of rows held out (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the weights (default: 0)")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32")
     add_backend(parser)
     add_json(parser)
 
@@ -133,7 +134,10 @@ def train(options: argparse.Namespace) -> int:
             f"decide when to stop and {len(held_out)} to score; each part needs some. More rows, or another share."
         )
     if classes is not None and len(np.unique(target.values[training])) < len(classes):
-        raise CliError("a class has no row to train on; lower --test-size, or add rows of it.")
+        raise CliError(
+            f"{target.name!r} was taken for classes ({target.why}), and one of them has no row to train on; lower "
+            "--test-size, or add rows of it."
+        )
     preparation = learn(
         table.rows(target.rows[training]), options.target, target.task, options.categorical, options.drop
     )
@@ -211,7 +215,7 @@ def _fit(options: argparse.Namespace, target: Target, parts: Parts) -> tuple[Any
         "scoring": "loss",
         "dropout": options.dropout,
         "random_state": options.seed,
-        "dtype": options.dtype,
+        "dtype": options.dtype or "float32",
         "backend": options.backend,
         "device": options.device,
         "callbacks": follow,
@@ -223,10 +227,11 @@ def _fit(options: argparse.Namespace, target: Target, parts: Parts) -> tuple[Any
     else:
         if options.balanced:
             raise CliError("--balanced weighs classes, and this is a regression.")
-        model = MLPRegressor(**keywords)
         mean, scale = float(np.mean(y[0])), float(np.std(y[0])) or 1.0
+        keywords["dtype"] = _dtype_for(target.name, mean, scale, options.dtype)
+        model = MLPRegressor(**keywords)
         y = [(values - mean) / scale for values in y]
-    X = [values.astype(options.dtype) for values in parts.X]
+    X = [values.astype(keywords["dtype"]) for values in parts.X]
     began = time.perf_counter()
     with bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Maximum iterations")  # said in this command's words below
@@ -239,6 +244,19 @@ def _fit(options: argparse.Namespace, target: Target, parts: Parts) -> tuple[Any
         model.coefs_ = [*model.coefs_[:-1], model.coefs_[-1] * scale]
         model.intercepts_ = [*model.intercepts_[:-1], model.intercepts_[-1] * scale + mean]
     return model, seconds
+
+
+def _dtype_for(name: str, mean: float, scale: float, asked: str | None) -> str:
+    """The dtype whose weights can hold the target's own units, unless another was asked for."""
+    if asked == "float64" or abs(mean) <= FAR * scale:
+        return asked or "float32"
+    far = f"{name} lies far from 0 for how little it varies"
+    step = f"round it to steps of {np.spacing(np.float32(abs(mean))):.2g}"
+    if asked is None:
+        say(f"{far}: float64, so that float32 does not {step}.", "note: ")
+        return "float64"
+    say(f"{far}: float32 {step.replace('round', 'rounds')}, and its standard deviation is {scale:.2g}.", "warning: ")
+    return asked
 
 
 def best_epoch(model: Any) -> int | None:
