@@ -280,6 +280,19 @@ def test_calls_that_cannot_be_are_refused(what):
     assert_unchanged(model, before, expected)
 
 
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+def test_a_part_without_any_weight_is_refused(cls):
+    told = []
+    for row in range(40):  # where one sample has all the weight, the part that it is not in has none
+        model = cls(hidden_layer_sizes=(4,), early_stopping=True, random_state=0, max_iter=1)
+        with pytest.raises(InvalidInputError, match="has weight 0; pass X_val, y_val") as caught:
+            model.fit(X, LABELS, sample_weight=np.arange(40) == row)
+        assert vars(model) == vars(cls(hidden_layer_sizes=(4,), early_stopping=True, random_state=0, max_iter=1))
+        told.append(str(caught.value).split(" has ")[0])
+    held = "all that validation_fraction=0.1 holds out"
+    assert [told.count(held), told.count("all that validation_fraction=0.1 leaves to train on")] == [36, 4]
+
+
 def test_what_partial_fit_alone_refuses():
     with pytest.raises(InvalidInputError, match="classes must be passed on the first call"):
         MLPClassifier().partial_fit(X, LABELS)

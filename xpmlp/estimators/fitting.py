@@ -185,8 +185,14 @@ class Fitting:
             raise InvalidInputError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        held = samples.take(held_rows)
-        return samples.take(train_rows), HeldOut(*held)
+        trained, held = samples.take(train_rows), samples.take(held_rows)
+        for part, which in ((held, "holds out"), (trained, "leaves to train on")):
+            if part.w is not None and not np.any(part.w):
+                raise InvalidInputError(
+                    f"all that validation_fraction={self.validation_fraction:g} {which} has weight 0; pass X_val, "
+                    "y_val, or other weights."
+                )
+        return trained, HeldOut(*held)
 
     def _history(self: Any, anew: bool, validated: bool) -> History:
         def before(name: str) -> list[float]:
