@@ -469,6 +469,9 @@ def test_functions_of_the_users_own_are_asked_for_again(tmp_path):
         (("training", "stopped_by"), 3),
         (("run", "orders"), 3),
         (("run", "arguments"), []),
+        (("run", "arguments", "X"), [[0.0]]),
+        (("run", "arguments", "verbose"), 3),
+        (("training", "slots"), 1),
         (("orders",), []),
     ],
 )
@@ -483,6 +486,40 @@ def test_a_checkpoint_that_lies_is_refused(where, value, run):
     X, y = data()
     with pytest.raises(xpmlp.FileFormatError, match=re.escape("last.safetensors cannot be loaded: ")):
         xpmlp.resume(run, X, y)
+
+
+@pytest.mark.parametrize("how", ["fit", "resume"])
+@pytest.mark.parametrize("lie", ["longer", "another axis", "a slot too many", "a slot too few"])
+@pytest.mark.parametrize(
+    "name", ["plain", "many networks", "classifier, adam", "classifier, sgd, no momentum", "classifier, lbfgs"]
+)
+def test_a_checkpoint_of_other_arrays_is_refused(name, lie, how, tmp_path):
+    cut(name, 2, tmp_path)
+    path = tmp_path / "last.safetensors"
+    document, arrays = storage.read(path)
+    slots = document["training"]["slots"]
+    vectors = ["p", "safe", "final", *(f"slot.{i}" for i in range(slots))]
+    for name_ in {f"training.{vector}" for vector in vectors} & set(arrays):
+        if lie == "longer":
+            arrays[name_] = np.concatenate([arrays[name_]] * 2, axis=-1)
+        elif lie == "another axis":
+            arrays[name_] = arrays[name_][None]
+    if lie == "another axis":
+        for name_ in ("lowest", "waited", "running", "dead"):
+            arrays[f"training.{name_}"] = arrays[f"training.{name_}"][None]
+    if lie == "a slot too many":
+        document["training"]["slots"] = slots + 1
+        arrays[f"training.slot.{slots}"] = arrays["training.p"]
+    elif lie == "a slot too few":
+        document["training"]["slots"] = slots - 1
+    storage.write(path, document, arrays)
+    model, X, y, arguments = make(name)
+    fit = {
+        "fit": lambda: model.fit(X, y, **arguments, checkpoint=tmp_path, resume=True),
+        "resume": lambda: xpmlp.resume(tmp_path, X, y),
+    }[how]
+    with pytest.raises(xpmlp.FileFormatError, match=re.escape("last.safetensors cannot be loaded: ")):
+        fit()
 
 
 def test_the_comparison_sees_a_single_bit(tmp_path):

@@ -786,6 +786,7 @@ def test_labels_that_json_cannot_say_are_refused(path, rng):
 ESTIMATOR_LIES = {
     "an unknown parameter": put("parameters", "os", value="system"),
     "a parameter of another kind": put("parameters", "alpha", value="x"),
+    "a parameter 600 lists deep": put("parameters", "alpha", value=json.loads("[" * 600 + "]" * 600)),
     "a negative parameter": put("parameters", "alpha", value=-1.0),
     "an object of an unknown kind": put("parameters", "solver", value={"function": "os.system"}),
     "an object of two kinds": put("parameters", "solver", value={"tuple": [], "dict": []}),

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpmlp import storage
+from xpmlp import checks, storage
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
+from xpmlp.description import network_of, optimizer_of
 from xpmlp.runners.step import State
 from xpmlp.training import Snapshot
 
@@ -119,7 +120,10 @@ def read(folder: str | os.PathLike[str], place: Place, dtype: str) -> Checkpoint
             raise ValueError("it holds a model, but no training to go on with.")
         run = dict(document.pop("run"))
         training = document.pop("training")
-        snapshot = _snapshot(training, arrays, place, dtype)
+        snapshot = _snapshot(training, arrays, _shape(document), place, dtype)
+        optimizer = run["arguments"].get("optimizer", {"own": ""})
+        if "own" not in optimizer:  # of a function of the user's own, and of an estimator's, nothing is said here
+            demand_slots(snapshot, len(optimizer_of(optimizer).slots))
         orders = [generator_of(state) for state in run.pop("orders")]
         model = {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
         return Checkpoint(snapshot, run, orders, (document, model))
@@ -142,9 +146,22 @@ def _describe(snapshot: Snapshot, host: Callable[[Array], HostArray]) -> Stored:
     return document, {PREFIX + name: array for name, array in on_host.items()}
 
 
-def _snapshot(document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place, dtype: str) -> Snapshot:
-    shape = arrays[PREFIX + "p"].shape
+def _shape(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of the parameters of the model of a document."""
+    m = document.get("n_networks")
+    lead = () if m is None else (checks.integer(m, "n_networks", least=1),)
+    return (*lead, network_of(document["network"]).layout.size)
 
+
+def demand_slots(snapshot: Snapshot, n: int) -> None:
+    """ValueError where an optimizer that remembers `n` arrays cannot go on from a snapshot."""
+    if len(snapshot.state.slots) != n:
+        raise ValueError(f"its optimizer remembers {n} arrays; got {len(snapshot.state.slots)}.")
+
+
+def _snapshot(
+    document: Mapping[str, Any], arrays: Mapping[str, HostArray], shape: tuple[int, ...], place: Place, dtype: str
+) -> Snapshot:
     def vector(name: str) -> Array:
         array = arrays[PREFIX + name]
         if array.shape != shape or array.dtype != dtype:

@@ -9,6 +9,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import select
 from xpmlp.description import optimizer_of, schedule_of
 from xpmlp.mlp import MLP, filing
+from xpmlp.mlp.fitting import Options
 
 _PARAMETERS = {"max_iter", "max_time", "max_fun", "verbose"}  # of an estimator, which a run may go on with others
 
@@ -90,7 +91,10 @@ def resume(
             remembered = {"checkpoint_every": document["run"]["arguments"]["checkpoint_every"]}
         return model.fit(X, y, **remembered | {"checkpoint": Path(path), "resume": True} | arguments)
     with storage.believing(where):
-        remembered = {name: value for name, value in document["run"]["arguments"].items() if name not in arguments}
+        known = document["run"]["arguments"]
+        if unknown := set(known) - set(Options._fields):
+            raise ValueError(f"fit has no arguments {sorted(unknown)}.")
+        remembered = {name: value for name, value in known.items() if name not in arguments}
         own = {name: value["own"] for name, value in remembered.items() if isinstance(value, dict) and "own" in value}
         for name, revive in (("optimizer", optimizer_of), ("schedule", schedule_of)):
             if name in remembered and name not in own:

@@ -320,7 +320,7 @@ def believing(path: object) -> Iterator[None]:
         yield
     except FileFormatError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise FileFormatError(f"{path} cannot be loaded: {reason}") from error
 

@@ -19,6 +19,7 @@ from xpmlp.checkpoints import Checkpoint, Checkpoints, Stored
 from xpmlp.estimators.filing import CURVES, random_state_document, random_state_of, written_parameters
 from xpmlp.estimators.inputs import InvalidInputError
 from xpmlp.estimators.monitor import HeldOut, History, Monitor
+from xpmlp.estimators.recipe import build_optimizer
 from xpmlp.lbfgs import Position
 from xpmlp.network import Network
 from xpmlp.runners.step import State
@@ -91,6 +92,11 @@ def known(estimator: Any, asked: Asked, place: Place, dtype: str) -> Known | Non
     other = [f"{name} was {was.get(name)!r}, is {now[name]!r}" for name in now if was.get(name) != now[name]]
     if other:
         raise InvalidInputError(f"resume=True goes on with the parameters that the run began with; {'; '.join(other)}.")
+    with storage.believing(path):
+        if estimator.solver == "lbfgs":
+            position_of(found.snapshot)
+        else:
+            checkpoints.demand_slots(found.snapshot, len(build_optimizer(estimator).slots))
     return found
 
 
