@@ -63,6 +63,8 @@ def tests(session: nox.Session, backends: str, packages: list[str], require: str
     session.install("-e.", *group("test" if backends == "numpy" else "test-core"), *packages)
     # XPMLP_REQUIRE turns the skip of a backend that should be here into a failure.
     env = {"XPMLP_BACKENDS": backends, "XPMLP_REQUIRE": require}
+    # Nearly all of JAX's time here is compilation; programs that run once need not be the fastest.
+    env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if backends == "jax" else {}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
 
