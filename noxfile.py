@@ -53,7 +53,7 @@ def lowest(requirement: str) -> str:
         # The stand-in for a GPU: a device that is not the CPU, strict flags; and a device without 64-bit types.
         nox.param("array_api_strict", [], "array_api_strict", id="array_api_strict"),
         nox.param("torch", [TORCH], "torch", id="torch"),
-        nox.param("jax", ["jax"], "jax", id="jax"),  # with x64 and without
+        nox.param("jax", ["jax", "pytest-xdist"], "jax", id="jax"),  # with x64 and without
         # Without [ctk], which is a gigabyte: here the probe and the fallback are tested, the rest skips and says why.
         nox.param("cupy", ["cupy-cuda13x"], "", id="cupy"),
     ],
@@ -63,9 +63,10 @@ def tests(session: nox.Session, backends: str, packages: list[str], require: str
     session.install("-e.", *group("test" if backends == "numpy" else "test-core"), *packages)
     # XPMLP_REQUIRE turns the skip of a backend that should be here into a failure.
     env = {"XPMLP_BACKENDS": backends, "XPMLP_REQUIRE": require}
-    # Nearly all of JAX's time here is compilation; programs that run once need not be the fastest.
+    # Nearly all of JAX's time here is compilation: on two cores, and programs that run once need not be the fastest.
     env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if backends == "jax" else {}
-    session.run("python", "-m", "pytest", *session.posargs, env=env)
+    workers = ["-n", "2"] if backends == "jax" else []
+    session.run("python", "-m", "pytest", *workers, *session.posargs, env=env)
 
 
 @nox.session
