@@ -80,13 +80,11 @@ def test_the_training_is_scikit_learns(problem, settings):
 def test_other_draws_are_noticed(broken, monkeypatch):
     proper = recipe.first_weights
 
-    def drawn_otherwise(estimator, network, rng):
-        W, b = proper(estimator, network, rng)
-        if broken == "biases":
-            b = [None, *(0.0 * bk for bk in b[1:])]
-        else:
-            W[1] = W[1] * 1.0001
-        return W, b
+    def drawn_otherwise(estimator, network, rng, dtype):
+        flat = proper(estimator, network, rng, dtype)
+        part, factor = (slice(network.layout.n_weights, None), 0.0) if broken == "biases" else (slice(10), 1.0001)
+        flat[part] *= factor
+        return flat
 
     monkeypatch.setattr(recipe, "first_weights", drawn_otherwise)
     with pytest.raises(AssertionError):

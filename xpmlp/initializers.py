@@ -4,17 +4,18 @@ To add one, write its function and one row of INITIALIZERS. A function is handed
 `normal` and `uniform`), the shape to draw, the layer's numbers of inputs and outputs, and its activation's gain.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xpmlp import checks
+from xpmlp.backends import HostArray
 
-Draw = Callable[[Any, tuple[int, ...], int, int, float], NDArray[np.float64]]
+Draw = Callable[[Any, tuple[int, ...], int, int, float], HostArray]
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,30 @@ class Initializer:
     draw: Draw
     variance: Callable[[int, int], float] | None  # of a weight, from (n_in, n_out); None where it has no fixed value
     parameters: dict[str, Any] = field(default_factory=dict)
+    independent: bool = False  # no weight depends on another: they may be drawn a part at a time
+
+    def fill(self, rng: Any, out: HostArray, gain: float) -> None:
+        """Draw the weights of a layer into `out`, shape (n_in, n_out)."""
+
+        def draw(shape: tuple[int, ...]) -> HostArray:
+            return self.draw(rng, shape, out.shape[0], out.shape[1], gain)
+
+        if self.independent:
+            fill(out, draw)
+        else:
+            out[...] = draw(out.shape)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"<initializer {self.name}{f'({shown})' if shown else ''}>"
+
+
+def fill(out: HostArray, draw: Callable[[tuple[int, ...]], HostArray]) -> None:
+    """Write `draw(shape)` into `out`, some rows at a time: what is drawn in float64 does not leave the cache."""
+    rows = max(2**16 // math.prod(out.shape[1:]), 1)
+    for start in range(0, len(out), rows):
+        part = out[start : start + rows]
+        part[...] = draw(part.shape)
 
 
 def glorot_variance(n_in: int, n_out: int) -> float:
@@ -78,14 +99,14 @@ def draw_zeros(rng: Any, shape: tuple[int, ...], n_in: int, n_out: int, gain: fl
 
 def _family(name: str, variance: Callable[[int, int], float]) -> tuple[Initializer, Initializer]:
     return (
-        Initializer(f"{name}_uniform", partial(draw_uniform, variance=variance), variance),
-        Initializer(f"{name}_normal", partial(draw_normal, variance=variance), variance),
+        Initializer(f"{name}_uniform", partial(draw_uniform, variance=variance), variance, independent=True),
+        Initializer(f"{name}_normal", partial(draw_normal, variance=variance), variance, independent=True),
     )
 
 
 def _normal(sigma: float) -> Initializer:
     functions = (partial(draw_with_sigma, sigma=sigma), partial(fixed_variance, sigma=sigma))
-    return Initializer("normal", *functions, parameters={"sigma": sigma})
+    return Initializer("normal", *functions, parameters={"sigma": sigma}, independent=True)
 
 
 INITIALIZERS: dict[str, Initializer] = {

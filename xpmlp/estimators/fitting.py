@@ -173,8 +173,7 @@ class Fitting:
     def _start(self: Any, network: Network, inputs: Inputs, rng: np.random.RandomState, anew: bool) -> Array:
         """The flat vector that training begins from; training owns it."""
         if anew:
-            flat = network.layout.pack(*recipe.first_weights(self, network, rng))
-            return inputs.place.asarray(flat, inputs.dtype)
+            return inputs.place.asarray(recipe.first_weights(self, network, rng, inputs.dtype))
         return network.layout.pack(*recipe.known_weights(self, network, inputs.place, inputs.dtype))
 
     def _hold_out(self: Any, samples: Samples, rng: np.random.RandomState) -> tuple[Samples, HeldOut]:

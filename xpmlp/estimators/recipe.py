@@ -6,6 +6,7 @@ Here stands what scikit-learn's names mean in xpmlp's words.
 import math
 import numbers
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.activations import Activation, activation
-from xpmlp.backends import Place
+from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.constraints import InvalidParameterError
 from xpmlp.estimators.inputs import NUMPY, InvalidInputError, caller_place, move
-from xpmlp.initializers import initializer
+from xpmlp.initializers import fill, initializer
 from xpmlp.losses import Loss
 from xpmlp.network import Network
 from xpmlp.optimizers import OPTIMIZERS, Optimizer
@@ -106,27 +107,29 @@ def build_schedule(estimator: Any) -> tuple[Schedule, str]:
     return schedule(given), "stop"
 
 
-def first_weights(estimator: Any, network: Network, rng: np.random.RandomState) -> tuple[list[Any], list[Any]]:
-    """W and b to begin with, drawn layer by layer in float64; lists with the layer as index.
+def first_weights(estimator: Any, network: Network, rng: np.random.RandomState, dtype: str) -> HostArray:
+    """The flat vector to begin with, on the host, drawn layer by layer.
 
     By default scikit-learn's law for weights and biases alike: uniform on (-c, c) with c^2 = 6 / (n_in + n_out), or 2
     for logistic units (Glorot & Bengio, AISTATS 2010). With an `initializer` the weights follow it, the biases are 0.
     """
     sizes, f = network.layout.sizes, network.activations
     row = None if estimator.initializer is None else initializer(estimator.initializer)
-    W: list[Any] = [None]
-    b: list[Any] = [None]
+    flat: HostArray = np.zeros(network.layout.size, dtype=dtype)
+    W, b = network.layout.unpack(flat)
     for k in range(1, len(sizes)):
-        n_in, n_out = sizes[k - 1], sizes[k]
-        if row is None:
-            hidden = f[min(k, len(f) - 1) - 1].name if len(f) > 1 else estimator.activation
-            bound = math.sqrt((2.0 if hidden in ("sigmoid", "logistic") else 6.0) / (n_in + n_out))
-            W.append(rng.uniform(-bound, bound, (n_in, n_out)))
-            b.append(rng.uniform(-bound, bound, n_out))
-        else:
-            W.append(row.draw(rng, (n_in, n_out), n_in, n_out, f[k - 1].init_gain))
-            b.append(np.zeros(n_out))
-    return W, b
+        if row is not None:
+            row.fill(rng, W[k], f[k - 1].init_gain)
+            continue
+        hidden = f[min(k, len(f) - 1) - 1].name if len(f) > 1 else estimator.activation
+        bound = math.sqrt((2.0 if hidden in ("sigmoid", "logistic") else 6.0) / (sizes[k - 1] + sizes[k]))
+        for array in (W[k], b[k]):
+            fill(array, partial(_uniform, rng, bound))
+    return flat
+
+
+def _uniform(rng: np.random.RandomState, bound: float, shape: tuple[int, ...]) -> HostArray:
+    return rng.uniform(-bound, bound, shape)
 
 
 def known_weights(estimator: Any, network: Network, place: Place, dtype: str) -> tuple[list[Any], list[Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 from xpmlp import checks, storage
 from xpmlp._typing import Array
 from xpmlp.activations import activation
-from xpmlp.backends import select
+from xpmlp.backends import HostArray, select
 from xpmlp.faults import telling_of_memory
 from xpmlp.initializers import initializer as find_initializer
 from xpmlp.losses import check_targets
@@ -107,18 +107,14 @@ class MLP:
     def initialize(self) -> Self:
         """Draw the weights anew from the seed, set the biases to zero, forget what was learned."""
         layout, f = self.layout, self.network.activations
-        rows = []
-        for seed in self.seeds:
+        p: HostArray = np.zeros((len(self.seeds), layout.size), dtype=self.dtype)
+        for own, seed in zip(p, self.seeds, strict=True):
             rng = generator(seed, INITIAL_WEIGHTS)
-            W: Layers = [None]
-            b: Layers = [None]
+            W, _ = layout.unpack(own)
             for k in range(1, layout.n_layers + 1):
-                n_in, n_out = layout.sizes[k - 1], layout.sizes[k]
                 row = self.initializer or find_initializer(f[k - 1].initializer)
-                W.append(row.draw(rng, (n_in, n_out), n_in, n_out, f[k - 1].init_gain))
-                b.append(np.zeros(n_out))
-            rows.append(layout.pack(W, b))
-        self._p = self.place.asarray(rows[0] if self.n_networks is None else np.stack(rows), self.dtype)
+                row.fill(rng, W[k], f[k - 1].init_gain)
+        self._p = self.place.asarray(p[0] if self.n_networks is None else p)
         self._orders = [generator(seed, ORDERS) for seed in self.seeds]
         self._trace: Trace | None = None
         self._gradients: Gradients | None = None

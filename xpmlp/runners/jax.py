@@ -1,4 +1,4 @@
-"""The JAX runner: an epoch is one compiled program, a scan of `step` over its batches and the short last one.
+"""The JAX runner: an epoch is one compiled program, a scan of steps over its batches and the short last one.
 
 What is compiled is kept from fit to fit: tasks that do the same arithmetic share one program, and JAX keeps one
 executable of it for each shape.
@@ -7,7 +7,7 @@ executable of it for each shape.
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +15,9 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.network import Drop, reciprocal
+from xpmlp.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, step, told, total_weight
+from xpmlp.runners.step import State, Task, gradients, told, total_weight
 
 
 def _meaning(function: Any) -> Any:
@@ -46,42 +47,66 @@ class _SameArithmetic:
         return isinstance(other, _SameArithmetic) and self.key == other.key
 
 
-class _Part(NamedTuple):
-    """Batches of one size: which samples, and the optimizer's scalars for each."""
-
-    rows: Any  # (batches, batch) or (batches, m, batch); None for all samples, in the order they have
-    rates: Any  # (batches, scalars)
-
-
 @functools.lru_cache(maxsize=64)
 def _program(same: _SameArithmetic) -> Callable[..., Any]:
-    # The slots are donated. The parameters are not: who keeps those of the best epoch then need not copy them.
-    @functools.partial(jax.jit, donate_argnums=1)
-    def epoch(p: Array, slots: Any, samples: Any, parts: tuple[_Part, ...], arrays: Any, drop: Any) -> Any:
-        task = replace(same.task, factors=arrays[0], decays=arrays[1])
+    layout = same.task.network.layout
 
-        def body(carry: Any, part: _Part) -> Any:
+    # The slots are donated. The parameters are not: who keeps those of the best epoch then need not copy them.
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+    def epoch(batch: int, p: Array, slots: Any, samples: Any, order: Any, rates: Array, arrays: Any, drop: Any) -> Any:
+        def body(carry: Any, part: tuple[Any, Array]) -> Any:
             p, slots, total, seen, t = carry
+            rows, scalars = part
             x, y, w = samples
-            if part.rows is not None:
-                x, y, w = _take(x, part.rows, 2), _take(y, part.rows, 2), _take(w, part.rows, 1)
+            if rows is not None:
+                x, y, w = _take(x, rows, 2), _take(y, rows, 2), _take(w, rows, 1)
             dropped = None if drop is None else Drop(drop[0], t)
-            p, slots, loss = step(task, p, slots, tuple(part.rates), x, y, w, dropped)
+            p, slots, loss = _step(same.task, p, slots, tuple(scalars), (x, y, w), dropped, factors, decays)
             weight = total_weight(x, w)
             return (p, slots, total + loss * weight, seen + weight, t + 1), None
 
+        factors, decays = (None if array is None else layout.unpack(array) for array in arrays)
         nothing = jax.numpy.zeros(p.shape[:-1], p.dtype)
-        carry = (p, slots, nothing, nothing, 0 if drop is None else drop[1])
-        for part in parts:
-            if len(part.rates) == 1:
-                alone = _Part(None if part.rows is None else part.rows[0], part.rates[0])
-                carry, _ = body(carry, alone)
-            else:
-                carry, _ = jax.lax.scan(body, carry, part)
-        p, slots, total, seen, _ = carry
-        return p, slots, told(total * reciprocal(seen), p)
+        carry = (layout.unpack(p), tuple(map(layout.unpack, slots)), nothing, nothing, 0 if drop is None else drop[1])
+        if order is None:  # one batch of all samples, in the order they have
+            carry, _ = body(carry, (None, rates[0]))
+        else:
+            whole, rest = divmod(order.shape[-1], batch)
+            edge = whole * batch
+            rows = order[..., :edge].reshape((*order.shape[:-1], whole, batch))
+            carry, _ = jax.lax.scan(body, carry, (jax.numpy.moveaxis(rows, -2, 0), rates[:whole]))
+            if rest:
+                carry, _ = body(carry, (order[..., edge:], rates[whole]))
+        pair, pairs, total, seen, _ = carry
+        p = layout.pack(*pair)
+        return p, tuple(layout.pack(*pair) for pair in pairs), told(total * reciprocal(seen), p)
 
     return epoch  # type: ignore[no-any-return]  # jax.jit is untyped
+
+
+def _step(
+    task: Task, p: Any, slots: Any, rates: Rates, samples: Any, drop: Drop | None, factors: Any, decays: Any
+) -> Any:
+    """`step.step` on the lists W and b: a flat vector would be cut and put together again in every step."""
+    layout = task.network.layout
+    x, y, w = samples
+    loss, dW, db = gradients(task, p[0], p[1], x, y, w, drop)
+    if task.clip_norm is not None:
+        dW, db = layout.unpack(clip(layout.pack(dW, db), task.clip_norm))
+    g = (dW, db)
+    for which in (0, 1):  # W, b
+        for k in range(1, layout.n_layers + 1):
+            p[which][k], new = task.optimizer.apply(
+                p[which][k],
+                g[which][k],
+                tuple(slot[which][k] for slot in slots),
+                rates,
+                None if factors is None else factors[which][k],
+                None if decays is None else decays[which][k],
+            )
+            for slot, value in zip(slots, new, strict=True):
+                slot[which][k] = value
+    return p, slots, loss
 
 
 def _take(values: Array | None, rows: Array, ndim: int) -> Array | None:
@@ -89,7 +114,7 @@ def _take(values: Array | None, rows: Array, ndim: int) -> Array | None:
     if values is None:
         return None
     if rows.ndim == 1:
-        return jax.numpy.take(values, rows, axis=values.ndim - ndim)
+        return jax.numpy.take(values, rows, axis=values.ndim - ndim, mode="clip")  # no row is out of bounds
     return jax.vmap(lambda own, chosen: own[chosen])(values, rows) if values.ndim > ndim else values[rows]
 
 
@@ -114,18 +139,12 @@ class Runner:
         data, optimizer = self.data, self.task.optimizer
         p, slots, t = state
         rates = [optimizer.rates(t + 1 + i, rate_of(i), **optimizer.parameters) for i in range(data.n_batches)]
-        table = np.asarray(rates, dtype=p.dtype)
         if data.n_batches == 1:
-            parts: list[_Part] = [_Part(None, table)]
+            order = None
         else:
-            order = np.arange(data.n) if order is None else order
-            whole = data.n // data.batch_size
-            edge = whole * data.batch_size
-            rows = order[..., :edge].reshape((*order.shape[:-1], whole, data.batch_size)).astype(np.int32)
-            parts = [_Part(np.moveaxis(rows, -2, 0), table[:whole])]
-            if edge < data.n:
-                parts.append(_Part(order[None, ..., edge:].astype(np.int32), table[whole:]))
+            order = np.arange(data.n, dtype=np.int32) if order is None else order.astype(np.int32)
         drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
         samples, arrays = (data.x, data.y, data.w), (self.task.factors, self.task.decays)
-        p, slots, loss = self.program(p, slots, samples, tuple(parts), arrays, drop)
+        table = np.asarray(rates, dtype=p.dtype)
+        p, slots, loss = self.program(data.batch_size, p, slots, samples, order, table, arrays, drop)
         return State(p, slots, t + data.n_batches), loss

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
-from xpmlp.network import Drop, Network, backward, forward, losses, mean, reciprocal
+from xpmlp.network import Drop, Layers, Network, backward, forward, losses, mean, reciprocal
 from xpmlp.optimizers import Optimizer, Rates, Slots, clip
 
 
@@ -34,24 +34,33 @@ class State(NamedTuple):
     t: int  # updates done
 
 
-def gradient(
-    task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Drop | None = None
-) -> tuple[Array, Array]:
-    """The loss of a batch and its derivative with respect to the flat vector: shapes (), (P,), or (m,), (m, P)."""
-    network, layout = task.network, task.network.layout
-    xp = array_namespace(p)
-    W, b = layout.unpack(p)
+def gradients(
+    task: Task, W: Layers, b: Layers, x: Array, y: Array, w: Array | None, drop: Drop | None = None
+) -> tuple[Array, Layers, Layers]:
+    """The loss of a batch, shape () or (m,), with its penalty, and dW and db, indexed by layer."""
+    network = task.network
     trace = forward(network, W, b, x, drop)
     loss = mean(losses(network, trace, y), w)
     grads = backward(network, W, trace, y, w)
     if task.l2 > 0.0:
+        xp = array_namespace(loss)
         total = total_weight(trace.a[-1], w)
         per_sample = task.l2 / total if w is None else task.l2 * reciprocal(total)
-        weights = p[..., : layout.n_weights]
-        loss = loss + 0.5 * per_sample * xp.sum(weights * weights, axis=-1)
-        for k in range(1, layout.n_layers + 1):
+        squares: Array = 0.0
+        for k in range(1, network.layout.n_layers + 1):
+            squares = squares + xp.sum(W[k] * W[k], axis=(-2, -1))
             grads.dW[k] += _over_weights(per_sample) * W[k]
-    return loss, layout.pack(grads.dW, grads.db)
+        loss = loss + 0.5 * per_sample * squares
+    return loss, grads.dW, grads.db
+
+
+def gradient(
+    task: Task, p: Array, x: Array, y: Array, w: Array | None, drop: Drop | None = None
+) -> tuple[Array, Array]:
+    """The loss of a batch and its derivative with respect to the flat vector: shapes (), (P,), or (m,), (m, P)."""
+    layout = task.network.layout
+    loss, dW, db = gradients(task, *layout.unpack(p), x, y, w, drop)
+    return loss, layout.pack(dW, db)
 
 
 def total_weight(yhat: Array, w: Array | None) -> Array | float:
