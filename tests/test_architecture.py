@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 # Row by row from the ground. A room is a module of xpmlp or a subpackage with all its modules.
 ROWS = [
-    {"_typing", "backends", "checks", "faults", "parameters", "seeds"},
+    {"_typing", "backends", "checks", "config", "faults", "parameters", "seeds"},
     {"activations", "dropout", "initializers", "optimizers", "schedules", "storage", "transfer"},
     {"losses", "network"},
     {"description", "runners"},
@@ -52,6 +52,7 @@ LIBRARIES = {
     "jaxlib",
     "mlx",
     "ndonnx",
+    "numba",
     "sparse",
     "tensorflow",
     "torch",

@@ -30,15 +30,13 @@ from xpmlp.backends import (
     array_namespace,
     available_backends,
     backend_of,
-    config_context,
     forget_probes,
     get_backend,
-    get_config,
     place_of,
     probe,
     select,
-    set_config,
 )
+from xpmlp.config import config_context, get_config, set_config
 
 ACCELERATORS = {"cupy", "torch", "jax", "array_api_strict"}
 NAMES = "array_api_strict, cupy, jax, numpy, torch"
@@ -415,16 +413,16 @@ def test_a_working_backend_without_the_device_obeys_the_same_rule(backend_name, 
 
 
 def test_contexts_nest_and_end_where_they_began():
-    assert get_config() == {"fallback": "warn"}
+    assert get_config() == {"fallback": "warn", "compiled": "auto"}
     with config_context(fallback="error"):
         with config_context(fallback="warn"):
-            assert get_config() == {"fallback": "warn"}
+            assert get_config() == {"fallback": "warn", "compiled": "auto"}
         with config_context():
-            assert get_config() == {"fallback": "error"}
+            assert get_config() == {"fallback": "error", "compiled": "auto"}
         with pytest.raises(KeyError), config_context(fallback="warn"):
             raise KeyError
-        assert get_config() == {"fallback": "error"}
-    assert get_config() == {"fallback": "warn"}
+        assert get_config() == {"fallback": "error", "compiled": "auto"}
+    assert get_config() == {"fallback": "warn", "compiled": "auto"}
 
 
 def test_a_setting_made_in_one_thread_leaves_the_others_alone():
@@ -440,13 +438,16 @@ def test_a_setting_made_in_one_thread_leaves_the_others_alone():
     thread.start()
     thread.join()
     assert seen == ["warn", "error"]
-    assert get_config() == {"fallback": "warn"}
+    assert get_config() == {"fallback": "warn", "compiled": "auto"}
 
 
 @pytest.mark.parametrize("change", [set_config, lambda **settings: config_context(**settings).__enter__()])
 def test_a_setting_that_does_not_exist_is_an_error(change):
     with pytest.raises(ValueError, match=re.escape("fallback must be 'warn' or 'error'; got 'raise'.")):
         change(fallback="raise")
+    with pytest.raises(ValueError, match=re.escape("compiled must be 'auto', 'always' or 'never'; got True.")):
+        change(fallback="error", compiled=True)
+    assert get_config() == {"fallback": "warn", "compiled": "auto"}  # all of it or nothing
 
 
 # --- Following arrays ---

@@ -1,6 +1,7 @@
 """Every runner agrees with the eager one on NumPy: the same state, the same losses, step by step."""
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import UNDER_TEST, BackendUnderTest
 
-from xpmlp import loss
+from xpmlp import MLP, DivergenceWarning, config_context, loss
 from xpmlp.activations import ACTIVATIONS
 from xpmlp.activations import activation as find_activation
 from xpmlp.backends import select
@@ -18,7 +19,7 @@ from xpmlp.losses import loss as find_loss
 from xpmlp.network import Network
 from xpmlp.optimizers import OPTIMIZERS, optimizer
 from xpmlp.parameters import Layout
-from xpmlp.runners import CannotRunError, Data, Task, eager, find_runner
+from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
 from xpmlp.runners.step import State
 
 # 4 epochs of 3 batches, the last one short, float64: the largest difference seen over all cases and runners was 2e-15
@@ -187,3 +188,95 @@ def test_a_runner_that_skips_a_bias_is_noticed(monkeypatch: pytest.MonkeyPatch) 
     expected, _ = trained(CASES["full-batch"], None, eager.Runner, writable, select("numpy"))
     got, _ = trained(CASES["full-batch"], None, find_runner, writable, select("numpy"))
     assert np.max(np.abs(got.p - expected.p)) > 1e-3
+
+
+# --- Compiled by Numba ---
+
+OF_ADAM = ["optimizer-adam", "optimizer-adamw", "loss-cross_entropy", "weights", "clipping", "dropout", "full-batch"]
+
+
+@pytest.mark.parametrize("name", OF_ADAM)
+@pytest.mark.parametrize("m", [None, 3])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_compiled_functions_take_the_steps_of_the_eager_runner(name: str, m: int | None, dtype: str) -> None:
+    pytest.importorskip("numba")
+    case, place = CASES[name], select("numpy")
+    put = lambda array: np.array(array, dtype=dtype)  # noqa: E731
+    expected, expected_losses = trained(case, m, eager.Runner, writable, place)
+    with config_context(compiled="always"):
+        got, losses = trained(case, m, find_runner, put, place)
+    for array, wanted in zip(
+        (got.p, *got.slots, *losses), (expected.p, *expected.slots, *expected_losses), strict=True
+    ):
+        assert array.dtype == dtype
+        np.testing.assert_allclose(array, wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * np.abs(wanted).max())
+
+
+def runner_of(case: Case, sizes: tuple[int, ...], n: int, batch: int) -> Any:
+    rows = [find_activation("relu")] * (len(sizes) - 2) + [find_activation("identity")]
+    network = Network(Layout(sizes), tuple(rows), find_loss("squared_error"))
+    data = Data(select("numpy"), np.ones((n, sizes[0])), np.ones((n, sizes[-1])), None, batch)
+    return find_runner(Task(network, optimizer(case.optimizer)), data)
+
+
+def test_compiled_functions_are_used_where_they_pay() -> None:
+    pytest.importorskip("numba")
+    large = (1000, 500, 1), 40, 2  # half a million parameters, 20 batches
+    assert runner_of(CASES["optimizer-adam"], *large).compiled is not None
+    assert runner_of(CASES["optimizer-adamw"], *large).compiled is not None
+    assert runner_of(CASES["optimizer-sgd"], *large).compiled is None
+    assert runner_of(CASES["optimizer-adam"], (1000, 500, 1), 40, 40).compiled is None
+    with config_context(compiled="never"):
+        assert runner_of(CASES["optimizer-adam"], *large).compiled is None
+
+
+def test_without_numba_numpy_does_it_alone_unless_it_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled._compiled.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    large = (1000, 500, 1), 40, 2
+    assert runner_of(CASES["optimizer-adam"], *large).compiled is None
+    with config_context(compiled="always"), pytest.raises(ImportError, match="numba"):
+        runner_of(CASES["optimizer-adam"], *large)
+
+
+def test_compiled_relu_lets_nothing_that_is_not_finite_pass_for_a_number() -> None:
+    pytest.importorskip("numba")
+    z = np.array([np.nan, -np.inf, -1.0, -0.0, 2.0, np.inf], dtype=np.float32)
+    a = z.copy()
+    compiled._compiled().relu(a)
+    np.testing.assert_array_equal(a, [np.nan, 0.0, 0.0, 0.0, 2.0, np.inf])
+    da = np.ones_like(a)
+    compiled._compiled().relu_backward(da, a)
+    np.testing.assert_array_equal(da[1:], [0.0, 0.0, 0.0, 1.0, 1.0])
+
+
+def test_a_compiled_training_that_diverges_is_told() -> None:
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((64, 5)), rng.standard_normal((64, 1))
+    X[3, 2] = 1e300
+    with config_context(compiled="always"), pytest.warns(DivergenceWarning, match="diverged in epoch 1"):
+        MLP([5, 8, 1], loss="squared_error", random_state=0).fit(X, y, epochs=2, batch_size=16)
+
+
+@pytest.mark.parametrize("broken", ["penalty", "decay", "bias"])
+def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = compiled._adam
+
+    def wrong(p: Any, g: Any, m: Any, v: Any, n_weights: int, l2: Any, squares: Any, scalars: Any) -> None:
+        if broken == "penalty":
+            l2 = 0.0 * l2
+        elif broken == "decay":
+            scalars = (*scalars[:4], 1.0)
+        else:
+            n_weights = p.shape[1]
+        right(p, g, m, v, n_weights, l2, squares, scalars)
+
+    monkeypatch.setattr(
+        compiled, "_compiled", lambda: compiled.Compiled(wrong, compiled._relu, compiled._relu_backward)
+    )
+    case = CASES["optimizer-adamw"]
+    expected, _ = trained(case, None, eager.Runner, writable, select("numpy"))
+    with config_context(compiled="always"):
+        got, _ = trained(case, None, find_runner, writable, select("numpy"))
+    assert np.max(np.abs(got.p - expected.p)) > 1e-6

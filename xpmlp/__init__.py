@@ -8,11 +8,9 @@ from xpmlp.backends import (
     BackendUnavailableError,
     PrecisionWarning,
     available_backends,
-    config_context,
     get_backend,
-    get_config,
-    set_config,
 )
+from xpmlp.config import config_context, get_config, set_config
 from xpmlp.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:

@@ -7,13 +7,10 @@ from xpmlp.backends.places import (
     array_namespace,
     available_backends,
     backend_of,
-    config_context,
     device_of,
     get_backend,
-    get_config,
     place_of,
     select,
-    set_config,
     warn,
 )
 from xpmlp.backends.probing import Probe, forget_probes, probe
@@ -33,14 +30,11 @@ __all__ = [
     "array_namespace",
     "available_backends",
     "backend_of",
-    "config_context",
     "device_of",
     "forget_probes",
     "get_backend",
-    "get_config",
     "place_of",
     "probe",
     "select",
-    "set_config",
     "warn",
 ]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import array_api_compat
@@ -15,48 +13,7 @@ import numpy as np
 from xpmlp._typing import Array, Device, Namespace
 from xpmlp.backends.probing import backend_named, backend_names, probe
 from xpmlp.backends.table import BACKENDS, DTYPES, NARROWER, Backend, BackendUnavailableError, HostArray, State
-
-_fallback: ContextVar[str] = ContextVar("xpmlp_fallback", default="warn")
-
-
-def get_config() -> dict[str, str]:
-    """Return the settings in force, as a dict that `set_config` takes."""
-    return {"fallback": _fallback.get()}
-
-
-def set_config(*, fallback: str | None = None) -> None:
-    """Change settings for what follows in this thread (as scikit-learn does); None leaves a setting as it is.
-
-    Parameters
-    ----------
-    fallback : {"warn", "error"}, optional
-        What happens when a named backend or device cannot run here: "warn" issues a `BackendFallbackWarning` and goes
-        on with NumPy, "error" raises `BackendUnavailableError`.
-    """
-    if fallback is None:
-        return
-    if fallback not in ("warn", "error"):
-        raise ValueError(f"fallback must be 'warn' or 'error'; got {fallback!r}.")
-    _fallback.set(fallback)
-
-
-@contextlib.contextmanager
-def config_context(*, fallback: str | None = None) -> Iterator[None]:
-    """Change settings inside a `with` block; see `set_config`.
-
-    Examples
-    --------
-    >>> import xpmlp
-    >>> with xpmlp.config_context(fallback="error"):
-    ...     xpmlp.get_config()
-    {'fallback': 'error'}
-    """
-    before = get_config()
-    set_config(fallback=fallback)
-    try:
-        yield
-    finally:
-        set_config(**before)
+from xpmlp.config import get_config
 
 
 class BackendFallbackWarning(UserWarning):
@@ -155,7 +112,7 @@ def select(backend: str | None, device: str | None = None) -> Place:
     asked = f"backend {row.name!r}" + ("" if device is None else f", device {device!r},")
     message = f"{asked} cannot run here: {found.state} ({found.message})."
     cure = f"What to do: {found.hint}."
-    if _fallback.get() == "error":
+    if get_config()["fallback"] == "error":
         raise BackendUnavailableError(f"{message} {cure}", found.state, found.hint)
     warn(f"{message} Going on with NumPy on the CPU. {cure}", BackendFallbackWarning)
     return select("numpy")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits, make_circles
 
-from xpmlp.backends import config_context
 from xpmlp.cli.screen import Bar, add_backend, add_command, add_json, dump, paint
+from xpmlp.config import config_context
 from xpmlp.estimators import MLPClassifier
 from xpmlp.mlp import MLP
 from xpmlp.transfer import to_backend, to_numpy

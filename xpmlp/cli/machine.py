@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp.backends import BACKENDS, Probe, available_backends, config_context, probe
+from xpmlp.backends import BACKENDS, Probe, available_backends, probe
 from xpmlp.cli.screen import WIDTH, CliError, add_command, add_json, dump, paint, say, wrap
+from xpmlp.config import config_context
 from xpmlp.mlp import MLP
 from xpmlp.transfer import to_backend
 

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn import metrics
 
 from xpmlp import storage
-from xpmlp.backends import HostArray, config_context
+from xpmlp.backends import HostArray
 from xpmlp.cli.preparation import Category, Number, Preparation, Target, learn, read_target, split
 from xpmlp.cli.report import write_report
 from xpmlp.cli.screen import (
@@ -29,6 +29,7 @@ from xpmlp.cli.screen import (
     say,
 )
 from xpmlp.cli.tables import Table, read
+from xpmlp.config import config_context
 from xpmlp.estimators import MLPClassifier, MLPRegressor
 from xpmlp.transfer import to_numpy
 

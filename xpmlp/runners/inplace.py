@@ -71,7 +71,7 @@ class Block(NamedTuple):
     g: Array
     slots: tuple[Array, ...]
     room: Array
-    weights: tuple[Array, Array, Array] | None  # the part of p, room and g that belongs to weights, for the penalty
+    weights: tuple[Array, Array, Array] | None  # the part of p, room and g that belongs to weights
     factors: Array | None
     decays: Array | None
 
@@ -80,7 +80,7 @@ class InPlaceRunner:
     """Executes steps in place; see the head of this file."""
 
     name: ClassVar[str]
-    columns: ClassVar[Columns]
+    columns: Columns
     reason = ""
 
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
@@ -120,7 +120,7 @@ class InPlaceRunner:
         if p is self.p:
             return
         xp, layout, many = array_namespace(p), self.task.network.layout, p.ndim == 2
-        self.p, self.g = p, xp.zeros_like(p)
+        self.p, self.g, self.slots = p, xp.zeros_like(p), slots
         self.W, b = layout.unpack(p)
         self.dW, db = layout.unpack(self.g)
         self.WT: list[Any] = [None] + [W.mT for W in self.W[1:]]
@@ -141,7 +141,7 @@ class InPlaceRunner:
             g,
             tuple(slot[..., part] for slot in slots),
             room,
-            (p[..., :n], room[..., :n], g[..., :n]) if n > 0 and task.l2 > 0.0 else None,
+            (p[..., :n], room[..., :n], g[..., :n]) if n > 0 else None,
             None if task.factors is None else task.factors[part],
             None if task.decays is None else task.decays[part],
         )
@@ -212,31 +212,45 @@ class InPlaceRunner:
         return dropout.mask(self.task.network.dropout[k - 1], seed, step, k, like=a.mT).mT
 
     def _update(self, rates: Rates, weight: Any) -> Any:
-        """One update of the parameters, block by block; the penalty of the loss comes back."""
-        task, optimizer = self.task, self.task.optimizer
-        n = task.network.layout.n_weights
+        """One update of the parameters; the penalty of the loss comes back."""
+        task = self.task
         l2: Any = task.l2 / weight if self.data.w is None else task.l2 * reciprocal(weight)
-        l2_column = l2[:, None] if getattr(l2, "ndim", 0) else l2
+        added = l2
         if task.clip_norm is not None:
             # The norm is that of the whole gradient, so the penalty's part has to be there before the blocks begin.
+            n, added = task.network.layout.n_weights, 0.0
             if task.l2 > 0.0:
-                self.g[..., :n] += l2_column * self.p[..., :n]
+                self.g[..., :n] += _column(l2) * self.p[..., :n]
             self.g[...] = clip(self.g, task.clip_norm)
-        penalty: Any = 0.0
-        for block in self.blocks:
-            if block.weights is not None:
-                W, room, dW = block.weights
-                penalty = penalty + _sum_of_squares(W)
-                if task.clip_norm is None:
-                    self.columns.add_multiple(W, l2_column, room, dW)
-            if optimizer.step is adam_step and block.factors is None and block.decays is None:
-                self.columns.adam(block.p, block.g, block.slots, rates, block.room, **optimizer.parameters)
+        squares = self._apply(rates, added)
+        return 0.5 * l2 * squares if task.l2 > 0.0 else 0.0
+
+    def _apply(self, rates: Rates, l2: Any) -> Any:
+        """Add l2 W to the gradient and let the optimizer go, block by block; sum(W^2), as W was, comes back."""
+        task, optimizer, columns = self.task, self.task.optimizer, self.columns
+        is_adam = optimizer.step is adam_step and task.factors is None
+        squares: Any = 0.0
+        for p, g, slots, room, weights, factors, decays in self.blocks:
+            if weights is not None:
+                W, beside, dW = weights
+                if task.l2 > 0.0:
+                    squares = squares + _sum_of_squares(W)
+                    if task.clip_norm is None:
+                        columns.add_multiple(W, _column(l2), beside, dW)
+                if is_adam and optimizer.weight_decay:
+                    W *= 1.0 - rates[0] * optimizer.weight_decay  # the step does not depend on W
+            if is_adam:
+                columns.adam(p, g, slots, rates, room, **optimizer.parameters)
             else:
-                made = optimizer.apply(block.p, block.g, block.slots, rates, block.factors, block.decays)
-                for old, new in zip((block.p, *block.slots), (made[0], *made[1]), strict=True):
+                made = optimizer.apply(p, g, slots, rates, factors, decays)
+                for old, new in zip((p, *slots), (made[0], *made[1]), strict=True):
                     if new is not old:  # a row may make new arrays instead of writing into those it was given
                         old[...] = new
-        return 0.5 * l2 * penalty
+        return squares
+
+
+def _column(per_network: Any) -> Any:
+    return per_network[:, None] if getattr(per_network, "ndim", 0) else per_network
 
 
 def _sum_of_squares(p: Array) -> Array:

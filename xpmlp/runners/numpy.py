@@ -8,7 +8,10 @@ import numpy as np
 from xpmlp.activations import LEAKY_SLOPE
 from xpmlp.backends import HostArray
 from xpmlp.optimizers import Rates
+from xpmlp.runners import compiled
+from xpmlp.runners.eager import Data
 from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
+from xpmlp.runners.step import Task
 
 
 def linear(WT: HostArray, h: HostArray, b: HostArray, z: HostArray) -> None:
@@ -146,3 +149,25 @@ class Runner(InPlaceRunner):
 
     name = "numpy"
     columns = Columns(linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam)
+
+    def __init__(self, task: Task, data: Data, seed: HostArray | None = None) -> None:
+        self.compiled = compiled.find(task, data)
+        if self.compiled is not None:
+            relu, backward = self.compiled.relu, self.compiled.relu_backward
+            row = Activation(
+                lambda z, note: relu(z.reshape(-1)), lambda da, a, note: backward(da.reshape(-1), a.reshape(-1))
+            )
+            self.columns = self.columns._replace(activations=self.columns.activations | {"relu": row})
+        super().__init__(task, data, seed)
+
+    def _apply(self, rates: Rates, l2: Any) -> Any:
+        if self.compiled is None:
+            return super()._apply(rates, l2)
+        task, (lr, lr_t, epsilon) = self.task, rates
+        p, g, m, v = (array.reshape(-1, array.shape[-1]) for array in (self.p, self.g, *self.slots))
+        number, beta = p.dtype.type, task.optimizer.parameters
+        keep = 1.0 - lr * task.optimizer.weight_decay
+        scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], lr_t, epsilon, keep)))
+        squares, penalties = np.zeros(len(p), p.dtype), np.full(len(p), l2, p.dtype)
+        self.compiled.adam(p, g, m, v, task.network.layout.n_weights, penalties, squares, scalars)
+        return squares if self.p.ndim == 2 else squares[0]

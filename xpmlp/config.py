@@ -1,0 +1,54 @@
+"""Settings: what a program decides once, and not with every call."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+_SETTINGS = {"fallback": ("warn", "error"), "compiled": ("auto", "always", "never")}  # the first is the default
+_values = {name: ContextVar(f"xpmlp_{name}", default=choices[0]) for name, choices in _SETTINGS.items()}
+
+
+def get_config() -> dict[str, str]:
+    """Return the settings in force, as a dict that `set_config` takes."""
+    return {name: value.get() for name, value in _values.items()}
+
+
+def set_config(*, fallback: str | None = None, compiled: str | None = None) -> None:
+    """Change settings for what follows in this thread (as scikit-learn does); None leaves a setting as it is.
+
+    Parameters
+    ----------
+    fallback : {"warn", "error"}, optional
+        What happens when a named backend or device cannot run here: "warn" issues a `BackendFallbackWarning` and goes
+        on with NumPy, "error" raises `BackendUnavailableError`.
+    compiled : {"auto", "always", "never"}, optional
+        Whether training on NumPy with Adam or AdamW compiles its update with Numba: "auto" does where Numba is
+        installed (the extra `numba`) and an epoch updates at least 8 million parameters, batches times parameters;
+        "always" wherever it can, and raises ImportError without Numba. The results are the same to rounding.
+    """
+    changes = {name: value for name, value in (("fallback", fallback), ("compiled", compiled)) if value is not None}
+    for name, value in changes.items():
+        if value not in _SETTINGS[name]:
+            *some, last = map(repr, _SETTINGS[name])
+            raise ValueError(f"{name} must be {', '.join(some)} or {last}; got {value!r}.")
+    for name, value in changes.items():
+        _values[name].set(value)
+
+
+@contextlib.contextmanager
+def config_context(*, fallback: str | None = None, compiled: str | None = None) -> Iterator[None]:
+    """Change settings inside a `with` block; see `set_config`.
+
+    Examples
+    --------
+    >>> import xpmlp
+    >>> with xpmlp.config_context(fallback="error"):
+    ...     xpmlp.get_config()
+    {'fallback': 'error', 'compiled': 'auto'}
+    """
+    before = get_config()
+    set_config(fallback=fallback, compiled=compiled)
+    try:
+        yield
+    finally:
+        set_config(**before)
