@@ -5,7 +5,7 @@ pass ours, because scikit-learn's would bring them to NumPy. Both end in one typ
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +95,11 @@ class SparseData(Data):
     no more than the first product: the gradient of W[1] and what the optimizer keeps for it are dense anyway.
     """
 
-    def batches(self, order: HostArray | None) -> Iterator[tuple[Array, Array, Array | None]]:
+    def batches(
+        self,
+        order: HostArray | None,
+        take: Callable[[Array, Array, int], Array] | None = None,  # noqa: ARG002  # the eager runner brings none
+    ) -> Iterator[tuple[Array, Array, Array | None]]:
         """See `Data.batches`."""
         dtype = str(self.y.dtype).rpartition(".")[2]
         for start in range(0, self.n, self.batch_size):

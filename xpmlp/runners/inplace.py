@@ -6,7 +6,7 @@ Compared with the eager runner it allocates nothing large, makes fewer calls and
   along the batch, which is long, and not along the units, which may be few. (NumPy, 1,000 x 2: a maximum over the
   classes costs 34 microseconds by rows and 1.5 by columns.)
 - dW and db are written by the products themselves into the flat gradient.
-- The optimizer goes over the flat vectors in blocks that stay in the cache.
+- The optimizer goes over the flat vectors in blocks that stay in the cache, or in one pass.
 
 What a library does best in its own words stands in its `Columns`: runners/numpy.py, runners/torch.py. Rows without a
 column, and a user's own functions, run as they are on transposed views. Results are the eager runner's, to rounding.
@@ -23,10 +23,6 @@ from xpmlp.optimizers import Rates, adam_step, clip
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, told, total_weight
 
-# Elements that the optimizer takes at a time: p, g, m, v and one temporary are 5 x 256 KiB in float32.
-# 537,000 parameters, 1 MiB of second-level cache: blocks of 2^14 took 0.77 ms, of 2^16 0.57, all at once 0.60.
-BLOCK = 2**16
-
 
 class Activation(NamedTuple):
     """An activation in place: `forward` turns z into a, with a note for `backward`, which turns da into dz."""
@@ -38,6 +34,9 @@ class Activation(NamedTuple):
 class Columns(NamedTuple):
     """What one library does in place: by name of the rows of the tables, and the three products of a layer."""
 
+    take: Callable[
+        [Array, Array, int, Array | None], Array
+    ]  # (values, rows, axis, out): those rows, in `out` if it is there
     linear: Callable[[Array, Array, Array, Array], object]  # (W.T, h, b, z): z = W.T @ h + b
     matmul: Callable[[Array, Array, Array], object]  # (A, B, out): out = A @ B
     row_sums: Callable[[Array, Array, Array], object]  # (dz, ones, db)
@@ -46,6 +45,7 @@ class Columns(NamedTuple):
     losses: dict[str, Callable[[Array, Array, Array], Array]]
     add_multiple: Callable[[Array, Any, Array, Array], object]  # (p, c, room, g): g += c * p
     adam: Callable[..., object]  # (p, g, slots, rates, room, **parameters)
+    block: int  # elements that the optimizer takes at a time
 
 
 class Buffers:
@@ -87,8 +87,10 @@ class InPlaceRunner:
         self.task, self.data, self.seed = task, data, seed
         network = task.network
         self.activations = [None, *(self.columns.activations.get(row.name) for row in network.activations)]
+        self.is_adam = task.optimizer.step is adam_step and task.factors is None
         self.loss = self.columns.losses.get(network.loss.name) if network.canonical else None
         self.buffers: dict[int, Buffers] = {}
+        self.taken: dict[tuple[int, int], Array] = {}
         self.p: Any = None
 
     def epoch(
@@ -104,7 +106,7 @@ class InPlaceRunner:
         self._own(p, slots)
         total: Any = 0.0
         seen: Any = 0.0
-        for i, (x, y, w) in enumerate(self.data.batches(order)):
+        for i, (x, y, w) in enumerate(self.data.batches(order, self._take)):
             t += 1
             loss = self._gradient(x, y, w, t)
             weight = total_weight(x, w)
@@ -114,6 +116,11 @@ class InPlaceRunner:
                 break
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
         return State(p, slots, t), told(loss, p)
+
+    def _take(self, values: Array, rows: Array, axis: int) -> Array:
+        which = (id(values), len(rows))
+        taken = self.taken[which] = self.columns.take(values, rows, axis, self.taken.get(which))
+        return taken
 
     def _own(self, p: Array, slots: tuple[Array, ...]) -> None:
         # The views of parameters and gradient are cut once, and again only if somebody hands over another vector.
@@ -127,9 +134,10 @@ class InPlaceRunner:
         # A column that broadcasts along the batch, and a vector that a product can be written into.
         self.b = [None] + [bk.mT if many else bk[:, None] for bk in b[1:]]
         self.db = [None] + [bk[:, 0, :] if many else bk for bk in db[1:]]
-        room = xp.empty_like(p[..., :BLOCK])
+        size = min(self.columns.block, layout.size)
+        room = xp.empty_like(p[..., :size])
         self.blocks = [
-            self._block(start, min(start + BLOCK, layout.size), slots, room) for start in range(0, layout.size, BLOCK)
+            self._block(start, min(start + size, layout.size), slots, room) for start in range(0, layout.size, size)
         ]
 
     def _block(self, start: int, stop: int, slots: tuple[Array, ...], room: Array) -> Block:
@@ -228,7 +236,6 @@ class InPlaceRunner:
     def _apply(self, rates: Rates, l2: Any) -> Any:
         """Add l2 W to the gradient and let the optimizer go, block by block; sum(W^2), as W was, comes back."""
         task, optimizer, columns = self.task, self.task.optimizer, self.columns
-        is_adam = optimizer.step is adam_step and task.factors is None
         squares: Any = 0.0
         for p, g, slots, room, weights, factors, decays in self.blocks:
             if weights is not None:
@@ -237,9 +244,9 @@ class InPlaceRunner:
                     squares = squares + _sum_of_squares(W)
                     if task.clip_norm is None:
                         columns.add_multiple(W, _column(l2), beside, dW)
-                if is_adam and optimizer.weight_decay:
+                if self.is_adam and optimizer.weight_decay:
                     W *= 1.0 - rates[0] * optimizer.weight_decay  # the step does not depend on W
-            if is_adam:
+            if self.is_adam:
                 columns.adam(p, g, slots, rates, room, **optimizer.parameters)
             else:
                 made = optimizer.apply(p, g, slots, rates, factors, decays)

@@ -87,4 +87,6 @@ def step(
 def told(loss: Array, p: Array) -> Array:
     """The loss of an epoch, or NaN where it ended with parameters that are not finite: one number tells both."""
     xp = array_namespace(p)
-    return xp.where(xp.all(xp.isfinite(p), axis=-1), loss, xp.nan)
+    # Both extremes are finite if all are, and NaN is either: no temporary as large as p.
+    finite = xp.isfinite(xp.max(p, axis=-1)) & xp.isfinite(xp.min(p, axis=-1))
+    return xp.where(finite, loss, xp.nan)

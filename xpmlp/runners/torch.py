@@ -3,7 +3,9 @@
 The eager runner works on PyTorch too, through array-api-compat, whose wrappers cost several microseconds a call.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,10 @@ from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
 from xpmlp.runners.step import State
 
 aten = torch.ops.aten
+
+
+def take(values: Tensor, rows: Tensor, axis: int, out: Tensor | None) -> Tensor:
+    return torch.index_select(values, axis, rows, out=out)
 
 
 def linear(WT: Tensor, h: Tensor, b: Tensor, z: Tensor) -> None:
@@ -82,22 +88,35 @@ def add_multiple(p: Tensor, c: Any, room: Tensor, g: Tensor) -> None:
 
 
 def adam(
-    p: Tensor, g: Tensor, slots: Any, rates: Rates, room: Tensor, *, beta_1: float, beta_2: float, **_: float
+    p: Tensor,
+    g: Tensor,
+    slots: Any,
+    rates: Rates,
+    room: Tensor,
+    *,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
 ) -> None:
-    # optimizers.adam_step in seven passes
+    # PyTorch's kernel, one pass. After infinitely many steps its own correction of the bias is 1: ours is in lr_t.
+    # The slots hold m and v themselves here, see Runner.epoch; so do lr_t and epsilon fit, with optimizers.adam_rates
+    # undone.
     m, v = slots
-    _lr, lr_t, epsilon = rates
-    m.mul_(beta_1).add_(g)
-    v.mul_(beta_2).addcmul_(g, g)
-    torch.sqrt(v, out=room).add_(epsilon)
-    p.addcdiv_(m, room, value=-lr_t)
+    lr_t = rates[1] * (1.0 - beta_2) ** 0.5 / (1.0 - beta_1)
+    options = {"lr": lr_t, "beta1": beta_1, "beta2": beta_2, "weight_decay": 0.0, "eps": epsilon}
+    aten._fused_adam_([p], [g], [m], [v], [], [_infinity(p.device)], **options, amsgrad=False, maximize=False)
+
+
+@functools.cache
+def _infinity(device: torch.device) -> Tensor:
+    return torch.full((), float("inf"), device=device)
 
 
 class Runner(InPlaceRunner):
     """Executes steps on PyTorch tensors."""
 
     name = "torch"
-    columns = Columns(linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam)
+    columns = Columns(take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, block=2**62)
 
     def epoch(
         self,
@@ -107,5 +126,19 @@ class Runner(InPlaceRunner):
         interrupted: Callable[[], bool] = lambda: False,
     ) -> tuple[State, Array]:
         """One epoch; see `eager.Runner.epoch`."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._true_moments(state.slots):
             return super().epoch(state, order, rate_of, interrupted)
+
+    @contextlib.contextmanager
+    def _true_moments(self, slots: tuple[Tensor, ...]) -> Iterator[None]:
+        # The slots hold m / (1 - beta_1) and v / (1 - beta_2), the kernel of `adam` knows m and v.
+        parameters = self.task.optimizer.parameters
+        factors = [1.0 - parameters["beta_1"], 1.0 - parameters["beta_2"]] if self.is_adam else []
+        pairs = list(zip(slots, factors, strict=False))
+        for slot, factor in pairs:
+            slot.mul_(factor)
+        try:
+            yield
+        finally:
+            for slot, factor in pairs:
+                slot.div_(factor)
