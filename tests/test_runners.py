@@ -20,7 +20,7 @@ from xpmlp.network import Network
 from xpmlp.optimizers import OPTIMIZERS, optimizer
 from xpmlp.parameters import Layout
 from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
-from xpmlp.runners.step import State
+from xpmlp.runners.step import State, told
 
 # 4 epochs of 3 batches, the last one short, float64: the largest difference seen over all cases and runners was 2e-15
 # of the largest value. In float32 it was 2e-6. A GPU fuses multiply and add, and has a tanh of its own: hence the room.
@@ -280,3 +280,16 @@ def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.Mon
     with config_context(compiled="always"):
         got, _ = trained(case, None, find_runner, writable, select("numpy"))
     assert np.max(np.abs(got.p - expected.p)) > 1e-6
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_parameter_that_is_not_finite_is_told_by_the_loss(bad: float, backend: BackendUnderTest) -> None:
+    p = np.linspace(-3e38, 3e38, 12).reshape(2, 6)  # in float32 their squares, and some sums, are not finite
+    p[1, 4] = bad
+    host = backend.place.backend.to_numpy
+    one, two = (told(backend.put(np.asarray(0.5)), backend.put(row)) for row in p)
+    assert host(one) == 0.5
+    assert np.isnan(host(two))
+    np.testing.assert_array_equal(
+        host(told(backend.put(np.array([0.5, 0.7])), backend.put(p))), host(backend.put([0.5, np.nan]))
+    )

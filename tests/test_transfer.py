@@ -14,11 +14,11 @@ from xpmlp.backends import (
     PrecisionWarning,
     State,
     array_namespace,
-    config_context,
     forget_probes,
     place_of,
     probe,
 )
+from xpmlp.config import config_context
 from xpmlp.transfer import to_backend, to_device, to_numpy
 
 

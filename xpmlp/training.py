@@ -287,15 +287,17 @@ class _Watch:
         alive = self.running & ~diverged
         enough = values <= self.lowest - self.plan.tol
         better = alive & (values < self.lowest)
-        self.waited = np.where(enough, 0, self.waited + 1)
-        self.lowest = np.where(better, values, self.lowest)
-        if self.safe is not None:
-            self.safe = self._where(better, p, self.safe)
-        self.dead = self.dead | diverged
+        self.waited = (self.waited + 1) * ~enough
+        if _some(better):
+            self.lowest = np.where(better, values, self.lowest)
+            if self.safe is not None:
+                self.safe = self._where(better, p, self.safe)
         tired = alive & (self.waited > self.plan.patience)
-        if _some(tired | diverged):
+        ended = tired | diverged
+        if _some(ended):
+            self.dead = self.dead | diverged
             last = self.safe if self.plan.keep_best else self._where(diverged, self.safe, p)
-            self.final = self._copy(last) if self.final is None else self._where(tired | diverged, last, self.final)
+            self.final = self._copy(last) if self.final is None else self._where(ended, last, self.final)
             self.running = alive & ~tired
         return not _some(self.running)
 
