@@ -188,7 +188,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure speed and memory against the peers; `nox -s bench -- --help` shows what can be chosen."""
-    session.install("-e.", TORCH, "jax", "skorch", "matplotlib", "threadpoolctl")
+    session.install("-e.", TORCH, "jax", "skorch", "numba", "matplotlib", "threadpoolctl")
     session.run("python", "benchmarks/cpu.py", *session.posargs)
 
 

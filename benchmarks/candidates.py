@@ -89,12 +89,17 @@ def samples_of(workload: Workload) -> Samples:
 # --- Ours ---
 
 
-def xpmlp_estimator(workload: Workload, samples: Samples, backend: str | None = None) -> Fit:
-    """The estimator that a user of scikit-learn types."""
+def xpmlp_estimator(
+    workload: Workload, samples: Samples, backend: str | None = None, compiled: str | None = None
+) -> Fit:
+    """The estimator that a user of scikit-learn types, with Numba where that is installed; `compiled` is a setting."""
     model = estimator(workload, backend)
+    settings = _need("xpmlp", "config_context")
+    if compiled is not None:
+        _need("numba")  # without it, this is the same as the candidate that has no say in it
 
     def fit() -> float:
-        with warnings.catch_warnings():
+        with settings(compiled=compiled), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ConvergenceWarning: the number of epochs is given
             return float(model().fit(samples.X, samples.labels).loss_)
 
@@ -361,6 +366,7 @@ CANDIDATES = {
     for row in (
         Candidate("floor", "floor: bare products", floor),
         Candidate("xpmlp", "xpmlp estimator, NumPy", xpmlp_estimator),
+        Candidate("no-numba", "xpmlp estimator, no Numba", functools.partial(xpmlp_estimator, compiled="never")),
         Candidate("xpmlp-jax", "xpmlp estimator, JAX", functools.partial(xpmlp_estimator, backend="jax")),
         Candidate("xpmlp-torch", "xpmlp estimator, torch", functools.partial(xpmlp_estimator, backend="torch")),
         Candidate("core", "xpmlp core, NumPy", xpmlp_core),

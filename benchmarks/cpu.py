@@ -118,7 +118,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, for a machine that is not quiet"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: see that it runs; the times mean nothing")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of cpu.csv, cpu.txt and cpu.png")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder to write to")
+    parser.add_argument("--name", default="cpu", help="NAME.txt, NAME.csv and NAME.png are written; by default cpu")
     parser.add_argument("--profile", metavar="WORKLOAD", choices=list(WORKLOADS), help="profile the first candidate")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -174,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.say(*(f"  {line}" for line in report.missed))
 
     print("\n".join(report.lines))
-    report.write(arguments.out, about)
-    if fits and not chart(report, fits, about, arguments.out / "cpu.png"):
+    report.write(arguments.out, arguments.name, about)
+    if fits and not chart(report, fits, about, arguments.out / f"{arguments.name}.png"):
         print("No chart: matplotlib is absent.")
     return 1 if report.failed else 0
 

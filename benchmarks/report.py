@@ -59,6 +59,9 @@ RATIOS = (
     Ratio("xpmlp-jax", "jax", _at_most(1.1, 1.1, 1.1, 1.1, 1.1)),
     Ratio("scikit-learn", "xpmlp-jax", _at_least(1.8, 2.9, 1.75, 1.6, 1.15)),
     Ratio("xpmlp-torch", "torch", _at_most(1.0, 1.0, 1.0, 1.0, 1.0)),
+    Ratio("scikit-learn", "no-numba"),
+    Ratio("torch", "no-numba"),
+    Ratio("no-numba", "floor"),
     Ratio("skorch", "xpmlp"),
     Ratio("xpmlp", "core"),
     Ratio("scikit-learn", "core"),
@@ -149,11 +152,11 @@ class Report:
             self.missed.append(f"{what}, {case}: {value:.3g} (target {goal})")
         return value, mark
 
-    def write(self, folder: Path, about: dict[str, str]) -> None:
-        """Write cpu.txt and cpu.csv."""
+    def write(self, folder: Path, name: str, about: dict[str, str]) -> None:
+        """Write NAME.txt and NAME.csv."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "cpu.txt").write_text("\n".join(self.lines) + "\n")
-        with open(folder / "cpu.csv", "w", newline="") as file:
+        (folder / f"{name}.txt").write_text("\n".join(self.lines) + "\n")
+        with open(folder / f"{name}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows({"section": "environment", "case": key, "what": value} for key, value in about.items())
@@ -189,8 +192,8 @@ def report_fits(report: Report, found: dict[int, Found]) -> None:
         return f"{report.row('fits', cell.workload, report.titles[cell.name], 's', values, None, cell.threads)[0]:.3f}"
 
     def compilation(cell: _Cell) -> str:
-        if not cell.timed or not ("jax" in cell.name or "compile" in cell.name):
-            return ""
+        if not cell.timed or not ("jax" in cell.name or cell.name in ("xpmlp", "torch-compile")):
+            return ""  # of those on NumPy, the first of all imports Numba and compiles: on tabular, if all are run
         spent = max(cell.rows["first"][report.clock] - report.median(cell.rows), 0.0)
         goal = Goal(at_most=COMPILE_SECONDS) if cell.name in ("xpmlp-jax", "core-jax") else None
         what = f"{report.titles[cell.name]}: compilation"
@@ -391,7 +394,13 @@ def chart(report: Report, found: dict[int, Found], about: dict[str, str], path: 
             if name not in medians:
                 continue
             seconds = medians[name]
-            color = "#b8b8b8" if name == "floor" else "#c2571a" if name[:4] in ("xpml", "core") else "#4a6f9c"
+            color = (
+                "#b8b8b8"
+                if name == "floor"
+                else "#c2571a"
+                if name.startswith(("xpmlp", "core", "no-numba"))
+                else "#4a6f9c"
+            )
             axis.barh(place, seconds, color=color, alpha=0.65 if name.startswith("core") else 1.0)
             inside = seconds > 0.85 * limit
             axis.text(

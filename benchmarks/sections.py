@@ -167,7 +167,7 @@ def environment(**_: Any) -> dict[str, str]:
     import platform
 
     found = {"python": platform.python_version(), "xpmlp": importlib.import_module("xpmlp").__version__}
-    for package in ("numpy", "scikit-learn", "torch", "jax", "jaxlib", "skorch", "array-api-compat"):
+    for package in ("numpy", "scikit-learn", "torch", "jax", "jaxlib", "skorch", "numba", "array-api-compat"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -36,7 +36,7 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "cpu.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    sections = {"environment", "fits", "ratios", "many", "memory", "row", "linear"}
+    sections = {"environment", "fits", "ratios", "compilation", "many", "memory", "row", "linear"}
     assert {row["section"] for row in rows} == sections
     fits = {(row["case"], row["what"]) for row in rows if row["section"] == "fits"}
     assert fits == {
