@@ -107,13 +107,13 @@ def row(*, candidates: list[str], repeats: int, quick: bool, threads: int) -> di
 def linear(*, repeats: int, quick: bool, candidates: list[str], **_: Any) -> dict[str, Any]:
     """The cost of a fit over three numbers of rows, and over three numbers of epochs, NumPy backend."""
     base = _workload("tabular", quick)
-    base = replace(base, rows=base.rows if quick else 6_400, epochs=1)
+    base = replace(base, rows=base.rows if quick else 6_400, epochs=2)
     who = "xpmlp" if "xpmlp" in candidates and _has_estimator(base) else "core"
     ready = {}
     for factor in (1, 2, 4):
         for what, workload in (
             ("rows", replace(base, rows=factor * base.rows)),
-            ("epochs", replace(base, epochs=factor)),
+            ("epochs", replace(base, epochs=factor * base.epochs)),
         ):
             ready[f"{what} {getattr(workload, what)}"] = CANDIDATES[who].prepare(workload, samples_of(workload))
     for fit in ready.values():

@@ -57,7 +57,8 @@ class Optimizer:
     def init(self, p: Array) -> OptimizerState:
         """The state before the first update of `p`."""
         xp = array_namespace(p)
-        return OptimizerState(0, tuple(xp.zeros_like(p) for _ in self.slots))
+        # Not zeros_like, by which NumPy writes what `zeros` has from the system for nothing.
+        return OptimizerState(0, tuple(xp.zeros(p.shape, dtype=p.dtype, device=device_of(p)) for _ in self.slots))
 
     def update(
         self, p: Array, g: Array, state: OptimizerState, lr: float, *, factors: Array = None, decay: Array = None

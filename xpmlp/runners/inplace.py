@@ -127,7 +127,8 @@ class InPlaceRunner:
         if p is self.p:
             return
         xp, layout, many = array_namespace(p), self.task.network.layout, p.ndim == 2
-        self.p, self.g, self.slots = p, xp.zeros_like(p), slots
+        self.p, self.slots = p, slots
+        self.g = xp.zeros_like(p) if layout.size > layout.n_parameters else xp.empty_like(p)  # padding stays 0
         self.W, b = layout.unpack(p)
         self.dW, db = layout.unpack(self.g)
         self.WT: list[Any] = [None] + [W.mT for W in self.W[1:]]

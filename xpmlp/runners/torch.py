@@ -126,16 +126,16 @@ class Runner(InPlaceRunner):
         interrupted: Callable[[], bool] = lambda: False,
     ) -> tuple[State, Array]:
         """One epoch; see `eager.Runner.epoch`."""
-        with torch.inference_mode(), self._true_moments(state.slots):
+        with torch.inference_mode(), self._true_moments(state):
             return super().epoch(state, order, rate_of, interrupted)
 
     @contextlib.contextmanager
-    def _true_moments(self, slots: tuple[Tensor, ...]) -> Iterator[None]:
+    def _true_moments(self, state: State) -> Iterator[None]:
         # The slots hold m / (1 - beta_1) and v / (1 - beta_2), the kernel of `adam` knows m and v.
         parameters = self.task.optimizer.parameters
         factors = [1.0 - parameters["beta_1"], 1.0 - parameters["beta_2"]] if self.is_adam else []
-        pairs = list(zip(slots, factors, strict=False))
-        for slot, factor in pairs:
+        pairs = list(zip(state.slots, factors, strict=False))
+        for slot, factor in pairs if state.t > 0 else ():  # before the first update they are 0
             slot.mul_(factor)
         try:
             yield
