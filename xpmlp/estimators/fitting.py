@@ -122,7 +122,9 @@ class Fitting:
 
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         task = {"X": X, "y": y, "metadata": metadata}
-        context = None if incremental else self._init_callback_context(max_subtasks=self.max_iter)
+        # With nobody to tell of it, no context: it would be a third of what happens between two epochs.
+        listened = not incremental and bool(getattr(self, "_skl_callbacks", None))
+        context = self._init_callback_context(max_subtasks=self.max_iter) if listened else None
         if context is not None:
             context.call_on_fit_task_begin(estimator=self, **task)
         show = functools.partial(self._show, network)
