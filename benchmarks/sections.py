@@ -4,9 +4,11 @@ A timing is a list of (wall, cpu) seconds, one for each round. In a round every 
 round goes through them backwards, so that whatever else the machine does falls on all of them alike.
 """
 
+import contextlib
 import cProfile
 import ctypes
 import gc
+import importlib.util
 import os
 import pstats
 import resource
@@ -132,7 +134,8 @@ def memory(*, workload: str, candidate: str, traced: bool, quick: bool, **_: Any
     samples = samples_of(chosen)
     try:
         tiny = replace(chosen.small(), columns=chosen.columns)
-        CANDIDATES[candidate].prepare(tiny, samples_of(tiny))()  # lazy imports, buffers of the BLAS
+        with _everything_compiled():
+            CANDIDATES[candidate].prepare(tiny, samples_of(tiny))()  # lazy imports, buffers of the BLAS
         fit = CANDIDATES[candidate].prepare(chosen, samples)
     except AbsentError as absence:
         return {"absent": str(absence)}
@@ -229,6 +232,13 @@ def _fitted(model: Any, samples: those.Samples) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ConvergenceWarning
         return model.fit(samples.X, samples.labels)
+
+
+def _everything_compiled() -> Any:
+    """Numba, where it is installed, is loaded by a tiny fit too."""
+    if importlib.util.find_spec("numba") is None:
+        return contextlib.nullcontext()
+    return importlib.import_module("xpmlp").config_context(compiled="always")
 
 
 def _set_torch_threads(threads: int) -> None:

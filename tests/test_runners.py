@@ -149,6 +149,29 @@ def test_a_runner_takes_the_steps_of_the_eager_one(name: str, m: int | None, bac
         np.testing.assert_allclose(host, wanted, rtol=TOLERANCE[dtype])
 
 
+APART = [
+    pytest.param(it, name, m, id=f"{name}-{'three' if m else 'one'}")
+    for it in UNDER_TEST
+    if it.id == "jax-x64"
+    for name in FEW
+    for m in (None, 3)
+]
+
+
+@pytest.mark.parametrize(("backend", "name", "m"), APART, indirect=["backend"])
+def test_jax_takes_the_same_steps_with_w_and_b_apart(
+    name: str, m: int | None, backend: BackendUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xpmlp.runners import jax as runner
+
+    monkeypatch.setattr(runner, "APART", 1)
+    runner._program.cache_clear()
+    try:
+        test_a_runner_takes_the_steps_of_the_eager_one(name, m, backend)
+    finally:
+        runner._program.cache_clear()
+
+
 def test_every_backend_is_served_by_the_runner_of_its_row(backend: BackendUnderTest) -> None:
     layout = Layout((3, 4, 1))
     rows = (find_activation("tanh"), find_activation("identity"))
