@@ -79,7 +79,7 @@ def assert_unchanged(model, before, expected):
     np.testing.assert_array_equal(model.predict(X), expected)
 
 
-@pytest.mark.parametrize("name, value", PARAMETER_CASES, ids=lambda case: repr(case)[:40])
+@pytest.mark.parametrize("name, value", PARAMETER_CASES, ids=lambda case: repr(case).partition(" at 0x")[0][:40])
 def test_a_wrong_parameter_is_refused_by_fit_and_by_a_second_partial_fit(name, value):
     model = (ONLY.get(name) or (MLPClassifier if name < "f" else MLPRegressor))(hidden_layer_sizes=4, max_iter=2)
     y = LABELS if isinstance(model, MLPClassifier) else NUMBERS
