@@ -174,8 +174,7 @@ def train(
     if start is not None:
         state, done, samples, scale, stopped_by = start[:5]
         watch.take_up(start)
-    epoch = done
-    rates = _Rates(plan)
+    epoch, rates = done, _Rates(plan)
     # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
     with interruptible() as interrupted, np.errstate(all="ignore"):
         for epoch in range(done + 1, plan.n_epochs + 1 if stopped_by == "epochs" else 0):
@@ -260,8 +259,8 @@ class _Watch:
         self.running = np.ones(lead, dtype=bool)
         self.dead = np.zeros(lead, dtype=bool)
         # The weights of the best epoch so far; before the first, those it began with.
-        keep_safe = plan.keep_best or plan.know_best or plan.on_divergence == "restore"
-        self.safe: Any = self._copy(p) if keep_safe else None
+        keeps = plan.keep_best or plan.know_best or plan.on_divergence == "restore"
+        self.safe: Any = self._copy(p) if keeps else None
         self.final: Array = None  # what networks that have stopped end with
 
     @property
@@ -274,7 +273,6 @@ class _Watch:
         return Snapshot(state, epoch, samples, scale, stopped_by, *seen)
 
     def take_up(self, start: Snapshot) -> None:
-        """Know what was known then."""
         self.lowest, self.waited, self.running, self.dead, self.safe, self.final = start[5:]
 
     def diverged(self, losses: HostArray) -> HostArray:
@@ -290,8 +288,10 @@ class _Watch:
         self.waited = (self.waited + 1) * ~enough
         if _some(better):
             self.lowest = np.where(better, values, self.lowest)
-            if self.safe is not None:
-                self._keep_safe(better, p)
+            if self.safe is not None and better.all() and is_writeable_array(p):
+                self.safe[...] = p  # into memory that is there: a tenth of the time of a copy where p is large
+            elif self.safe is not None:
+                self.safe = self._where(better, p, self.safe)
         tired = alive & (self.waited > self.plan.patience)
         ended = tired | diverged
         if _some(ended):
@@ -311,12 +311,6 @@ class _Watch:
         """The parameters to end with."""
         last = self.safe if self.plan.keep_best else p
         return last if self.final is None else self._where(self.running, last, self.final)
-
-    def _keep_safe(self, better: HostArray, p: Array) -> None:
-        if better.all() and is_writeable_array(p):
-            self.safe[...] = p  # into memory that is there: a tenth of the time of a copy where p is large
-        else:
-            self.safe = self._where(better, p, self.safe)
 
     def _copy(self, p: Array) -> Array:
         # What nobody can write into (JAX), nobody has to copy.
@@ -342,8 +336,8 @@ def _some(which: HostArray) -> bool:
 
 
 def _divergence_message(diverged: HostArray, epoch: int, rate: float, layout: Layout, p: HostArray) -> str:
-    who = "Training" if diverged.ndim == 0 else f"Training of network {int(np.flatnonzero(diverged)[0])}"
-    row = p if p.ndim == 1 else p[np.flatnonzero(diverged)[0]]
+    first = int(np.flatnonzero(diverged)[0])
+    who, row = ("Training", p) if diverged.ndim == 0 else (f"Training of network {first}", p[first])
     bad = np.flatnonzero(~np.isfinite(row))
     if bad.size:
         name, layer = layout.locate(int(bad[0]))
