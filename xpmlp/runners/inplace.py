@@ -34,9 +34,7 @@ class Activation(NamedTuple):
 class Columns(NamedTuple):
     """What one library does in place: by name of the rows of the tables, and the three products of a layer."""
 
-    take: Callable[
-        [Array, Array, int, Array | None], Array
-    ]  # (values, rows, axis, out): those rows, in `out` if it is there
+    take: Callable[[Array, Array, int, Array | None], Array]  # (values, rows, axis, out): rows, in `out` if it is there
     linear: Callable[[Array, Array, Array, Array], object]  # (W.T, h, b, z): z = W.T @ h + b
     matmul: Callable[[Array, Array, Array], object]  # (A, B, out): out = A @ B
     row_sums: Callable[[Array, Array, Array], object]  # (dz, ones, db)
@@ -245,7 +243,7 @@ class InPlaceRunner:
                     squares = squares + _sum_of_squares(W)
                     if task.clip_norm is None:
                         columns.add_multiple(W, _column(l2), beside, dW)
-                if self.is_adam and optimizer.weight_decay:
+                if self.is_adam and decays is not None:
                     W *= 1.0 - rates[0] * optimizer.weight_decay  # the step does not depend on W
             if self.is_adam:
                 columns.adam(p, g, slots, rates, room, **optimizer.parameters)

@@ -172,7 +172,7 @@ class Runner(InPlaceRunner):
         task, (lr, lr_t, epsilon) = self.task, rates
         p, g, m, v = (array.reshape(-1, array.shape[-1]) for array in (self.p, self.g, *self.slots))
         number, beta = p.dtype.type, task.optimizer.parameters
-        keep = 1.0 - lr * task.optimizer.weight_decay
+        keep = 1.0 if task.decays is None else 1.0 - lr * task.optimizer.weight_decay
         scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], lr_t, epsilon, keep)))
         squares, penalties = np.zeros(len(p), p.dtype), np.full(len(p), l2, p.dtype)
         self.compiled.adam(p, g, m, v, task.network.layout.n_weights, penalties, squares, scalars)
