@@ -29,7 +29,7 @@ ROWS = [
     {"activations", "dropout", "initializers", "optimizers", "schedules", "storage", "transfer"},
     {"losses", "network"},
     {"description", "runners"},
-    {"checkpoints", "lbfgs", "progress", "training"},
+    {"checkpoints", "fitting", "lbfgs", "progress", "training"},
     {"anatomy", "estimators", "explanation", "health", "inspection", "mlp"},
     {"cli", "export", "loading", "plotting"},
     {"__init__", "__main__"},
@@ -37,7 +37,7 @@ ROWS = [
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 TABLES = 1  # the row whose rooms never import each other
 CORE = range(5)  # rows 0 to 4: to be read in one sitting
-LONGEST = 350  # lines of a file of the core
+LONGEST = 400  # lines of a file
 
 # Methods such as MLP.to_onnx import the room above them when they are called.
 CALLS_UPWARD = {"estimators", "explanation", "inspection", "mlp"}
@@ -59,7 +59,7 @@ LIBRARIES = {
 }
 NAME_LIBRARIES = {"backends", "runners"}
 USE_NUMPY = {
-    *("backends", "checkpoints", "checks", "initializers", "runners", "storage", "training", "transfer"),
+    *("backends", "checkpoints", "checks", "fitting", "initializers", "runners", "storage", "training", "transfer"),
     *("anatomy", "estimators", "explanation", "seeds", "health", "inspection", "mlp"),
     *("cli", "export", "plotting", "__init__", "__main__"),
 }
@@ -360,7 +360,7 @@ def test_the_form_check_objects():
     assert "say what it holds" in form_faults('"""Things."""', "xpmlp._utils")[0]
     assert "say what it holds" in form_faults('"""Things."""', "xpmlp.estimators._base")[0]
     long = '"""A long one."""\n' + "x = 1\n" * LONGEST
-    assert "351 lines" in form_faults(long, "xpmlp.runners.eager")[0]
+    assert "401 lines" in form_faults(long, "xpmlp.runners.eager")[0]
     assert form_faults(long, "xpmlp.cli") == []
     assert form_faults(textwrap.dedent('"""Fine."""'), "xpmlp.losses") == []
 

@@ -61,7 +61,7 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
     """
     if isinstance(model, MLP):
         x, targets, w = (_brought(values, model) for values in (X, y, sample_weight))
-        return Batch(model._inputs(x), None, None) if y is None else Batch(*model._samples(x, targets, w))
+        return Batch(model._door.inputs(x), None, None) if y is None else Batch(*model._door.samples(x, targets, w))
     _demand_estimator(model)
     from xpmlp.estimators.inputs import check_inputs, our_errors
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import Task, gradient, total_weight
+from xpmlp.runners.step import State, Task, gradient, total_weight
 
 Function = Callable[[Array], tuple[Array, Array]]  # from p of shape (P,) to the loss, shape (), and its gradient
 
@@ -41,18 +41,6 @@ class Minimum:
     def converged(self) -> bool:
         """Whether there was nothing left to gain."""
         return self.stopped_by in ("gradient", "loss")
-
-
-class Position(NamedTuple):
-    """Where a minimization stands after an iteration, to go on from."""
-
-    p: Array
-    loss: float
-    g: Array
-    pairs: tuple[tuple[Array, Array], ...]  # (s, y)
-    n_iter: int
-    n_fun: int
-    stopped_by: str  # as in a Minimum; "" while nothing has stopped it
 
 
 class _Point(NamedTuple):
@@ -99,8 +87,6 @@ def minimize(
     max_fun: int,
     tol: float,
     on_iteration: Callable[[int, float, Array], bool] = lambda *_: False,
-    on_position: Callable[[Position], object] = lambda _: None,
-    begin: Position | None = None,
 ) -> Minimum:
     """Walk downhill from `p` until the gradient is flat, nothing is gained any more, or a limit is met.
 
@@ -110,14 +96,8 @@ def minimize(
         From parameters of shape (P,) to the loss, shape (), and its gradient, shape (P,).
     tol : float
         Converged where no element of the gradient is larger.
-    max_iter, max_fun : int
-        Limits to the iterations and to the calls of `function`.
     on_iteration : function
         Called with the number of the iteration, the loss and the parameters; True stops.
-    on_position : function
-        Called with a `Position` after every iteration, once it is known whether it is the last.
-    begin : Position or None
-        Go on from here, as if it had never stopped; in place of `p`.
 
     Examples
     --------
@@ -127,53 +107,82 @@ def minimize(
     >>> minimize(bowl, np.zeros(2), max_iter=10, max_fun=20, tol=1e-8).p
     array([3., 3.])
     """
-    xp = array_namespace(p)
-    epsilon = float(xp.finfo(p.dtype).eps)
-    calls = _Calls(function, max_fun)
-    if begin is None:
-        begin = Position(p, *calls(p), (), 0, 1, "")
-    p, loss, g, known, n_iter, calls.n, stopped_by = begin
-    pairs = deque((_pair(s, y) for s, y in known), maxlen=MEMORY)
-    if not stopped_by:
-        stopped_by = "iterations" if n_iter >= max_iter else _at_rest(loss, g, tol)
-    while not stopped_by:
-        d = direction(g, pairs)
-        start = _Point(0.0, loss, _dot(d, g))
-        first = 1.0 if n_iter else 1.0 / max(math.sqrt(_dot(d, d)), epsilon)
-        found = line_search(calls, p, d, start, first) if start.slope < 0.0 else None
-        if found is None and pairs and not calls.spent:
-            pairs.clear()  # rounding has spoiled the memory: begin again from the gradient
-            continue
-        if found is None:
-            stopped_by = "calls" if calls.spent else "line search"
-            break
+    runner, state, n_iter = Runner(function, max_fun=max_fun, tol=tol), State(p, (), 0), 0
+    while not (stopped_by := runner.finished(state)):
+        state, _ = runner.epoch(state)
         n_iter += 1
-        step, new_loss, new_p, new_g = found
-        s, y = new_p - p, new_g - g
-        curvature = _dot(s, y)
-        if curvature > -epsilon * step * start.slope:
-            pairs.append(_pair(s, y))
-        gained, scale = loss - new_loss, max(abs(loss), abs(new_loss), 1.0)
-        p, loss, g = new_p, new_loss, new_g
-        if on_iteration(n_iter, loss, p):
+        if on_iteration(n_iter, runner.loss, state.p):
             stopped_by = "callback"
-        elif n_iter >= max_iter:
+            break
+        if n_iter >= max_iter:
             stopped_by = "iterations"
-        elif calls.spent:
-            stopped_by = "calls"
-        elif _largest(g) <= tol:
-            stopped_by = "gradient"
-        elif gained <= GAIN * scale:
-            stopped_by = "loss"
-        on_position(Position(p, loss, g, tuple((s, y) for s, y, _ in pairs), n_iter, calls.n, stopped_by))
-    return Minimum(p, loss, n_iter, calls.n, stopped_by)
+            break
+    return Minimum(state.p, runner.loss, n_iter, runner.calls.n, stopped_by)
 
 
-def _at_rest(loss: float, g: Array, tol: float) -> str:
-    """Why there is no iteration to be made from here; "" where there is."""
-    if not _is_finite(loss):
-        return "not finite"
-    return "gradient" if _largest(g) <= tol else ""
+class Runner:
+    """L-BFGS as a runner: an epoch is an iteration, and a step looks at all the data.
+
+    Its slots are the gradient and the pairs, (g, s_1 ... s_n, y_1 ... y_n); t counts the calls of the function.
+    """
+
+    name = "lbfgs"
+    reason = ""
+
+    def __init__(self, function: Function, *, max_fun: int, tol: float) -> None:
+        self.calls, self.tol = _Calls(function, max_fun), tol
+        self.pairs: deque[tuple[Array, Array, Array]] = deque(maxlen=MEMORY)
+        self.p: Array = None  # where it stands
+        self.g: Array = None
+        self.loss = float("nan")
+        self.gained = float("inf")  # by the last iteration, as a share of the loss
+        self.next: tuple[float, float, Array, Array] | None = None  # where it goes: the step, the loss, p, g
+
+    def finished(self, state: State) -> str:
+        """Why there is no iteration to be made from here; "" where there is, and then it is known where it leads."""
+        if state.p is not self.p:
+            self._take_up(state)
+        if not _is_finite(self.loss):
+            return "not finite"
+        if self.calls.spent and state.slots:
+            return "calls"
+        if _largest(self.g) <= self.tol:
+            return "gradient"
+        if self.gained <= GAIN:
+            return "loss"
+        if self.next is None:
+            self.next = self._search()
+        return "" if self.next is not None else "calls" if self.calls.spent else "line search"
+
+    def epoch(self, state: State, *_: object) -> tuple[State, Array]:
+        """One iteration, and the loss after it."""
+        assert self.next is not None  # `finished` has been asked
+        (step, loss, p, g), self.next = self.next, None
+        s, y = p - self.p, g - self.g
+        if _dot(s, y) > -float(array_namespace(p).finfo(p.dtype).eps) * step * self.slope:
+            self.pairs.append(_pair(s, y))
+        self.gained = (self.loss - loss) / max(abs(self.loss), abs(loss), 1.0)
+        self.p, self.loss, self.g = p, loss, g
+        slots = (g, *(s for s, _, _ in self.pairs), *(y for _, y, _ in self.pairs))
+        return State(p, slots, self.calls.n), array_namespace(p).asarray(loss, dtype=p.dtype)
+
+    def _take_up(self, state: State) -> None:
+        n = len(state.slots) // 2
+        self.pairs.extend(_pair(s, y) for s, y in zip(state.slots[1 : n + 1], state.slots[n + 1 :], strict=True))
+        self.p, (self.loss, self.g) = state.p, self.calls(state.p)
+        self.calls.n = state.t or self.calls.n  # what was known then need not be counted again
+
+    def _search(self) -> tuple[float, float, Array, Array] | None:
+        while True:
+            d = direction(self.g, self.pairs)
+            self.slope = _dot(d, self.g)
+            epsilon = float(array_namespace(d).finfo(d.dtype).eps)
+            first = 1.0 if self.gained < float("inf") or self.pairs else 1.0 / max(math.sqrt(_dot(d, d)), epsilon)
+            start = _Point(0.0, self.loss, self.slope)
+            found = line_search(self.calls, self.p, d, start, first) if self.slope < 0.0 else None
+            if found is not None or not self.pairs or self.calls.spent:
+                return found
+            self.pairs.clear()  # rounding has spoiled the memory: begin again from the gradient
 
 
 def _pair(s: Array, y: Array) -> tuple[Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""Training: epochs, early stopping, history, the divergence guard, Ctrl-C.
+"""Training: epochs, early stopping, the divergence guard, Ctrl-C.
 
 The loop knows arrays of shape (P,) or (m, P) and one number per network and epoch. What a loss, a score or a batch is,
 the runner and its caller know. Networks trained together stop one by one: who stops keeps what it had.
@@ -23,7 +23,7 @@ from xpmlp.schedules import Progress, Schedule
 class Runner(Protocol):
     """Who executes the steps of an epoch; see `runners.eager.Runner.epoch`."""
 
-    name: str
+    name: str  # and where the runner itself knows when to stop: finished(state), why; "" while there is more to do
 
     def epoch(
         self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
@@ -175,6 +175,8 @@ def train(
         state, done, samples, scale, stopped_by = start[:5]
         watch.take_up(start)
     epoch, rates = done, _Rates(plan)
+    finished = getattr(runner, "finished", lambda _: "")
+    stopped_by = (finished(state) if stopped_by == "epochs" and done < plan.n_epochs else "") or stopped_by
     # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
     with interruptible() as interrupted, np.errstate(all="ignore"):
         for epoch in range(done + 1, plan.n_epochs + 1 if stopped_by == "epochs" else 0):
@@ -204,6 +206,8 @@ def train(
                 stopped_by = wish
             elif time.perf_counter() - started > plan.max_time:
                 stopped_by = "time"
+            elif epoch < plan.n_epochs and (why := finished(state)):
+                stopped_by = why
             on_snapshot(watch.snapshot(state, epoch, samples, scale, stopped_by))
             if stopped_by != "epochs":
                 break

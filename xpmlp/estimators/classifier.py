@@ -12,7 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
 from xpmlp.estimators.exchange import Exchange
-from xpmlp.estimators.fitting import Fitting, Samples
+from xpmlp.estimators.fitting import Samples, fit_estimator
 from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.estimators.labels import (
     Labels,
@@ -24,7 +24,7 @@ from xpmlp.estimators.labels import (
     weigh,
 )
 from xpmlp.estimators.predicting import Predicting, bring
-from xpmlp.estimators.resuming import Asked
+from xpmlp.estimators.resuming import Wanted
 from xpmlp.losses import Loss, loss
 
 
@@ -34,7 +34,7 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
     """Multilayer perceptron for classification: binary, multiclass, multilabel.
 
     Constructor, methods, fitted attributes and, for the same seed, the training itself are those of
@@ -294,9 +294,9 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
             For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
             finite; a fitted estimator then stays what it was.
         """
-        asked = Asked(checkpoint, checkpoint_every, resume)
+        asked = Wanted(checkpoint, checkpoint_every, resume)
         validation = (X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
+        return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
@@ -313,7 +313,7 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, Fitting, CallbackSupp
         -------
         self
         """
-        return self._fit(X, y, sample_weight, incremental=True, classes=classes)  # type: ignore[no-any-return]
+        return fit_estimator(self, X, y, sample_weight, incremental=True, classes=classes)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:
         """The class of each sample, shape (n,), or 0 and 1 for each label, shape (n, n_labels)."""

@@ -19,6 +19,7 @@ from xpmlp.estimators import recipe
 from xpmlp.estimators.constraints import check_parameters
 from xpmlp.estimators.inputs import InvalidInputError
 from xpmlp.estimators.labels import Labels
+from xpmlp.fitting import Carried
 from xpmlp.initializers import Initializer
 from xpmlp.network import Network
 from xpmlp.optimizers import Optimizer
@@ -195,8 +196,6 @@ def _learned_labels(document: Mapping[str, Any], arrays: Mapping[str, HostArray]
 
 
 def _carried(document: Mapping[str, Any], arrays: Mapping[str, HostArray], estimator: Any, size: int) -> Any:
-    from xpmlp.estimators.fitting import Carried
-
     optimizer = recipe.build_optimizer(estimator)
     slots = tuple(arrays[f"slot.{i}"] for i in range(len(optimizer.slots)))
     if any(slot.shape != (size,) or slot.dtype != arrays["W.1"].dtype for slot in slots):

@@ -95,6 +95,8 @@ class SparseData(Data):
     no more than the first product: the gradient of W[1] and what the optimizer keeps for it are dense anyway.
     """
 
+    streams = True
+
     def batches(
         self,
         order: HostArray | None,

@@ -12,7 +12,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, select
 from xpmlp.estimators import recipe
 from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, caller_place, check_inputs, our_errors
-from xpmlp.estimators.monitor import rows_at_once
+from xpmlp.fitting import outputs, rows_at_once
 from xpmlp.losses import Loss
 from xpmlp.network import Layers, Network, backward, forward
 
@@ -78,8 +78,7 @@ class Predicting:
             if not k < n_hidden:
                 raise InvalidInputError(f"layer must count one of {n_hidden} hidden layers, 0 the first; got {layer}.")
         k = k % n_hidden + 1
-        blocks = [forward(network, W, b, part).a[k] for part in _blocks(x, network)]
-        return bring(_joined(blocks, place), place, caller)
+        return bring(outputs(network, W, b, _blocks(x, network), k), place, caller)
 
     def input_gradients(self: Any, X: Any, y: Any = None, *, output: int | None = None) -> Array:
         """The derivative of the loss, or of the outputs, with respect to the inputs: which features matter, where.
@@ -134,7 +133,7 @@ class Predicting:
             # L is the mean over the block; each sample's own loss is n times its share.
             parts.append(backward(network, W, trace, y, inputs=True).da[0] * float(n))
             at += n
-        return _joined(parts, place)
+        return parts[0] if len(parts) == 1 else place.xp.concat(parts, axis=0)
 
     # --- Behind the door ---
 
@@ -159,8 +158,7 @@ class Predicting:
                 x = X if X.dtype == dtype else X.astype(dtype)
                 return forward(network, [None, *coefs], [None, *intercepts], x).a[-1], NUMPY, NUMPY
         place, network, W, b, x, caller = self._prepare(X, method)
-        blocks = [forward(network, W, b, part).a[-1] for part in _blocks(x, network)]
-        return _joined(blocks, place), place, caller
+        return outputs(network, W, b, _blocks(x, network)), place, caller
 
     def _prepare(self: Any, X: Any, method: str) -> tuple[Place, Network, Layers, Layers, Any, Place]:
         check_is_fitted(self)
@@ -216,10 +214,6 @@ def _blocks(inputs: Inputs, network: Network) -> Iterator[Array]:
     rows = rows_at_once(network.layout.sizes)
     nothing = np.zeros((inputs.n, 1), dtype=np.float32)
     return (x for x, _, _ in inputs.data(nothing, None, rows).batches(None))
-
-
-def _joined(blocks: list[Array], place: Place) -> Array:
-    return blocks[0] if len(blocks) == 1 else place.xp.concat(blocks, axis=0)
 
 
 def bring(values: Array, place: Place, caller: Place) -> Array:

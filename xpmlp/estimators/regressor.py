@@ -13,14 +13,14 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.classifier import _is_stochastic
 from xpmlp.estimators.exchange import Exchange
-from xpmlp.estimators.fitting import Fitting, Samples
+from xpmlp.estimators.fitting import Samples, fit_estimator
 from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.estimators.predicting import Predicting, bring
-from xpmlp.estimators.resuming import Asked
+from xpmlp.estimators.resuming import Wanted
 from xpmlp.losses import Loss, loss
 
 
-class MLPRegressor(RegressorMixin, Exchange, Predicting, Fitting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, Exchange, Predicting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
     """Multilayer perceptron for regression, with one output or several.
 
     Constructor, methods, fitted attributes and, for the same seed, the training itself are those of
@@ -279,14 +279,14 @@ class MLPRegressor(RegressorMixin, Exchange, Predicting, Fitting, CallbackSuppor
             For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
             finite; a fitted estimator then stays what it was.
         """
-        asked = Asked(checkpoint, checkpoint_every, resume)
+        asked = Wanted(checkpoint, checkpoint_every, resume)
         validation = (X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
+        return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
 
     @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more on this batch of data; X, y and sample_weight as in `fit`."""
-        return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
+        return fit_estimator(self, X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:
         """Predictions of shape (n,), or (n, n_outputs), or one column per quantile, in the order of `quantile`."""

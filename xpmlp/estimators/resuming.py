@@ -1,7 +1,7 @@
 """Checkpoints of a fit of an estimator, and going on from one: `fit(X, y, checkpoint="run/", resume=True)`.
 
-The core's snapshot says where training stands. What scikit-learn's ways add is kept here: the random state as it was
-when the fit began and as it is now, the order of the samples (each epoch shuffles the one before), the history.
+The core's checkpoint says where training stands. What scikit-learn's ways add is kept here: the random state as it was
+when the fit began and as it is now, and the order of the samples (each epoch shuffles the one before).
 """
 
 import copy
@@ -13,24 +13,19 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from xpmlp import checkpoints, checks, storage
-from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
-from xpmlp.checkpoints import Checkpoint, Checkpoints, Stored
-from xpmlp.estimators.filing import CURVES, random_state_document, random_state_of, written_parameters
+from xpmlp.checkpoints import Stored
+from xpmlp.estimators.filing import random_state_document, random_state_of, written_parameters
 from xpmlp.estimators.inputs import InvalidInputError
-from xpmlp.estimators.monitor import HeldOut, History, Monitor
+from xpmlp.estimators.monitor import CURVES
 from xpmlp.estimators.recipe import build_optimizer
-from xpmlp.lbfgs import Position
-from xpmlp.network import Network
-from xpmlp.runners.step import State
-from xpmlp.training import Snapshot
-from xpmlp.transfer import to_numpy
+from xpmlp.fitting import Asked, Fitted, Problem, Saved
 
 # Parameters that may be others when a run goes on
 FREE = {"max_iter", "max_time", "max_fun", "callbacks", "verbose", "backend", "device", "random_state", "warm_start"}
 
 
-class Asked(NamedTuple):
+class Wanted(NamedTuple):
     """The arguments of `fit` that are about checkpoints."""
 
     folder: str | os.PathLike[str] | None = None
@@ -38,27 +33,49 @@ class Asked(NamedTuple):
     resume: bool = False
 
 
-NO_CHECKPOINTS = Asked()
+NO_CHECKPOINTS = Wanted()
 
 
 class Known(NamedTuple):
-    """What the checkpoint of an estimator knows beside the core's snapshot."""
+    """What the checkpoint of an estimator knows."""
 
-    checkpoint: Checkpoint
+    saved: Saved
     began: Mapping[str, Any]  # the random state when the fit began
-    now: Mapping[str, Any]
     anew: bool  # whether the fit began with weights of its own drawing
     seen: int  # samples before the fit: t_ of a warm start
-    order: HostArray  # of the samples, as last shuffled
-    history: dict[str, list[float] | None]
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """Where training stands."""
-        return self.checkpoint.snapshot
 
 
-def known(estimator: Any, asked: Asked, place: Place, dtype: str) -> Known | None:
+class Shuffles:
+    """The orders of the epochs as scikit-learn draws them: each shuffles the one before."""
+
+    def __init__(self, rng: np.random.RandomState, kept: bool) -> None:
+        self.rng, self.draws, self.last = rng, False, np.arange(0)
+        self.began = random_state_document(rng) if kept else None
+
+    def of(self, n: int, draws: bool) -> "Shuffles":
+        """Those of n samples."""
+        self.last, self.draws = np.arange(n), draws
+        return self
+
+    def order(self) -> HostArray | None:
+        """See `Draws`."""
+        if not self.draws:
+            return None
+        shuffled = np.arange(len(self.last))
+        self.rng.shuffle(shuffled)
+        self.last = self.last[shuffled]
+        return self.last
+
+    def go_on(self, state: tuple[Mapping[str, Any], HostArray]) -> None:
+        """See `Draws`."""
+        now, order = state
+        if len(order) != len(self.last):
+            raise InvalidInputError(f"the checkpoint is of {len(order)} samples, not {len(self.last)}.")
+        self.rng.set_state(random_state_of(now).get_state())
+        self.last = order
+
+
+def known(estimator: Any, wanted: Wanted, place: Place, dtype: str) -> Known | None:
     """What there is to go on with; None where there is nothing yet.
 
     Raises
@@ -66,26 +83,27 @@ def known(estimator: Any, asked: Asked, place: Place, dtype: str) -> Known | Non
     ValueError
         If the checkpoint is not of this kind of estimator with these parameters.
     """
-    checks.integer(asked.every, "checkpoint_every", least=1)
-    if not asked.resume:
+    checks.integer(wanted.every, "checkpoint_every", least=1)
+    if not wanted.resume:
         return None
-    if asked.folder is None:
+    if wanted.folder is None:
         raise InvalidInputError("resume=True needs a folder to go on from; name it with checkpoint=.")
-    path = checkpoints.last(asked.folder)
+    path = checkpoints.last(wanted.folder)
     if not path.exists():
         return None
-    saved = checkpoints.read(asked.folder, place, dtype)
-    document, arrays = saved.model
+    found = checkpoints.read(wanted.folder, place, dtype)
+    document, arrays = found.model
     with storage.believing(path):
         kind, was = document["kind"], document["parameters"]
         fitting = document["fitting"]
-        curves = {name: arrays[name].tolist() if name in arrays else None for name in CURVES}
+        history = {name: arrays[curve].tolist() for name, curve in CURVES.items() if curve in arrays}
         order = arrays["order"]
         if order.dtype != np.int64 or not np.array_equal(np.sort(order), np.arange(len(order))):
             raise ValueError("order must hold every sample once.")
-        found = Known(saved, fitting["began"], fitting["now"], fitting["anew"], int(fitting["seen"]), order, curves)
-        random_state_of(found.began)
-        random_state_of(found.now)
+        saved = Saved(found.snapshot, found.run, (fitting["now"], order), history)
+        before = Known(saved, fitting["began"], fitting["anew"], int(fitting["seen"]))
+        random_state_of(before.began)
+        random_state_of(fitting["now"])
     if kind != type(estimator).__name__:
         raise InvalidInputError(f"the checkpoint is of a {kind}, this is a {type(estimator).__name__}.")
     now = written_parameters(estimator, without=FREE)
@@ -93,11 +111,11 @@ def known(estimator: Any, asked: Asked, place: Place, dtype: str) -> Known | Non
     if other:
         raise InvalidInputError(f"resume=True goes on with the parameters that the run began with; {'; '.join(other)}.")
     with storage.believing(path):
-        if estimator.solver == "lbfgs":
-            position_of(found.snapshot)
-        else:
+        if estimator.solver != "lbfgs":
             checkpoints.demand_slots(found.snapshot, len(build_optimizer(estimator).slots))
-    return found
+        elif len(found.snapshot.state.slots) % 2 == 0:
+            raise ValueError("a checkpoint of lbfgs holds one gradient, and pairs.")
+    return before
 
 
 def generator(estimator: Any, before: Known | None) -> Any:
@@ -111,111 +129,38 @@ def generator(estimator: Any, before: Known | None) -> Any:
     return rng
 
 
-class Run:
-    """A fit that leaves checkpoints, or goes on from one, or neither."""
+def asked(
+    estimator: Any,
+    wanted: Wanted,
+    problem: Problem,
+    show: Callable[[Fitted], dict[str, Any]],
+    samples: Any,
+    held_out: Any,
+    anew: bool,
+    seen: int,
+) -> Asked | None:
+    """The checkpoints of this fit."""
+    if wanted.folder is None:
+        return None
+    draws: Any = problem.draws
 
-    def __init__(self, asked: Asked, before: Known | None, rng: Any) -> None:
-        self.asked, self.before, self.rng = asked, before, rng
-        self.began = random_state_document(rng) if asked.folder is not None else None
-        self.anew, self.seen = True, 0
-        self.order: HostArray = np.arange(0)
-        self.keep: Checkpoints | None = None
+    def describe(fitted: Fitted) -> Stored:
+        view = copy.copy(estimator)
+        vars(view).update(show(fitted), callbacks=None, _slim=True, _carried=None)
+        document, arrays = view._stored()
+        now = random_state_document(draws.rng)
+        document["fitting"] = {"began": draws.began, "now": now, "anew": anew, "seen": seen}
+        return document, arrays | {"order": draws.last.astype(np.int64)}
 
-    @property
-    def start(self) -> Snapshot | None:
-        """Where training goes on."""
-        return None if self.before is None else self.before.snapshot
-
-    def history(self, otherwise: Callable[[], History]) -> History:
-        """The history that this fit goes on with."""
-        if self.before is None:
-            return otherwise()
-        losses, scores, validation = (self.before.history[name] for name in CURVES)
-        return History(losses or [], validation, scores)
-
-    def open(
-        self,
-        monitor: Monitor,
-        network: Network,
-        samples: Any,
-        held_out: HeldOut | None,
-        show: Callable[[Array], dict[str, Any]],
-    ) -> None:
-        """Be ready to train on these samples: everything before training has been drawn."""
-        self.order = np.arange(samples.inputs.n)
-        if self.asked.folder is None:
-            return
-        estimator, place, dtype = monitor.estimator, samples.inputs.place, samples.inputs.dtype
-        data = _digest(samples.inputs, samples.targets, samples.w)
-        if held_out is not None:
-            data += _digest(held_out.inputs, held_out.targets, held_out.w)
-        run = {"data": data, "arguments": {"checkpoint_every": self.asked.every}}
-        if self.before is not None:
-            checkpoints.demand_same_run(self.before.checkpoint.run, run)
-            if len(self.before.order) != samples.inputs.n:
-                raise InvalidInputError(
-                    f"the checkpoint is of {len(self.before.order)} samples, not {samples.inputs.n}."
-                )
-            monitor.epochs = self.before.snapshot.epoch
-
-        def describe(flat: HostArray) -> Stored:
-            view = copy.copy(estimator)
-            history = monitor.history
-            p = place.asarray(np.array(flat, copy=True), dtype)
-            vars(view).update(show(p), n_iter_=monitor.epochs, t_=self.seen + samples.inputs.n * monitor.epochs)
-            vars(view).update(
-                zip(CURVES, (history.losses, history.validation_scores, history.validation_losses), strict=True)
-            )
-            vars(view).update(callbacks=None, _slim=True, _carried=None)
-            document, arrays = view._stored()
-            document["fitting"] = {
-                "began": self.began,
-                "now": random_state_document(self.rng),
-                "anew": self.anew,
-                "seen": self.seen,
-            }
-            return document, arrays | {"order": self.order.astype(np.int64)}
-
-        describe(to_numpy(network.layout.pack(*_zeros(network))))  # what cannot be kept is said before training
-        self.keep = Checkpoints(self.asked.folder, self.asked.every, place, describe, run, [])
-
-    def go_on(self) -> None:
-        """Stand where the checkpoint stands, if there is one."""
-        if self.before is not None:
-            self.rng.set_state(random_state_of(self.before.now).get_state())
-            self.order = self.before.order
-
-    def __call__(self, snapshot: Snapshot, failed: bool = False) -> None:
-        """Write a checkpoint, if it is time to."""
-        if self.keep is not None:
-            self.keep(snapshot, failed)
+    data = digest(samples.inputs, samples.targets, samples.w)
+    if held_out is not None:
+        data += digest(held_out.inputs, held_out.targets, held_out.w)
+    run = {"data": data, "arguments": {"checkpoint_every": wanted.every}}
+    return Asked(wanted.folder, wanted.every, describe, run, [])
 
 
-def snapshot_of(position: Position, why: str) -> Snapshot:
-    """An iteration of L-BFGS as a snapshot; `why` says what its callback stopped it for."""
-    p, loss, g, pairs, n_iter, n_fun, stopped_by = position
-    state = State(p, (g, *(s for s, _ in pairs), *(y for _, y in pairs)), n_fun)
-    stopped_by = why or {"": "epochs", "iterations": "epochs"}.get(stopped_by, stopped_by)
-    flags = (np.asarray(0), np.asarray(True), np.asarray(False))
-    return Snapshot(state, n_iter, 0, 1.0, stopped_by, np.asarray(loss), *flags, p, None)
-
-
-def position_of(snapshot: Snapshot) -> Position:
-    """The iteration of L-BFGS that a snapshot was made of."""
-    p, (g, *vectors), n_fun = snapshot.state
-    n = len(vectors) // 2
-    stopped_by = "" if snapshot.stopped_by == "epochs" else snapshot.stopped_by
-    pairs = tuple(zip(vectors[:n], vectors[n:], strict=True))
-    return Position(p, float(snapshot.lowest), g, pairs, snapshot.epoch, n_fun, stopped_by)
-
-
-def _zeros(network: Network) -> tuple[list[Any], list[Any]]:
-    sizes = network.layout.sizes
-    K = range(1, len(sizes))
-    return [None, *(np.zeros((sizes[k - 1], sizes[k])) for k in K)], [None, *(np.zeros(sizes[k]) for k in K)]
-
-
-def _digest(inputs: Any, targets: HostArray, w: HostArray | None) -> str:
+def digest(inputs: Any, targets: HostArray, w: HostArray | None) -> str:
+    """What tells the samples of a run from others."""
     x = inputs.on_host()
     parts = (x,) if isinstance(x, np.ndarray) else (x.data, x.indices, x.indptr)
     return checkpoints.data_digest(*parts, targets, w)

@@ -11,17 +11,21 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.checkpoints import Checkpoint, Stored
 from xpmlp.description import describe_initializer, describe_network, initializer_of, network_of
 from xpmlp.network import Layers
-from xpmlp.training import Snapshot
 
 if TYPE_CHECKING:
     from xpmlp.mlp.mlp import MLP
 
 
-def stored(net: "MLP", p: HostArray, orders: Sequence[np.random.Generator] | None = None) -> Stored:
+def stored(
+    net: "MLP",
+    p: HostArray,
+    history: Mapping[str, Sequence[Any]],
+    orders: Sequence[np.random.Generator],
+) -> Stored:
     """The document and arrays that stand for this network with the parameters `p`."""
     W, b = net.layout.unpack(p)
     arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
-    for name, values in net.history.items():
+    for name, values in history.items():
         arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
     document = {
         "kind": "mlp",
@@ -30,7 +34,7 @@ def stored(net: "MLP", p: HostArray, orders: Sequence[np.random.Generator] | Non
         "n_networks": net.n_networks,
         "dtype": net.dtype,
         "seed": checkpoints.seed_document(net.random_state),
-        "orders": [checkpoints.generator_document(rng) for rng in (orders or net._orders)],
+        "orders": [checkpoints.generator_document(rng) for rng in orders],
         "versions": checkpoints.versions(),
     }
     return document, arrays
@@ -82,7 +86,7 @@ def saved(net: "MLP", checkpoint: str | os.PathLike[str] | None, resume: bool) -
     if not checkpoints.last(checkpoint).exists():
         return None
     found = checkpoints.read(checkpoint, net.place, net.dtype)
-    there, here = found.model[0], stored(net, np.asarray(net.place.backend.to_numpy(net._p)))[0]
+    there, here = found.model[0], stored(net, np.asarray(net.place.backend.to_numpy(net._p)), {}, [])[0]
     for what in ("kind", "network", "n_networks", "initializer", "dtype"):
         if there.get(what) != here[what]:
             raise ValueError(
@@ -90,13 +94,3 @@ def saved(net: "MLP", checkpoint: str | os.PathLike[str] | None, resume: bool) -
                 f"{there.get(what)!r}, here it is {here[what]!r}. Choose another folder, or the same network."
             )
     return found
-
-
-def take_up(net: "MLP", saved: Checkpoint, run: Mapping[str, Any], orders: list[np.random.Generator]) -> Snapshot:
-    """Be the network of the checkpoint, and let `orders` be where they were then."""
-    checkpoints.demand_same_run(saved.run, run)
-    document, arrays = saved.model
-    was = of_stored(type(net), document, arrays, net.place)
-    orders[:] = was._orders
-    net.random_state, net.history, net._p = was.random_state, was.history, was._p
-    return saved.snapshot

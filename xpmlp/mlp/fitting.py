@@ -1,27 +1,29 @@
-"""How an MLP is fitted: check, split, plan, train, and only then change the network."""
+"""MLP's face of a fit: its arguments become a `Problem`, what came of it becomes the network."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from xpmlp import checkpoints, checks
+from xpmlp import checkpoints, checks, fitting
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, place_of
-from xpmlp.checkpoints import Checkpoints
+from xpmlp.checkpoints import Stored
 from xpmlp.description import describe_optimizer, describe_schedule
 from xpmlp.faults import telling_of_memory
+from xpmlp.fitting import Asked, Fitted, Observer, Outcome, Problem, Saved, plain, rows_at_once
 from xpmlp.mlp import filing
+from xpmlp.mlp.inputs import Door, Samples
 from xpmlp.network import Network
 from xpmlp.optimizers import optimizer as find_optimizer
 from xpmlp.progress import Bar
-from xpmlp.runners import Data, find_runner
-from xpmlp.runners.step import State, Task
+from xpmlp.runners import Data
+from xpmlp.runners.step import Task
 from xpmlp.schedules import schedule as find_schedule
 from xpmlp.seeds import DROPOUT, child, generator
-from xpmlp.training import Plan, Report, train
+from xpmlp.training import Plan
 from xpmlp.transfer import to_numpy
 
 if TYPE_CHECKING:
@@ -59,89 +61,120 @@ class Options(NamedTuple):
     resume: Any
 
 
-class Samples(NamedTuple):
-    """Checked inputs, targets and weights on the device."""
+class Permutations:
+    """The orders of the epochs: each network draws its own."""
 
-    x: Array
-    y: Array
-    w: Array | None
+    def __init__(self, rngs: list[np.random.Generator], n: int, shuffle: bool, alone: bool) -> None:
+        self.rngs, self.n, self.shuffle, self.alone = rngs, n, shuffle, alone
 
-    @property
-    def n(self) -> int:
-        """Their number."""
-        return int(self.x.shape[-2])
+    def order(self) -> HostArray | None:
+        """See `Draws`."""
+        if not self.shuffle:
+            return None
+        drawn = [rng.permutation(self.n) for rng in self.rngs]
+        return drawn[0] if self.alone else np.stack(drawn)
 
-    def take(self, rows: HostArray, place: Place) -> "Samples":
-        """Some of them, by their indices on the host."""
-        index = place.asarray(rows.astype(np.int32))
-        take = place.xp.take
-        w = None if self.w is None else take(self.w, index, axis=-1)
-        return Samples(take(self.x, index, axis=self.x.ndim - 2), take(self.y, index, axis=self.y.ndim - 2), w)
+    def go_on(self, state: list[np.random.Generator]) -> None:
+        """See `Draws`."""
+        self.rngs[:] = state
 
 
 def fit_network(net: "MLP", X: Any, y: Any, options: Options) -> None:
     """Train `net`; it is as it was before if anything fails, and keeps what it learned if a callback does."""
     o = options
-    saved = filing.saved(net, o.checkpoint, o.resume)
-    orders = copy.deepcopy(net._orders) if saved is None else saved.orders  # a fit that fails has drawn nothing
-    began = copy.deepcopy(orders)
-    samples, held_out = _samples(net, X, y, o, orders[0])
-    batch_size = samples.n if o.batch_size is None else checks.integer(o.batch_size, "batch_size", least=1)
-    data = Data(net.place, samples.x, samples.y, samples.w, batch_size)
-    task = _task(net, o)
-    plan = _plan(o, task, data)
-    every = checks.integer(o.checkpoint_every, "checkpoint_every", least=1)
-    callbacks = checks.functions(o.callbacks, "callbacks")
-    recorder = Recorder(net, samples, held_out, _metric(o.metric, net.network), callbacks, plan.n_epochs, o.progress)
-
-    def order() -> HostArray | None:
-        if not o.shuffle or data.n_batches == 1:  # one batch of everything is the same in any order
-            return None
-        drawn = [rng.permutation(data.n) for rng in orders]
-        return drawn[0] if net.n_networks is None else np.stack(drawn)
-
-    before = net.__dict__ | {"history": {name: list(values) for name, values in net.history.items()}}
-    keep = start = None
+    before = dict(vars(net))
     try:
+        saved = filing.saved(net, o.checkpoint, o.resume)
+        orders = copy.deepcopy(net._orders) if saved is None else saved.orders  # a fit that fails has drawn nothing
+        began = copy.deepcopy(orders)
+        samples, held_out = _samples(net._door, X, y, o, orders[0])
+        batch_size = samples.n if o.batch_size is None else checks.integer(o.batch_size, "batch_size", least=1)
+        data = Data(net.place, *samples, batch_size)
+        task = _task(net, o)
+        plan = _plan(o, task, data)
+        every = checks.integer(o.checkpoint_every, "checkpoint_every", least=1)
+        callbacks = checks.functions(o.callbacks, "callbacks")
+        metric = _metric(o.metric, net.network)
+        goes_on, done = None, len(net.history.get("loss", []))
+        if saved is not None:
+            was = filing.of_stored(type(net), *saved.model, net.place)
+            net.random_state = was.random_state
+            goes_on = Saved(saved.snapshot, saved.run, was._orders, was.history)
+            done = len(was.history["loss"]) - saved.snapshot.epoch
+        rows = rows_at_once(net.layout.sizes, net.n_networks)
+        problem = Problem(
+            task,
+            data,
+            plan,
+            Permutations(orders, data.n, o.shuffle and data.n_batches > 1, net.n_networks is None),
+            held_out=None if held_out is None else Data(net.place, *held_out, rows),
+            monitor="loss" if held_out is None else "validation_loss",
+            seed=_dropout_seed(net, done),
+        )
+        begin = Fitted(
+            net.network, net.place.xp.asarray(net._p, copy=True), net.history
+        )  # training owns what it changes
+        keep = None
         if o.checkpoint is not None:
             run = {"arguments": _arguments(o, task, plan, batch_size, every), "data": _digest(samples, held_out)}
-            keep = Checkpoints(o.checkpoint, every, net.place, partial(filing.stored, net, orders=orders), run, began)
-        if saved is not None:
-            start = filing.take_up(net, saved, run, orders)
-            recorder.first = len(net.history["loss"]) - start.epoch
-        with recorder.bar, telling_of_memory(net.place, f"training with batch_size={data.batch_size}", SMALLER):
-            p = net.place.xp.asarray(net._p, copy=True)  # training owns what it changes
-            result = train(
-                find_runner(task, data, _dropout_seed(net, recorder.first)),
-                State(p, task.optimizer.init(p).slots, 0),
-                plan,
-                net.place,
-                net.layout,
-                orders=order,
-                validate=None if held_out is None else recorder.validate,
-                on_epoch=[recorder],
-                on_snapshot=lambda snapshot: (
-                    None if keep is None else keep(snapshot, failed=recorder.error is not None)
-                ),
-                start=start,
-            )
+            keep = Asked(o.checkpoint, every, partial(_stored, net, orders), run, began)
+        bar = Bar(plan.n_epochs, o.progress)
+        watcher = Watcher(net, samples, held_out, metric, callbacks, bar)
+        with bar, telling_of_memory(net.place, f"training with batch_size={data.batch_size}", SMALLER):
+            fitted = fitting.fit(problem, begin, [watcher], keep=keep, saved=goes_on)
     except BaseException:
-        net.__dict__.update(before)
+        vars(net).clear()
+        vars(net).update(before)
         raise
-    net._p, net._orders, net._trace, net._gradients = result.p, orders, None, None
-    if recorder.error is not None:
-        recorder.error.add_note(
-            f"Training ended here; the network keeps what it had learned in {result.epochs} epochs."
-        )
-        raise recorder.error
+    net._p, net.history, net._orders, net._trace, net._gradients = fitted.p, fitted.history, orders, None, None
+    if fitted.error is not None:
+        fitted.error.add_note(f"Training ended here; the network keeps what it had learned in {fitted.epochs} epochs.")
+        raise fitted.error
 
 
-def _samples(net: "MLP", X: Any, y: Any, o: Options, rng: np.random.Generator) -> tuple[Samples, Samples | None]:
-    samples = net._samples(X, y, o.sample_weight)
+class Watcher(Observer):
+    """Whoever looks at the network after an epoch: the metric, the callbacks, the progress bar."""
+
+    def __init__(
+        self,
+        net: "MLP",
+        samples: Samples,
+        held_out: Samples | None,
+        metric: Callable[[Array, Array], float] | None,
+        callbacks: Sequence[Callable[["MLP", int, dict[str, Any]], object]],
+        bar: Bar,
+    ) -> None:
+        self.net, self.samples, self.held_out, self.metric = net, samples, held_out, metric
+        self.callbacks, self.bar = callbacks, bar
+
+    def measure(self, now: Fitted, seen: Outcome | None) -> Mapping[str, Any]:
+        """The metric, of the training data too."""
+        if self.metric is None:
+            return {}
+        self.net._p = now.p
+        found = {"metric": self.metric(self.samples.y, self.net.predict(self.samples.x))}
+        if self.held_out is not None and seen is not None:
+            found["validation_metric"] = self.metric(self.held_out.y, seen.yhat)
+        return found
+
+    def end(self, now: Fitted, logs: dict[str, Any]) -> bool:
+        """Show the network of this epoch to the callbacks."""
+        self.net._p, self.net.history = now.p, now.history
+        self.bar.advance(logs)
+        epoch = len(now.history["loss"])
+        return any([callback(self.net, epoch, logs) is True for callback in self.callbacks])  # all of them
+
+
+def _stored(net: "MLP", orders: list[np.random.Generator], fitted: Fitted) -> Stored:
+    return filing.stored(net, np.asarray(to_numpy(fitted.p)), fitted.history, orders)
+
+
+def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -> tuple[Samples, Samples | None]:
+    samples = door.samples(X, y, o.sample_weight)
     if o.validation_data is not None:
         names = ("validation_data[0]", "validation_data[1]")
-        return samples, net._samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
-    return _hold_out(samples, o.validation_fraction, rng, net.place) if o.early_stopping else (samples, None)
+        return samples, door.samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
+    return _hold_out(samples, o.validation_fraction, rng, door.place) if o.early_stopping else (samples, None)
 
 
 def _task(net: "MLP", o: Options) -> Task:
@@ -229,57 +262,6 @@ def _dropout_seed(net: "MLP", epochs: int) -> Array | None:
     return net.place.asarray(np.asarray(draws, dtype=np.int32).reshape(shape))
 
 
-class Recorder:
-    """What happens after an epoch: history, callbacks, the progress bar."""
-
-    def __init__(
-        self,
-        net: "MLP",
-        samples: Samples,
-        held_out: Samples | None,
-        metric: Callable[[Array, Array], float] | None,
-        callbacks: Sequence[Callable[["MLP", int, dict[str, Any]], object]],
-        n_epochs: int,
-        progress: bool,
-    ) -> None:
-        self.net, self.samples, self.held_out, self.metric, self.callbacks = net, samples, held_out, metric, callbacks
-        self.bar = Bar(n_epochs, progress)
-        self.first = len(net.history.get("loss", []))
-        self.error: Exception | None = None  # what a callback or a metric raised
-
-    def validate(self, p: Array) -> Any:
-        """The loss on what was held out."""
-        self.net._p = p
-        assert self.held_out is not None
-        return self.net._loss(self.held_out)
-
-    def __call__(self, report: Report) -> bool:
-        """Take note of an epoch; True where a callback wants to stop, or has failed."""
-        net = self.net
-        net._p = report.state.p
-        logs: dict[str, Any] = {"loss": plain(report.loss), "learning_rate": report.learning_rate}
-        if report.validation is not None:
-            logs["validation_loss"] = plain(report.validation)
-        try:
-            if self.metric is not None:
-                logs["metric"] = self.metric(self.samples.y, net.predict(self.samples.x))
-                if self.held_out is not None:
-                    logs["validation_metric"] = self.metric(self.held_out.y, net.predict(self.held_out.x))
-            self._note(logs)
-            stop = [
-                callback(net, self.first + report.epoch, logs) is True for callback in self.callbacks
-            ]  # all of them
-        except Exception as error:  # noqa: BLE001 - whatever it is, it comes out of fit once the network is safe
-            self.error = error
-            return True
-        return any(stop)
-
-    def _note(self, logs: dict[str, Any]) -> None:
-        for name, value in logs.items():
-            self.net.history.setdefault(name, []).append(value)
-        self.bar.advance(logs)
-
-
 def _digest(samples: Samples, held_out: Samples | None) -> str:
     arrays = [*samples, *(held_out or ())]
     return checkpoints.data_digest(*(None if array is None else to_numpy(array) for array in arrays))
@@ -290,11 +272,6 @@ def _or_own(describe: Callable[[Any], Any], row: Any) -> Any:
         return describe(row)
     except ValueError:
         return {"own": row.name}
-
-
-def plain(value: HostArray) -> Any:
-    """A float for one network, a NumPy array of shape (m,) for m."""
-    return float(value) if np.ndim(value) == 0 else np.asarray(value)
 
 
 def accuracy(y: Array, yhat: Array) -> Any:

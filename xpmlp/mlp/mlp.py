@@ -12,17 +12,17 @@ from xpmlp._typing import Array
 from xpmlp.activations import activation
 from xpmlp.backends import HostArray, select
 from xpmlp.faults import telling_of_memory
+from xpmlp.fitting import evaluate, outputs, plain, rows_at_once
 from xpmlp.initializers import initializer as find_initializer
-from xpmlp.losses import check_targets
 from xpmlp.losses import loss as find_loss
 from xpmlp.mlp import filing
-from xpmlp.mlp.fitting import Options, Samples, fit_network, plain
-from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward, losses, reciprocal
+from xpmlp.mlp.fitting import Options, fit_network
+from xpmlp.mlp.inputs import Door
+from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward
 from xpmlp.parameters import Layout
+from xpmlp.runners import Data
 from xpmlp.seeds import INITIAL_WEIGHTS, ORDERS, child, generator, seed_sequence
 from xpmlp.transfer import to_numpy
-
-PREDICTION_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
 
 
 class MLP:
@@ -129,7 +129,7 @@ class MLP:
         ValueError, TypeError
             If `X` does not fit: shape, dtype, place, NaN or infinity.
         """
-        X = self._inputs(X)
+        X = self._door.inputs(X)
         W, b = self.layout.unpack(self._p)
         self._trace, self._gradients = forward(self.network, W, b, X), None
         return self._trace.a[-1]
@@ -138,7 +138,7 @@ class MLP:
         """All derivatives of the loss for the batch last seen by `forward`; read them as dz, da, dW, db."""
         if self._trace is None:
             raise ValueError("backward needs the z and a of a batch; call forward(X) first.")
-        y, w = self._targets(y, int(self._trace.a[-1].shape[-2]), sample_weight)
+        y, w = self._door.targets(y, int(self._trace.a[-1].shape[-2]), sample_weight)
         self._gradients = backward(self.network, self.W, self._trace, y, w, show=True, inputs=True)
 
     def update(self, learning_rate: float) -> None:
@@ -328,20 +328,18 @@ class MLP:
         average : bool
             The mean over the m networks, shape (n, n_K): an ensemble.
         """
-        X = self._inputs(X)
-        xp, W, b = self.place.xp, *self.layout.unpack(self._p)
-        n, rows = int(X.shape[-2]), _rows_at_once(self.layout, self.n_networks)
+        X = self._door.inputs(X)
+        n, rows = int(X.shape[-2]), rows_at_once(self.layout.sizes, self.n_networks)
+        blocks = (X[..., start : min(start + rows, n), :] for start in range(0, n, rows))
         with telling_of_memory(self.place, f"predicting {n} samples", "Predict fewer samples at once."):
-            blocks = [
-                forward(self.network, W, b, X[..., start : min(start + rows, n), :]).a[-1]
-                for start in range(0, n, rows)
-            ]
-            yhat = blocks[0] if len(blocks) == 1 else xp.concat(blocks, axis=-2)
-            return xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
+            yhat = outputs(self.network, *self.layout.unpack(self._p), blocks)
+            return self.place.xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
 
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
         """The loss on `X` and `y`, without any penalty: a float, or a NumPy array of shape (m,)."""
-        return self._loss(self._samples(X, y, sample_weight))
+        rows = rows_at_once(self.layout.sizes, self.n_networks)
+        data = Data(self.place, *self._door.samples(X, y, sample_weight), rows)
+        return plain(evaluate(self.network, self._p, data).loss)
 
     def to_backend(self, backend: str, *, device: str | None = None) -> "MLP":
         """A copy of this network that lives on another backend; this one stays as it is."""
@@ -382,7 +380,7 @@ class MLP:
         p = np.asarray(self.place.backend.to_numpy(self._p))
         if not np.all(np.isfinite(p)):
             raise ValueError("the parameters must be finite to be saved; they hold NaN or infinity.")
-        storage.write(path, *filing.stored(self, p))
+        storage.write(path, *filing.stored(self, p, self.history, self._orders))
 
     def to_onnx(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
         """Write the forward pass as an ONNX model: "X" of any number of rows in, "yhat" out; needs onnx.
@@ -405,34 +403,9 @@ class MLP:
 
     # --- Behind the door ---
 
-    def _inputs(self, X: Any, name: str = "x") -> Array:
-        return checks.array(X, name, self.place, self.dtype, width=self.layout.sizes[0], networks=self.n_networks)
-
-    def _samples(self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")) -> "Samples":
-        x = self._inputs(X, names[0])
-        return Samples(x, *self._targets(y, int(x.shape[-2]), w, names[1]))
-
-    def _targets(self, y: Any, n: int, w: Any = None, name: str = "y") -> tuple[Array, Array | None]:
-        width = self.network.loss.target_width or self.layout.sizes[-1]
-        y = checks.array(
-            y, name, self.place, self.dtype, width=width, networks=self.n_networks, where="be compared with the outputs"
-        )
-        if y.shape[-2] != n:
-            raise ValueError(f"x and {name} must hold the same number of samples; got {n} and {int(y.shape[-2])}.")
-        check_targets(self.network.loss, y)
-        return y, checks.sample_weight(w, "sample_weight", self.place, self.dtype, n)
-
-    def _loss(self, samples: "Samples") -> Any:
-        W, b = self.layout.unpack(self._p)
-        xp, rows = self.place.xp, _rows_at_once(self.layout, self.n_networks)
-        total: Any = 0.0
-        seen: Any = 0.0
-        for start in range(0, samples.n, rows):  # in blocks, as predict
-            part = slice(start, min(start + rows, samples.n))
-            values = losses(self.network, forward(self.network, W, b, samples.x[..., part, :]), samples.y[..., part, :])
-            w = xp.ones_like(values) if samples.w is None else samples.w[..., part]
-            total, seen = total + xp.sum(values * w, axis=-1), seen + xp.sum(w, axis=-1)
-        return plain(self.place.backend.to_numpy(total * reciprocal(seen)))
+    @property
+    def _door(self) -> Door:
+        return Door(self.network, self.place, self.dtype, self.n_networks)
 
     def _passed(self) -> Trace:
         if self._trace is None:
@@ -475,7 +448,3 @@ def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) 
         raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")
     rates = [checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates]
     return Network(Layout(sizes), rows, loss, tuple(rates))
-
-
-def _rows_at_once(layout: Layout, networks: int | None) -> int:
-    return max(PREDICTION_BYTES // (8 * max(layout.sizes) * (networks or 1)), 1)

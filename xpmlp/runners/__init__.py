@@ -21,6 +21,8 @@ _logger = logging.getLogger("xpmlp")
 
 def find_runner(task: Task, data: Data, seed: Array | None = None) -> Any:
     """The runner for data on this place: its backend's own, or the eager one with the reason logged as `reason`."""
+    if data.streams:
+        return eager.Runner(task, data, seed)
     name = data.place.backend.runner
     try:
         return importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)

@@ -18,6 +18,8 @@ class Data:
     batch_size : int
     """
 
+    streams = False  # whether it comes to the device batch by batch, so that only the eager runner takes it
+
     def __init__(self, place: Place, x: Array, y: Array, w: Array | None, batch_size: int) -> None:
         self.place, self.x, self.y, self.w = place, x, y, w
         self.n = int(x.shape[-2])
