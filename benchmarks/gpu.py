@@ -31,13 +31,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 
 from xpmlp import MLP  # noqa: E402
-from xpmlp.activations import activation  # noqa: E402
 from xpmlp.backends import probe, select  # noqa: E402
 from xpmlp.backends.table import State as ProbeState  # noqa: E402
-from xpmlp.losses import loss  # noqa: E402
 from xpmlp.network import Network  # noqa: E402
-from xpmlp.optimizers import optimizer  # noqa: E402
-from xpmlp.parameters import Layout  # noqa: E402
+from xpmlp.network.activations import activation  # noqa: E402
+from xpmlp.network.losses import loss  # noqa: E402
+from xpmlp.network.parameters import Layout  # noqa: E402
+from xpmlp.optim.optimizers import optimizer  # noqa: E402
 from xpmlp.runners import Data, Task, eager  # noqa: E402
 from xpmlp.runners import cupy as cupy_runner  # noqa: E402
 from xpmlp.runners.cublas import Product  # noqa: E402

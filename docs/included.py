@@ -5,12 +5,12 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from xpmlp.activations import ACTIVATIONS
 from xpmlp.backends import BACKENDS
-from xpmlp.initializers import INITIALIZERS
-from xpmlp.losses import LOSSES
-from xpmlp.optimizers import OPTIMIZERS
-from xpmlp.schedules import SCHEDULES
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.initializers import INITIALIZERS
+from xpmlp.network.losses import LOSSES
+from xpmlp.optim.optimizers import OPTIMIZERS
+from xpmlp.optim.schedules import SCHEDULES
 
 TABLES = {
     "Activations": ACTIVATIONS,

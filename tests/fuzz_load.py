@@ -16,7 +16,7 @@ import atheris
 
 with atheris.instrument_imports(include=["xpmlp", "json"]):
     import xpmlp
-    from xpmlp import storage
+    from xpmlp.io import storage
 
 AT = 8 + len(storage.START)
 TARGET = Path(tempfile.mkdtemp()) / "fuzzed.safetensors"

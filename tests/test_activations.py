@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from witnesses import ACTIVATION, slopes
 
-from xpmlp.activations import ACTIVATIONS, SELU_ALPHA, SELU_SCALE, activation
 from xpmlp.network import pullback
+from xpmlp.network.activations import ACTIVATIONS, SELU_ALPHA, SELU_SCALE, activation
 
 each_row = pytest.mark.parametrize("row", ACTIVATIONS.values(), ids=lambda row: row.name)
 

@@ -36,7 +36,7 @@ from xpmlp.backends import (
     probe,
     select,
 )
-from xpmlp.config import config_context, get_config, set_config
+from xpmlp.backends.config import config_context, get_config, set_config
 
 ACCELERATORS = {"cupy", "torch", "jax", "array_api_strict"}
 NAMES = "array_api_strict, cupy, jax, numpy, torch"
@@ -92,7 +92,9 @@ def test_a_probe_says_what_it_found(backend):
 
 
 def test_importing_the_table_imports_and_probes_no_library():
-    code = "import sys, xpmlp.backends, xpmlp.transfer; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = (
+        "import sys, xpmlp.backends, xpmlp.backends.transfer; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
     assert ACCELERATORS.isdisjoint(run(code).split())
 
 
@@ -613,7 +615,7 @@ def test_every_row_says_how_to_get_it(row):
 def test_warnings_from_deep_inside_are_shown_at_the_users_line(unplugged):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        from xpmlp.transfer import to_backend
+        from xpmlp.backends.transfer import to_backend
 
         to_backend([1.0], "cupy")
     assert [warning.filename for warning in caught] == [__file__]

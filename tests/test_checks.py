@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from xpmlp import checks
-from xpmlp.activations import ACTIVATIONS
 from xpmlp.backends import BACKENDS, Place
+from xpmlp.network.activations import ACTIVATIONS
 
 NUMPY = Place(BACKENDS["numpy"], np, "cpu")
 

@@ -16,9 +16,9 @@ import pytest
 import xpmlp
 import xpmlp.cli.machine
 import xpmlp.cli.predict
-from xpmlp import storage
 from xpmlp.backends import BACKENDS, Probe, State
 from xpmlp.cli import main, table
+from xpmlp.io import storage
 
 COMMAND_NAMES = ("backends", "demo", "train", "predict", "inspect", "export", "check-gradients", "bench")
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import REQUIRED
 from kernel_shim import COMPILER, Kernels, compiled, pretended_gemm
 
-from xpmlp import activations, dropout, losses, optimizers
-from xpmlp.network import Network, output_derivative
-from xpmlp.parameters import Layout
+from xpmlp.network import Network, activations, dropout, losses, output_derivative
+from xpmlp.network.parameters import Layout
+from xpmlp.optim import optimizers
 from xpmlp.runners import Task, cublas, cuda_columns
 from xpmlp.runners.cublas import Matrix, Product, gemm_arguments
 from xpmlp.runners.cuda_kernels import signatures, source

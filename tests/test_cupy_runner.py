@@ -21,18 +21,18 @@ from kernel_shim import COMPILER, ShimMachine
 from test_runners import BATCH, CASES, EPOCHS, FEW, Case, N, trained
 
 from xpmlp import MLP
-from xpmlp.activations import Activation, activation
 from xpmlp.backends import BACKENDS, Place, select
-from xpmlp.losses import loss
 from xpmlp.network import Network
-from xpmlp.optimizers import OPTIMIZERS, optimizer
-from xpmlp.parameters import Layout
+from xpmlp.network.activations import Activation, activation
+from xpmlp.network.losses import loss
+from xpmlp.network.parameters import Layout
+from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.runners import CannotRunError, Data, Task, cublas, cuda_machine, eager, find_runner
 from xpmlp.runners import cupy as cupy_runner
 from xpmlp.runners.cuda_plan import Launch
 from xpmlp.runners.cupy import UNROLLED, WARM_UP, epoch_rates
 from xpmlp.runners.step import State
-from xpmlp.training import DivergenceWarning
+from xpmlp.training.loop import DivergenceWarning
 
 # As in test_runners: 3e-14 and 3e-6 were the largest differences seen.
 TOLERANCE = {"float64": 2e-13, "float32": 2e-5}

@@ -97,8 +97,8 @@ def include_faults(page: str, source: str) -> list[str]:
 def test_every_line_shown_is_a_line_of_the_package(path):
     page = path.read_text(encoding="utf-8")
     for file, *_ in included(page):
-        assert (path.parent / file).resolve() == ROOT / "xpmlp" / "network.py"
-    assert include_faults(page, (ROOT / "xpmlp" / "network.py").read_text(encoding="utf-8")) == []
+        assert (path.parent / file).resolve() == ROOT / "xpmlp" / "network" / "propagation.py"
+    assert include_faults(page, (ROOT / "xpmlp" / "network" / "propagation.py").read_text(encoding="utf-8")) == []
 
 
 def test_learn_shows_every_equation_of_the_matrix_form():
@@ -108,7 +108,7 @@ def test_learn_shows_every_equation_of_the_matrix_form():
 
 
 def test_the_include_check_objects():
-    page = '```{literalinclude} ../../xpmlp/network.py\n:start-at: "dW = "\n:end-at: "db = "\n```\n'
+    page = '```{literalinclude} ../../xpmlp/network/propagation.py\n:start-at: "dW = "\n:end-at: "db = "\n```\n'
     assert include_faults(page, "dW = 1\ndb = 2\n") == []
     assert include_faults(page, "dV = 1\ndb = 2\n") == ["'dW = ' is in 0 lines"]
     assert include_faults(page, "dW = 1\ndW = 1\ndb = 2\n") == ["'dW = ' is in 2 lines"]

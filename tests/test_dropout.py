@@ -7,7 +7,7 @@ import pytest
 from witnesses import mlp
 
 from xpmlp import MLP
-from xpmlp.dropout import mask
+from xpmlp.network.dropout import mask
 
 MULTIPLIERS = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 

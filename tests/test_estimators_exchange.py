@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits, make_multilabel_classification, make_r
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.activations import ACTIVATIONS
+from xpmlp.network.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

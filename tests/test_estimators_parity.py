@@ -11,7 +11,7 @@ from sklearn.datasets import make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
 
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.estimators import recipe
+from xpmlp.estimators import building
 
 # Measured over this table: at most 7e-16. The contract asks for 1e-6; a bias drawn at 0 gives 1e-1.
 TOLERANCE = 1e-9
@@ -78,7 +78,7 @@ def test_the_training_is_scikit_learns(problem, settings):
 
 @pytest.mark.parametrize("broken", ["biases", "law"])
 def test_other_draws_are_noticed(broken, monkeypatch):
-    proper = recipe.first_weights
+    proper = building.first_weights
 
     def drawn_otherwise(estimator, network, rng, dtype):
         flat = proper(estimator, network, rng, dtype)
@@ -86,7 +86,7 @@ def test_other_draws_are_noticed(broken, monkeypatch):
         flat[part] *= factor
         return flat
 
-    monkeypatch.setattr(recipe, "first_weights", drawn_otherwise)
+    monkeypatch.setattr(building, "first_weights", drawn_otherwise)
     with pytest.raises(AssertionError):
         assert_same(*both("binary"))
 

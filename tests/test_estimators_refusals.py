@@ -8,8 +8,8 @@ from scipy import sparse
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.estimators.constraints import CONSTRAINTS, InvalidParameterError
-from xpmlp.estimators.inputs import InvalidInputError
+from xpmlp.estimators.parameters import CONSTRAINTS, InvalidParameterError
+from xpmlp.estimators.validation import InvalidInputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -104,9 +104,9 @@ def test_every_parameter_has_a_wrong_value_in_the_table():
 
 
 def test_a_constraint_that_lets_everything_pass_is_noticed(monkeypatch):
-    from xpmlp.estimators import constraints
+    from xpmlp.estimators import parameters
 
-    monkeypatch.setitem(constraints.CONSTRAINTS, "alpha", (constraints.Constraint("anything", lambda value: True),))
+    monkeypatch.setitem(parameters.CONSTRAINTS, "alpha", (parameters.Constraint("anything", lambda value: True),))
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_wrong_parameter_is_refused_by_fit_and_by_a_second_partial_fit("alpha", -1.0)
 

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.estimators import classifier, labels
+from xpmlp.estimators import classifier, targets
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -68,7 +68,7 @@ def test_class_weights_that_are_forgotten_are_noticed(monkeypatch):
     monkeypatch.setattr(classifier, "weigh", lambda weights, labels, y, w: w)
     with pytest.raises(AssertionError):
         test_balanced_is_scikit_learns_and_multiplies_the_sample_weights()
-    assert labels.weigh is not classifier.weigh
+    assert targets.weigh is not classifier.weigh
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1])

@@ -15,11 +15,11 @@ import pytest
 
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
-from xpmlp.activations import ACTIVATIONS
-from xpmlp.export import ACTIVATIONS as EXPORTED
-from xpmlp.losses import LOSSES
+from xpmlp.interop.onnx import ACTIVATIONS as EXPORTED
+from xpmlp.io.storage import FileFormatError
 from xpmlp.network import forward
-from xpmlp.storage import FileFormatError
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.losses import LOSSES
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -24,9 +24,10 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 import xpmlp
-from xpmlp import MLP, MLPRegressor, storage
+from xpmlp import MLP, MLPRegressor
 from xpmlp.backends import State, probe
 from xpmlp.faults import out_of_memory, telling_of_memory
+from xpmlp.io import storage
 
 LONGER = int(os.environ.get("XPMLP_FAULTS", "1"))
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
@@ -122,7 +123,7 @@ def test_a_save_killed_at_a_random_moment_leaves_the_old_file_or_the_new(size, p
 @posix
 def test_the_killer_kills(path, rng):
     # The test is tested: written in place, files are found cut.
-    how_not_to = "import xpmlp.storage as s; s.replacing = lambda path: open(path, 'wb')"
+    how_not_to = "import xpmlp.io.storage as s; s.replacing = lambda path: open(path, 'wb')"
     code = SAVER.replace("for line", f"{how_not_to}\n    for line")
     saver = child(code, path, 20_000, stdin=subprocess.PIPE)
     broken = 0
@@ -236,7 +237,7 @@ def test_a_folder_or_file_without_permission_is_an_error_and_the_old_file_stays(
         import os, sys
         import xpmlp
         net = xpmlp.MLP([2, 4, 1], random_state=9)
-        from xpmlp import storage
+        from xpmlp.io import storage
         if os.getuid() == 0:
             os.setgid(65534)
             os.setuid(65534)

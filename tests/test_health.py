@@ -12,10 +12,10 @@ import pytest
 
 import xpmlp
 from xpmlp import MLP, Health, diagnose
-from xpmlp.activations import ACTIVATIONS
-from xpmlp.anatomy import batch_of, open_up
 from xpmlp.backends import select
-from xpmlp.health import CLOSED, Diagnosis, measure, records_of, slope_of
+from xpmlp.inspection.health import CLOSED, Diagnosis, measure, records_of, slope_of
+from xpmlp.inspection.models import batch_of, open_up
+from xpmlp.network.activations import ACTIVATIONS
 
 
 @cache

@@ -8,8 +8,8 @@ from scipy import stats
 from witnesses import mlp
 
 from xpmlp import MLP, normal
-from xpmlp.activations import ACTIVATIONS
-from xpmlp.initializers import INITIALIZERS, initializer
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.initializers import INITIALIZERS, initializer
 
 N_IN, N_OUT = 300, 200
 # The papers' variances, as numbers

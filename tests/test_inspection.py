@@ -15,9 +15,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import xpmlp
 from xpmlp import MLP, check_gradients
-from xpmlp.activations import ACTIVATIONS
 from xpmlp.backends import array_namespace
-from xpmlp.losses import LOSSES
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.losses import LOSSES
 
 HIDDEN = [row for row in ACTIVATIONS.values() if row.outputs != "distribution"]
 TRIOS = [

@@ -9,14 +9,13 @@ import pytest
 from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 
-from xpmlp import lbfgs
-from xpmlp.activations import activation
-from xpmlp.lbfgs import minimize, objective
-from xpmlp.losses import loss
 from xpmlp.network import Network
-from xpmlp.optimizers import optimizer
-from xpmlp.parameters import Layout
-from xpmlp.runners import Data, Task
+from xpmlp.network.activations import activation
+from xpmlp.network.losses import loss
+from xpmlp.network.parameters import Layout
+from xpmlp.optim.optimizers import optimizer
+from xpmlp.runners import Data, Task, lbfgs
+from xpmlp.runners.lbfgs import minimize, objective
 
 LIMITS = {"max_iter": 500, "max_fun": 1000, "tol": 1e-8}
 START = np.array([-1.2, 1.0] * 5)

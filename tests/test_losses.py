@@ -9,9 +9,9 @@ import pytest
 from scipy import special
 from witnesses import ACTIVATION, LOSS, of_each_sample, outputs, slopes, targets
 
-from xpmlp.activations import ACTIVATIONS
-from xpmlp.losses import LOSSES, check_targets, loss
 from xpmlp.network import mean, pullback
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.losses import LOSSES, check_targets, loss
 
 each_row = pytest.mark.parametrize("row", LOSSES.values(), ids=lambda row: row.name)
 each_canonical_row = pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import xpmlp
 from xpmlp import MLP, MLPRegressor
 from xpmlp.backends import array_namespace
-from xpmlp.optimizers import Optimizer
+from xpmlp.optim.optimizers import Optimizer
 
 
 def data(rng, n=40):
@@ -82,7 +82,7 @@ def test_a_partial_fit_that_failed_leaves_the_optimizer_as_it_was(rng):
 
 
 def test_ten_fits_of_one_epoch_drop_other_units_than_one_fit_ten_times(rng, monkeypatch):
-    from xpmlp import dropout
+    from xpmlp.network import dropout
 
     seen, mask = [], dropout.mask
 
@@ -104,7 +104,7 @@ def test_evaluation_goes_in_blocks_with_the_weights_of_each(rng, monkeypatch):
     w = rng.uniform(size=50)
     net = MLP([3, 4, 1], random_state=0)
     whole, weighted = net.evaluate(x, y), net.evaluate(x, y, w)
-    monkeypatch.setattr("xpmlp.fitting.evaluation.BLOCK_BYTES", 8 * 4 * 7)  # seven rows at once
+    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 8 * 4 * 7)  # seven rows at once
     assert net.evaluate(x, y) == pytest.approx(whole, rel=1e-14)
     assert net.evaluate(x, y, w) == pytest.approx(weighted, rel=1e-14)
 

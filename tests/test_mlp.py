@@ -11,9 +11,9 @@ from witnesses import mlp
 
 import xpmlp
 from xpmlp import MLP
-from xpmlp.activations import ACTIVATIONS
-from xpmlp.losses import LOSSES
 from xpmlp.network import Network, backward, forward
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.losses import LOSSES
 
 SIZES, N = [3, 5, 2], 20
 
@@ -131,7 +131,7 @@ def test_predictions_in_blocks_are_predictions_at_once(monkeypatch, backend, dat
     net = mlp(backend, SIZES)
     at_once = backend.get(net.predict(X))
     monkeypatch.setattr(
-        "xpmlp.fitting.evaluation.BLOCK_BYTES", 8 * 5 * 6
+        "xpmlp.training.evaluation.BLOCK_BYTES", 8 * 5 * 6
     )  # 6 rows of the widest layer: 20 rows are 6, 6, 6, 2
     backend.assert_close(net.predict(X), at_once, rtol=1e-15 if backend.float64 else 1e-6)
 

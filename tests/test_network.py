@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from witnesses import by_units, differences, relative, targets
 
-from xpmlp.activations import ACTIVATIONS, activation
-from xpmlp.losses import LOSSES, loss
-from xpmlp.network import Drop, Network, backward, forward, losses, mean
-from xpmlp.parameters import Layout
+from xpmlp.network import Drop, Network, backward, forward, mean, sample_losses
+from xpmlp.network.activations import ACTIVATIONS, activation
+from xpmlp.network.losses import LOSSES, loss
+from xpmlp.network.parameters import Layout
 
 HIDDEN = [row for row in ACTIVATIONS.values() if row.outputs != "distribution"]
 LINKS = {row.link for row in LOSSES.values()} - {None}
@@ -81,7 +81,7 @@ def test_the_derivative_of_the_inputs_agrees_with_differences(rng):
     W, b = network.layout.unpack(p)
     dx = backward(network, W, forward(network, W, b, x), y, inputs=True).da[0]
     shift = 1e-5 * np.eye(x.size).reshape(-1, *x.shape)
-    L = [mean(losses(network, forward(network, W, b, x + side), y)) for side in (shift, -shift)]
+    L = [mean(sample_losses(network, forward(network, W, b, x + side), y)) for side in (shift, -shift)]
     assert relative(dx.ravel(), (L[0] - L[1]) / 2e-5) < TOLERANCE
 
 
@@ -187,8 +187,8 @@ def test_a_network_worked_by_hand_with_squared_error(backend):
     backend.assert_close(trace.z[1], [[2.5, 2.0], [4.0, -2.0]])
     backend.assert_close(trace.a[1], [[2.5, 2.0], [4.0, 0.0]])
     backend.assert_close(trace.z[2], [[4.25], [8.25]])  # 5 - 1 + 0.25;  8 - 0 + 0.25
-    backend.assert_close(losses(network, trace, y), [5.28125, 34.03125])  # 3.25^2 / 2;  8.25^2 / 2
-    backend.assert_close(mean(losses(network, trace, y)), np.float64(19.65625))
+    backend.assert_close(sample_losses(network, trace, y), [5.28125, 34.03125])  # 3.25^2 / 2;  8.25^2 / 2
+    backend.assert_close(mean(sample_losses(network, trace, y)), np.float64(19.65625))
     backend.assert_close(grads.da[2], [[1.625], [4.125]])  # (yhat - y) / 2
     backend.assert_close(grads.dz[2], [[1.625], [4.125]])
     backend.assert_close(grads.dW[2], [[20.5625], [3.25]])  # 2.5 * 1.625 + 4 * 4.125;  2 * 1.625 + 0
@@ -206,7 +206,7 @@ def test_a_network_worked_by_hand_with_binary_cross_entropy(backend):
     s, t = 0.985936372956754526, 0.999738809680904281  # 1 / (1 + exp(-4.25)), 1 / (1 + exp(-8.25))
     tol = 1e-15 if backend.float64 else 1e-6
     backend.assert_close(trace.a[2], [[s], [t]], rtol=tol)
-    backend.assert_close(losses(network, trace, y), [0.0141634569315049757, 8.25026122443522777], rtol=tol)
+    backend.assert_close(sample_losses(network, trace, y), [0.0141634569315049757, 8.25026122443522777], rtol=tol)
     backend.assert_close(
         grads.da[2], [[-0.507132116954499628], [1914.31291071995311]], rtol=1e-12 if backend.float64 else 5e-4
     )  # 1 - yhat = 2.6e-4 has lost digits: half an ulp of yhat, 3e-8 in float32, is 1.1e-4 of it
@@ -338,7 +338,7 @@ def test_networks_at_once_are_the_networks_one_by_one(own_samples, backend, rng)
     W, b = network.layout.unpack(backend.put(p))
     trace = forward(network, W, b, backend.put(x))
     grads = backward(network, W, trace, backend.put(y), backend.put(w), show=True, inputs=True)
-    L = mean(losses(network, trace, backend.put(y)), backend.put(w))
+    L = mean(sample_losses(network, trace, backend.put(y)), backend.put(w))
     assert tuple(L.shape) == (3,)
     tol = TOGETHER[backend.dtypes[0]]
     for i in range(3):
@@ -347,7 +347,7 @@ def test_networks_at_once_are_the_networks_one_by_one(own_samples, backend, rng)
         trace1 = forward(network, W1, b1, backend.put(xi))
         grads1 = backward(network, W1, trace1, backend.put(yi), backend.put(wi), show=True, inputs=True)
         backend.assert_close(
-            L[i], backend.get(mean(losses(network, trace1, backend.put(yi)), backend.put(wi))), rtol=tol
+            L[i], backend.get(mean(sample_losses(network, trace1, backend.put(yi)), backend.put(wi))), rtol=tol
         )
         for many, one in [(trace.z, trace1.z), (trace.a, trace1.a), *zip(grads, grads1, strict=True)]:
             for k in range(3):

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from xpmlp.optimizers import OPTIMIZERS, clip, optimizer
+from xpmlp.optim.optimizers import OPTIMIZERS, clip, optimizer
 
 each_row = pytest.mark.parametrize("row", OPTIMIZERS.values(), ids=lambda row: row.name)
 

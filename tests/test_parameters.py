@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xpmlp.parameters import Layout
+from xpmlp.network.parameters import Layout
 
 SIZES = (3, 4, 2)
 layouts = pytest.mark.parametrize("layout", [Layout(SIZES), Layout(SIZES, alignment=8)], ids=["tight", "aligned"])

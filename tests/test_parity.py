@@ -5,11 +5,11 @@ import pytest
 from witnesses import mlp
 
 from xpmlp import MLP
-from xpmlp.activations import ACTIVATIONS
 from xpmlp.backends import BACKENDS, Place
-from xpmlp.losses import LOSSES
 from xpmlp.network import Network
-from xpmlp.optimizers import OPTIMIZERS
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.losses import LOSSES
+from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.runners import Data, eager
 from xpmlp.runners.step import State, Task
 

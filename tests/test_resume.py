@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import xpmlp
-from xpmlp import MLP, MLPClassifier, MLPRegressor, storage
+from xpmlp import MLP, MLPClassifier, MLPRegressor
+from xpmlp.io import storage
 
 EPOCHS = 6
 CUTS = (1, 3, 5)

@@ -11,14 +11,14 @@ import pytest
 from conftest import UNDER_TEST, BackendUnderTest
 
 from xpmlp import MLP, DivergenceWarning, config_context, loss
-from xpmlp.activations import ACTIVATIONS
-from xpmlp.activations import activation as find_activation
 from xpmlp.backends import select
-from xpmlp.losses import LOSSES, Loss
-from xpmlp.losses import loss as find_loss
 from xpmlp.network import Network
-from xpmlp.optimizers import OPTIMIZERS, optimizer
-from xpmlp.parameters import Layout
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.activations import activation as find_activation
+from xpmlp.network.losses import LOSSES, Loss
+from xpmlp.network.losses import loss as find_loss
+from xpmlp.network.parameters import Layout
+from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
 from xpmlp.runners.step import State, told
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xpmlp import MLP
-from xpmlp.schedules import SCHEDULES, Progress, schedule
+from xpmlp.optim.schedules import SCHEDULES, Progress, schedule
 
 N = 50
 

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.estimators.constraints import InvalidParameterError
+from xpmlp.estimators.parameters import InvalidParameterError
 
 BOTH = pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 OURS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}

@@ -30,8 +30,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import xpmlp
-from xpmlp import MLP, FileFormatError, MLPClassifier, MLPRegressor, storage
+from xpmlp import MLP, FileFormatError, MLPClassifier, MLPRegressor
 from xpmlp.backends import State, probe
+from xpmlp.io import storage
 
 LONGER = int(os.environ.get("XPMLP_FAULTS", "1"))
 GOLDEN = Path(__file__).parent / "golden"
@@ -201,8 +202,8 @@ def test_what_a_file_cannot_hold_is_refused_before_it_is_written(path, net):
 def test_a_row_that_is_not_what_its_name_says_is_refused(path):
     from dataclasses import replace
 
-    from xpmlp.activations import ACTIVATIONS
-    from xpmlp.losses import LOSSES
+    from xpmlp.network.activations import ACTIVATIONS
+    from xpmlp.network.losses import LOSSES
 
     net = MLP([2, 1], activations=[replace(ACTIVATIONS["identity"], function=lambda z: 2 * z)])
     with pytest.raises(ValueError, match="function of your own"):
@@ -645,7 +646,7 @@ ESTIMATORS = {
     "rows": (
         MLPClassifier(
             [4, 3],
-            ["gelu", xpmlp.activations.ACTIVATIONS["mish"]],
+            ["gelu", xpmlp.network.activations.ACTIVATIONS["mish"]],
             solver=xpmlp.optimizer("adamw", beta_1=0.8, weight_decay=0.1),
             learning_rate=xpmlp.schedule("cosine", warmup=1.0),
             initializer=xpmlp.normal(0.2),

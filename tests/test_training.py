@@ -10,10 +10,10 @@ from witnesses import mlp
 
 from xpmlp import MLP, DivergenceError, DivergenceWarning
 from xpmlp.backends import BACKENDS, Place
-from xpmlp.parameters import Layout
+from xpmlp.network.parameters import Layout
+from xpmlp.optim.schedules import SCHEDULES
 from xpmlp.runners.step import State
-from xpmlp.schedules import SCHEDULES
-from xpmlp.training import Plan, train
+from xpmlp.training.loop import Plan, train
 
 LAYOUT = Layout((1, 1))  # W[1] and b[1]: two numbers
 

@@ -18,8 +18,8 @@ from xpmlp.backends import (
     place_of,
     probe,
 )
-from xpmlp.config import config_context
-from xpmlp.transfer import to_backend, to_device, to_numpy
+from xpmlp.backends.config import config_context
+from xpmlp.backends.transfer import to_backend, to_device, to_numpy
 
 
 @pytest.mark.parametrize("target", BACKENDS)

@@ -10,43 +10,43 @@ from xpmlp.backends import (
     available_backends,
     get_backend,
 )
-from xpmlp.config import config_context, get_config, set_config
-from xpmlp.transfer import to_backend, to_device, to_numpy
+from xpmlp.backends.config import config_context, get_config, set_config
+from xpmlp.backends.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:
     from xpmlp.estimators import MLPClassifier, MLPRegressor
-    from xpmlp.explanation import explain_step
-    from xpmlp.health import Health, diagnose
-    from xpmlp.initializers import normal
     from xpmlp.inspection import check_gradients
-    from xpmlp.loading import load, resume
-    from xpmlp.losses import loss
+    from xpmlp.inspection.explanation import explain_step
+    from xpmlp.inspection.health import Health, diagnose
+    from xpmlp.interop.loading import load, resume
+    from xpmlp.io.storage import FileFormatError
     from xpmlp.mlp import MLP
-    from xpmlp.optimizers import optimizer
-    from xpmlp.schedules import schedule
-    from xpmlp.storage import FileFormatError
-    from xpmlp.training import DivergenceError, DivergenceWarning
+    from xpmlp.network.initializers import normal
+    from xpmlp.network.losses import loss
+    from xpmlp.optim.optimizers import optimizer
+    from xpmlp.optim.schedules import schedule
+    from xpmlp.training.loop import DivergenceError, DivergenceWarning
 
 __version__ = "0.1.0"
 
 # What is not needed to choose a backend is imported when it is first asked for (PEP 562).
 _ROOMS = {
-    "DivergenceError": "training",
-    "DivergenceWarning": "training",
-    "FileFormatError": "storage",
-    "Health": "health",
+    "DivergenceError": "training.loop",
+    "DivergenceWarning": "training.loop",
+    "FileFormatError": "io.storage",
+    "Health": "inspection",
     "MLP": "mlp",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "check_gradients": "inspection",
-    "diagnose": "health",
-    "explain_step": "explanation",
-    "load": "loading",
-    "loss": "losses",
-    "normal": "initializers",
-    "optimizer": "optimizers",
-    "resume": "loading",
-    "schedule": "schedules",
+    "diagnose": "inspection",
+    "explain_step": "inspection",
+    "load": "interop.loading",
+    "loss": "network.losses",
+    "normal": "network.initializers",
+    "optimizer": "optim.optimizers",
+    "resume": "interop.loading",
+    "schedule": "optim.schedules",
 }
 
 __all__ = [

@@ -11,9 +11,9 @@ import array_api_compat
 import numpy as np
 
 from xpmlp._typing import Array, Device, Namespace
+from xpmlp.backends.config import get_config
 from xpmlp.backends.probing import backend_named, backend_names, probe
 from xpmlp.backends.table import BACKENDS, DTYPES, NARROWER, Backend, BackendUnavailableError, HostArray, State
-from xpmlp.config import get_config
 
 
 class BackendFallbackWarning(UserWarning):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits, make_circles
 
+from xpmlp.backends.config import config_context
+from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.cli.screen import Bar, add_backend, add_command, add_json, dump, paint
-from xpmlp.config import config_context
 from xpmlp.estimators import MLPClassifier
 from xpmlp.mlp import MLP
-from xpmlp.transfer import to_backend, to_numpy
 
 SHADES = " .:-=+*#%@"
 COLUMNS, LINES = 56, 22

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp import storage
-from xpmlp.anatomy import batch_of, open_up
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli.predict import Opened, as_classes, open_model
 from xpmlp.cli.preparation import Number, Preparation, read_target
 from xpmlp.cli.screen import CliError, add_command, add_json, columns, dump, paint, say
 from xpmlp.cli.tables import read
 from xpmlp.cli.train import add_reading, names, score_rows
 from xpmlp.inspection import check_gradients
+from xpmlp.inspection.models import batch_of, open_up
+from xpmlp.io import storage
 from xpmlp.mlp import MLP
-from xpmlp.transfer import to_numpy
 
 ROWS = 32  # of a gradient check
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from xpmlp.backends import BACKENDS, Probe, available_backends, probe
+from xpmlp.backends.config import config_context
+from xpmlp.backends.transfer import to_backend
 from xpmlp.cli.screen import WIDTH, CliError, add_command, add_json, dump, paint, say, wrap
-from xpmlp.config import config_context
 from xpmlp.mlp import MLP
-from xpmlp.transfer import to_backend
 
 SIZES = [64, 256, 128, 10]
 ROWS, BATCH = 10_000, 250

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpmlp import storage
 from xpmlp.backends import HostArray
+from xpmlp.backends.config import config_context
+from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.cli.preparation import Preparation, read_target
 from xpmlp.cli.screen import CliError, add_backend, add_command, add_json, dump, say
 from xpmlp.cli.tables import Table, read
 from xpmlp.cli.train import add_reading, classification_scores, names, regression_scores, score_rows
-from xpmlp.config import config_context
-from xpmlp.loading import load
+from xpmlp.interop.loading import load
+from xpmlp.io import storage
 from xpmlp.mlp import MLP
-from xpmlp.transfer import to_backend, to_numpy
 
 
 class Opened(NamedTuple):

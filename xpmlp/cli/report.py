@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp import storage
 from xpmlp.backends import HostArray
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli.preparation import Preparation
-from xpmlp.transfer import to_numpy
+from xpmlp.io import storage
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 26, 44

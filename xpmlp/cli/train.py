@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
-from xpmlp import storage
 from xpmlp.backends import HostArray
+from xpmlp.backends.config import config_context
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli.preparation import Category, Number, Preparation, Target, learn, read_target, split
 from xpmlp.cli.report import write_report
 from xpmlp.cli.screen import (
@@ -29,9 +30,8 @@ from xpmlp.cli.screen import (
     say,
 )
 from xpmlp.cli.tables import Table, read
-from xpmlp.config import config_context
 from xpmlp.estimators import MLPClassifier, MLPRegressor
-from xpmlp.transfer import to_numpy
+from xpmlp.io import storage
 
 VALIDATION = 0.1  # of all rows, to decide when to stop
 FEWEST_ROWS = 10

@@ -11,10 +11,11 @@ from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
-from xpmlp.estimators.exchange import Exchange
+from xpmlp.estimators.checkpointing import Wanted
+from xpmlp.estimators.conversion import Exchange
 from xpmlp.estimators.fitting import Samples, fit_estimator
-from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
-from xpmlp.estimators.labels import (
+from xpmlp.estimators.prediction import Predicting, bring
+from xpmlp.estimators.targets import (
     Labels,
     check_known,
     class_weights,
@@ -23,9 +24,8 @@ from xpmlp.estimators.labels import (
     labels_of,
     weigh,
 )
-from xpmlp.estimators.predicting import Predicting, bring
-from xpmlp.estimators.resuming import Wanted
-from xpmlp.losses import Loss, loss
+from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.network.losses import Loss, loss
 
 
 def _is_stochastic(estimator: Any) -> bool:

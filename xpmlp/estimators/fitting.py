@@ -11,24 +11,23 @@ from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
-from xpmlp import fitting
+from xpmlp import training
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, place_of, warn
-from xpmlp.estimators import recipe, resuming
-from xpmlp.estimators.constraints import InvalidParameterError, check_parameters
-from xpmlp.estimators.inputs import Inputs, InvalidInputError, check_inputs, our_errors, working_place
+from xpmlp.estimators import building, checkpointing
+from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.monitor import CURVES, HeldOut, Watcher
-from xpmlp.estimators.resuming import NO_CHECKPOINTS, Wanted
+from xpmlp.estimators.parameters import InvalidParameterError, check_parameters
+from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs, our_errors, working_place
 from xpmlp.faults import telling_of_memory
-from xpmlp.fitting import Carried, Fitted, Problem, rows_at_once
-from xpmlp.lbfgs import Runner as LBFGS
-from xpmlp.lbfgs import objective
-from xpmlp.losses import check_targets
 from xpmlp.network import Network
-from xpmlp.optimizers import OPTIMIZERS
+from xpmlp.network.losses import check_targets
+from xpmlp.optim.optimizers import OPTIMIZERS
+from xpmlp.optim.schedules import schedule
+from xpmlp.runners import lbfgs
 from xpmlp.runners.step import Task
-from xpmlp.schedules import schedule
-from xpmlp.training import BEGINNING, DivergenceError, Plan
+from xpmlp.training import Carried, Fitted, Problem, rows_at_once
+from xpmlp.training.loop import BEGINNING, DivergenceError, Plan
 
 SMALLER = "Lower batch_size, or the layers' sizes, or train in float32."
 NOT_FINITE = (
@@ -97,8 +96,8 @@ def fit_estimator(
         samples = estimator._encode(y, sample_weight, inputs, anew=anew, incremental=incremental, **targets)
         held_out = _check_validation(estimator, validation, inputs)
         network = _build_network(estimator, samples)
-    before = resuming.known(estimator, asked, place, inputs.dtype)
-    draws = resuming.Shuffles(resuming.generator(estimator, before), asked.folder is not None)
+    before = checkpointing.known(estimator, asked, place, inputs.dtype)
+    draws = checkpointing.Shuffles(checkpointing.generator(estimator, before), asked.folder is not None)
     anew = anew if before is None else before.anew
     with our_errors():
         # A run that goes on draws again what it drew when it began; a warm start's weights are in the checkpoint.
@@ -118,13 +117,13 @@ def fit_estimator(
         show = partial(_show, estimator, incremental=incremental)
         watcher = Watcher(estimator, show, held_out, context, task)
         seen = 0 if anew else int(getattr(estimator, "t_", 0) if before is None else before.seen)
-        keep = resuming.asked(estimator, asked, problem, show, samples, held_out, anew, seen)
+        keep = checkpointing.asked(estimator, asked, problem, show, samples, held_out, anew, seen)
     with (
         np.errstate(all="ignore"),
         telling_of_memory(place, f"training with batch_size={estimator.batch_size}", SMALLER),
     ):  # what is not finite ends training, and the message says where it began
         try:
-            fitted = fitting.fit(problem, begin, [watcher], keep=keep, saved=None if before is None else before.saved)
+            fitted = training.fit(problem, begin, [watcher], keep=keep, saved=None if before is None else before.saved)
         except DivergenceError as error:
             raise DivergenceError(f"{NOT_FINITE} {error}") from None
     _say_how_it_ended(estimator, fitted, watcher, incremental)
@@ -146,8 +145,8 @@ def _build_network(estimator: Any, samples: Samples) -> Network:
     loss = estimator._loss_row(samples.targets.shape[1])
     check_targets(loss, samples.targets.astype(samples.inputs.dtype, copy=False))
     n_outputs = loss.n_outputs or samples.targets.shape[1]
-    sizes = (int(samples.inputs.x.shape[1]), *recipe.hidden_sizes(estimator), n_outputs)
-    network = recipe.build_network(estimator, sizes, loss)
+    sizes = (int(samples.inputs.x.shape[1]), *building.hidden_sizes(estimator), n_outputs)
+    network = building.build_network(estimator, sizes, loss)
     if network.dropout and estimator.solver == "lbfgs":
         raise InvalidParameterError("dropout makes the loss change from call to call, and lbfgs cannot follow it.")
     return network
@@ -167,8 +166,8 @@ def _check_validation(estimator: Any, validation: tuple[Any, Any, Any], inputs: 
 def _start(estimator: Any, network: Network, inputs: Inputs, rng: np.random.RandomState, anew: bool) -> Array:
     """The flat vector that training begins from; training owns it."""
     if anew:
-        return inputs.place.asarray(recipe.first_weights(estimator, network, rng, inputs.dtype))
-    return network.layout.pack(*recipe.known_weights(estimator, network, inputs.place, inputs.dtype))
+        return inputs.place.asarray(building.first_weights(estimator, network, rng, inputs.dtype))
+    return network.layout.pack(*building.known_weights(estimator, network, inputs.place, inputs.dtype))
 
 
 def _hold_out(estimator: Any, samples: Samples, rng: np.random.RandomState) -> tuple[Samples, HeldOut]:
@@ -195,7 +194,7 @@ def _begin(estimator: Any, network: Network, p: Array, anew: bool, incremental: 
         return Fitted(network, p)
     curves = CURVES if validated else {"loss": CURVES["loss"]}
     history = {name: list(getattr(estimator, curve, None) or []) for name, curve in curves.items()}
-    optimizer = recipe.build_optimizer(estimator)
+    optimizer = building.build_optimizer(estimator)
     fresh = optimizer.init(p).slots
     known: Carried | None = getattr(estimator, "_carried", None)
     if known is None:
@@ -208,7 +207,7 @@ def _begin(estimator: Any, network: Network, p: Array, anew: bool, incremental: 
     dtype, here = str(p.dtype).rpartition(".")[2], array_namespace(p)
     # Copies: the slots are donated to the training, and what is remembered must outlive one that fails.
     place = place_of(p)
-    slots = tuple(here.asarray(recipe.on_place(slot, place, dtype), copy=True) for slot in known.slots)
+    slots = tuple(here.asarray(building.on_place(slot, place, dtype), copy=True) for slot in known.slots)
     return Fitted(network, p, history, carried=known._replace(slots=slots))
 
 
@@ -223,8 +222,8 @@ def _problem(
     incremental: bool,
 ) -> Problem:
     data = samples.inputs.data(samples.targets, samples.w, _batch_size(estimator, samples.inputs.n))
-    optimizer = recipe.build_optimizer(estimator)
-    schedule, on_plateau = recipe.build_schedule(estimator)
+    optimizer = building.build_optimizer(estimator)
+    schedule, on_plateau = building.build_schedule(estimator)
     task = Task(
         network,
         optimizer,
@@ -284,8 +283,8 @@ def _problem_of_lbfgs(
         plan,
         draws.of(samples.inputs.n, False),
         held_out=None if held_out is None else _looked_at(held_out, network),
-        runner=lambda task, data, _: LBFGS(
-            objective(task, data), max_fun=int(estimator.max_fun), tol=float(estimator.tol)
+        runner=lambda task, data, _: lbfgs.Runner(
+            lbfgs.objective(task, data), max_fun=int(estimator.max_fun), tol=float(estimator.tol)
         ),
     )
 
@@ -353,7 +352,7 @@ def _show(estimator: Any, fitted: Fitted, *, incremental: bool = False, ended: b
         "intercepts_": b[1:],
         "n_layers_": network.layout.n_layers + 1,
         "n_outputs_": network.layout.sizes[-1],
-        "out_activation_": recipe.SCIKIT_LEARN_NAMES.get(output, output),
+        "out_activation_": building.SCIKIT_LEARN_NAMES.get(output, output),
         "_network": network,
         "n_iter_": fitted.epochs,
         "t_": fitted.samples,

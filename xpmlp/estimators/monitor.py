@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.metrics import check_scoring
 
 from xpmlp.backends import HostArray
-from xpmlp.estimators.inputs import Inputs
-from xpmlp.fitting import Fitted, Observer, Outcome
+from xpmlp.estimators.validation import Inputs
+from xpmlp.training import Fitted, Observer, Outcome
 
 # What the history of a fit is called in an estimator
 CURVES = {

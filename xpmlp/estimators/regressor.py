@@ -11,13 +11,13 @@ from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
+from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.classifier import _is_stochastic
-from xpmlp.estimators.exchange import Exchange
+from xpmlp.estimators.conversion import Exchange
 from xpmlp.estimators.fitting import Samples, fit_estimator
-from xpmlp.estimators.inputs import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
-from xpmlp.estimators.predicting import Predicting, bring
-from xpmlp.estimators.resuming import Wanted
-from xpmlp.losses import Loss, loss
+from xpmlp.estimators.prediction import Predicting, bring
+from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.network.losses import Loss, loss
 
 
 class MLPRegressor(RegressorMixin, Exchange, Predicting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]

@@ -1,6 +1,12 @@
-"""check_gradients: our derivatives beside numerical ones (differences, precise), as a table (report)."""
+"""For those who look: numerical derivatives, one step explained, what each layer does epoch by epoch.
+
+`checking` (check_gradients; differences, precise and report are its parts), `explanation` (explain_step), `health`
+(Health, diagnose), `models` (an MLP or an estimator opened up).
+"""
 
 from xpmlp.inspection.checking import check_gradients
+from xpmlp.inspection.explanation import explain_step
+from xpmlp.inspection.health import Health, diagnose
 from xpmlp.inspection.report import GradientReport, GradientRow
 
-__all__ = ["GradientReport", "GradientRow", "check_gradients"]
+__all__ = ["GradientReport", "GradientRow", "Health", "check_gradients", "diagnose", "explain_step"]

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.anatomy import open_up
 from xpmlp.backends import HostArray, place_of
 from xpmlp.inspection.differences import Compared, Problem
+from xpmlp.inspection.models import open_up
 from xpmlp.inspection.precise import Precise
 from xpmlp.inspection.report import GradientReport, GradientRow
 from xpmlp.mlp import MLP
-from xpmlp.parameters import Layout, Segment
+from xpmlp.network.parameters import Layout, Segment
 
 # Measured on NumPy, h = 4e-6: all 852 trios of activation, output and loss in the loss's domain, [3, 5, 4, 3] nets,
 # batch 7, 20 seeds: right derivatives at most 1.1e-7. A derivative that is off by 0.1 % in two layers: 2e-3; off for

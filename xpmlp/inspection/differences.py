@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpmlp._typing import Array
-from xpmlp.anatomy import batch_of, open_up
 from xpmlp.backends import HostArray, array_namespace
-from xpmlp.network import Network, Trace, backward, forward, losses, mean
+from xpmlp.inspection.models import batch_of, open_up
+from xpmlp.network import Network, Trace, backward, forward, mean, sample_losses
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -97,7 +97,7 @@ class Problem:
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
         W, b = self.network.layout.unpack(self.place.asarray(flat, "float64"))
         trace = forward(self.network, W, b, self.x)
-        return trace, losses(self.network, trace, self.y)
+        return trace, sample_losses(self.network, trace, self.y)
 
     def _backward(self, flat: HostArray, trace: Trace) -> HostArray:
         layout = self.network.layout

@@ -16,7 +16,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.inspection.differences import Compared, Problem, same_side
-from xpmlp.network import Trace, forward, losses, mean
+from xpmlp.network import Trace, forward, mean, sample_losses
 
 # Measured on one core: 10 microseconds for each product of two numbers and for each use of an activation.
 MOST_PRODUCTS = 10_000_000
@@ -78,7 +78,7 @@ class Precise:
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
         W, b = self.network.layout.unpack(self._numbers(flat))
         trace = forward(self.network, W, b, self.x)
-        return trace, losses(self.network, trace, self.y)
+        return trace, sample_losses(self.network, trace, self.y)
 
     def _numbers(self, values: Any) -> Array:
         return self.xp.asarray(values, dtype=self.xp.float64)  # float64 is mparray's name for real numbers

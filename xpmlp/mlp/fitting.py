@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from xpmlp import checkpoints, checks, fitting
+from xpmlp import checks, training
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, place_of
-from xpmlp.checkpoints import Stored
-from xpmlp.description import describe_optimizer, describe_schedule
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.faults import telling_of_memory
-from xpmlp.fitting import Asked, Fitted, Observer, Outcome, Problem, Saved, plain, rows_at_once
-from xpmlp.mlp import filing
-from xpmlp.mlp.inputs import Door, Samples
+from xpmlp.io.description import describe_optimizer, describe_schedule
+from xpmlp.mlp import serialization
+from xpmlp.mlp.validation import Door, Samples
 from xpmlp.network import Network
-from xpmlp.optimizers import optimizer as find_optimizer
-from xpmlp.progress import Bar
+from xpmlp.optim.optimizers import optimizer as find_optimizer
+from xpmlp.optim.schedules import schedule as find_schedule
 from xpmlp.runners import Data
 from xpmlp.runners.step import Task
-from xpmlp.schedules import schedule as find_schedule
-from xpmlp.seeds import DROPOUT, child, generator
-from xpmlp.training import Plan
-from xpmlp.transfer import to_numpy
+from xpmlp.training import Asked, Fitted, Observer, Outcome, Problem, Saved, checkpoints, plain, rows_at_once
+from xpmlp.training.checkpoints import Stored
+from xpmlp.training.loop import Plan
+from xpmlp.training.progress import Bar
+from xpmlp.training.seeds import DROPOUT, child, generator
 
 if TYPE_CHECKING:
     from xpmlp.mlp.mlp import MLP
@@ -84,7 +84,7 @@ def fit_network(net: "MLP", X: Any, y: Any, options: Options) -> None:
     o = options
     before = dict(vars(net))
     try:
-        saved = filing.saved(net, o.checkpoint, o.resume)
+        saved = serialization.saved(net, o.checkpoint, o.resume)
         orders = copy.deepcopy(net._orders) if saved is None else saved.orders  # a fit that fails has drawn nothing
         began = copy.deepcopy(orders)
         samples, held_out = _samples(net._door, X, y, o, orders[0])
@@ -97,7 +97,7 @@ def fit_network(net: "MLP", X: Any, y: Any, options: Options) -> None:
         metric = _metric(o.metric, net.network)
         goes_on, done = None, len(net.history.get("loss", []))
         if saved is not None:
-            was = filing.of_stored(type(net), *saved.model, net.place)
+            was = serialization.of_stored(type(net), *saved.model, net.place)
             net.random_state = was.random_state
             goes_on = Saved(saved.snapshot, saved.run, was._orders, was.history)
             done = len(was.history["loss"]) - saved.snapshot.epoch
@@ -121,7 +121,7 @@ def fit_network(net: "MLP", X: Any, y: Any, options: Options) -> None:
         bar = Bar(plan.n_epochs, o.progress)
         watcher = Watcher(net, samples, held_out, metric, callbacks, bar)
         with bar, telling_of_memory(net.place, f"training with batch_size={data.batch_size}", SMALLER):
-            fitted = fitting.fit(problem, begin, [watcher], keep=keep, saved=goes_on)
+            fitted = training.fit(problem, begin, [watcher], keep=keep, saved=goes_on)
     except BaseException:
         vars(net).clear()
         vars(net).update(before)
@@ -166,7 +166,7 @@ class Watcher(Observer):
 
 
 def _stored(net: "MLP", orders: list[np.random.Generator], fitted: Fitted) -> Stored:
-    return filing.stored(net, np.asarray(to_numpy(fitted.p)), fitted.history, orders)
+    return serialization.stored(net, np.asarray(to_numpy(fitted.p)), fitted.history, orders)
 
 
 def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -> tuple[Samples, Samples | None]:

@@ -7,22 +7,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpmlp import checks, storage
+from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.activations import activation
 from xpmlp.backends import HostArray, select
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.faults import telling_of_memory
-from xpmlp.fitting import evaluate, outputs, plain, rows_at_once
-from xpmlp.initializers import initializer as find_initializer
-from xpmlp.losses import loss as find_loss
-from xpmlp.mlp import filing
+from xpmlp.io import storage
+from xpmlp.mlp import serialization
 from xpmlp.mlp.fitting import Options, fit_network
-from xpmlp.mlp.inputs import Door
+from xpmlp.mlp.validation import Door
 from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward
-from xpmlp.parameters import Layout
+from xpmlp.network.activations import activation
+from xpmlp.network.initializers import initializer as find_initializer
+from xpmlp.network.losses import loss as find_loss
+from xpmlp.network.parameters import Layout
 from xpmlp.runners import Data
-from xpmlp.seeds import INITIAL_WEIGHTS, ORDERS, child, generator, seed_sequence
-from xpmlp.transfer import to_numpy
+from xpmlp.training import evaluate, outputs, plain, rows_at_once
+from xpmlp.training.seeds import INITIAL_WEIGHTS, ORDERS, child, generator, seed_sequence
 
 
 class MLP:
@@ -380,7 +381,7 @@ class MLP:
         p = np.asarray(self.place.backend.to_numpy(self._p))
         if not np.all(np.isfinite(p)):
             raise ValueError("the parameters must be finite to be saved; they hold NaN or infinity.")
-        storage.write(path, *filing.stored(self, p, self.history, self._orders))
+        storage.write(path, *serialization.stored(self, p, self.history, self._orders))
 
     def to_onnx(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
         """Write the forward pass as an ONNX model: "X" of any number of rows in, "yhat" out; needs onnx.
@@ -397,7 +398,7 @@ class MLP:
         ValueError
             If an activation is a function of your own.
         """
-        from xpmlp.export import network_to_onnx
+        from xpmlp.interop.onnx import network_to_onnx
 
         network_to_onnx(path, self.network, *self.layout.unpack(to_numpy(self._p)), dtype)
 

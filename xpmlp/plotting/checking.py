@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from xpmlp.health import records_of
 from xpmlp.inspection import GradientReport, check_gradients
+from xpmlp.inspection.health import records_of
 from xpmlp.plotting.canvas import (
     MOST_IN_LEGEND,
     Display,

@@ -6,11 +6,11 @@ from typing import Any, Self
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.anatomy import curves_of
+from xpmlp.inspection.models import curves_of
 from xpmlp.mlp import MLP
+from xpmlp.optim.schedules import Progress, Schedule
+from xpmlp.optim.schedules import schedule as find_schedule
 from xpmlp.plotting.canvas import Display, axes_for, colors, pyplot, shorten, whole_numbers, wide_range
-from xpmlp.schedules import Progress, Schedule
-from xpmlp.schedules import schedule as find_schedule
 
 
 class _CurveDisplay(Display):
@@ -208,7 +208,7 @@ class ScheduleDisplay(Display):
         """From an `MLP`, as it was; or from an estimator, as its parameters plan it over `max_iter` epochs."""
         if isinstance(estimator, MLP):
             return cls.from_history(estimator.history, ax=ax, **kw)
-        from xpmlp.estimators.recipe import build_schedule
+        from xpmlp.estimators.building import build_schedule
 
         row, on_plateau = build_schedule(estimator)
         if on_plateau == "divide":

@@ -6,11 +6,11 @@ from typing import Any, Self
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.anatomy import host, open_up
 from xpmlp.backends import HostArray
+from xpmlp.backends.transfer import to_backend
+from xpmlp.inspection.models import host, open_up
 from xpmlp.mlp import MLP
 from xpmlp.plotting.canvas import MARKERS, Display, axes_for, colors, ink, legend_below, pyplot, shorten
-from xpmlp.transfer import to_backend
 
 
 class DecisionBoundaryDisplay(Display):

@@ -6,8 +6,8 @@ from typing import Any, Self
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.anatomy import host, open_up, per_network
 from xpmlp.backends import HostArray
+from xpmlp.inspection.models import host, open_up, per_network
 from xpmlp.plotting.canvas import Display, axes_for, colors, ink, pyplot, shorten
 
 COLUMN = 1.15  # inches for each layer of a new figure

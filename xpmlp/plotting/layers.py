@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.anatomy import batch_of, host, open_up, per_network
 from xpmlp.backends import HostArray
+from xpmlp.inspection.models import batch_of, host, open_up, per_network
 from xpmlp.network import backward, forward
 from xpmlp.plotting.canvas import Display, colors, diverging, panels, pyplot, shorten, whole_numbers
 

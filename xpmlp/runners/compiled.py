@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpmlp.config import get_config
-from xpmlp.optimizers import adam_step
+from xpmlp.backends.config import get_config
+from xpmlp.optim.optimizers import adam_step
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import Task
 

@@ -8,9 +8,10 @@ OPTIMIZERS below. tests/test_cuda_kernels.py holds every row against the functio
 import re
 from typing import Any, NamedTuple
 
-from xpmlp import activations, losses, optimizers
-from xpmlp.losses import Loss
-from xpmlp.optimizers import Optimizer
+from xpmlp.network import activations, losses
+from xpmlp.network.losses import Loss
+from xpmlp.optim import optimizers
+from xpmlp.optim.optimizers import Optimizer
 from xpmlp.runners.step import Task
 
 

@@ -15,9 +15,9 @@ Before the output kernel cells[0] is the batch at work, after it cells[1]: no ke
 
 import re
 
-from xpmlp.activations import Activation
-from xpmlp.losses import Loss
-from xpmlp.optimizers import Optimizer
+from xpmlp.network.activations import Activation
+from xpmlp.network.losses import Loss
+from xpmlp.optim.optimizers import Optimizer
 from xpmlp.runners.cuda_columns import ACTIVATIONS, LOSSES, OPTIMIZERS, SOFTMAX, Column, functions, n_rates
 from xpmlp.runners.step import Task
 

@@ -19,7 +19,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.backends.table import reason as line_of
 from xpmlp.network import reciprocal
-from xpmlp.optimizers import Optimizer
+from xpmlp.optim.optimizers import Optimizer
 from xpmlp.runners import eager
 from xpmlp.runners.cuda_columns import obstacle
 from xpmlp.runners.cuda_kernels import source

@@ -15,11 +15,10 @@ column, and a user's own functions, run as they are on transposed views. Results
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from xpmlp import dropout
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
-from xpmlp.network import Trace, losses, output_derivative, pullback, reciprocal, shares
-from xpmlp.optimizers import Rates, adam_step, clip
+from xpmlp.network import Trace, dropout, output_derivative, pullback, reciprocal, sample_losses, shares
+from xpmlp.optim.optimizers import Rates, adam_step, clip
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, told, total_weight
 
@@ -204,7 +203,7 @@ class InPlaceRunner:
         network, z = self.task.network, buffers.z[-1]
         if self.loss is None:
             yhat = network.activations[-1].function(z.mT)
-            values = losses(network, Trace([z.mT], [yhat], [], []), y)
+            values = sample_losses(network, Trace([z.mT], [yhat], [], []), y)
             return values, output_derivative(network, z.mT, yhat, y, share)[1].mT
         smoothing = network.loss.parameters.get("label_smoothing", 0.0)
         if smoothing:

@@ -15,8 +15,8 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.network import Drop, reciprocal
-from xpmlp.optimizers import Rates, clip
-from xpmlp.parameters import Layout
+from xpmlp.network.parameters import Layout
+from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, gradients, step, told, total_weight
 

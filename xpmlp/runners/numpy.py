@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp.activations import LEAKY_SLOPE
 from xpmlp.backends import HostArray
-from xpmlp.optimizers import Rates
+from xpmlp.network.activations import LEAKY_SLOPE
+from xpmlp.optim.optimizers import Rates
 from xpmlp.runners import compiled
 from xpmlp.runners.eager import Data
 from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
-from xpmlp.network import Drop, Layers, Network, backward, forward, losses, mean, reciprocal
-from xpmlp.optimizers import Optimizer, Rates, Slots, clip
+from xpmlp.network import Drop, Layers, Network, backward, forward, mean, reciprocal, sample_losses
+from xpmlp.optim.optimizers import Optimizer, Rates, Slots, clip
 
 
 class CannotRunError(Exception):
@@ -40,7 +40,7 @@ def gradients(
     """The loss of a batch, shape () or (m,), with its penalty, and dW and db, indexed by layer."""
     network = task.network
     trace = forward(network, W, b, x, drop)
-    loss = mean(losses(network, trace, y), w)
+    loss = mean(sample_losses(network, trace, y), w)
     grads = backward(network, W, trace, y, w)
     if task.l2 > 0.0:
         xp = array_namespace(loss)

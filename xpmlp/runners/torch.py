@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
-from xpmlp.optimizers import Rates
+from xpmlp.optim.optimizers import Rates
 from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
 from xpmlp.runners.step import State
 

@@ -1,0 +1,167 @@
+"""Checkpoints of a fit of an estimator, and going on from one: `fit(X, y, checkpoint="run/", resume=True)`.
+
+The core's checkpoint says where training stands. What scikit-learn's ways add is kept here: the random state as it was
+when the fit began and as it is now, and the order of the samples (each epoch shuffles the one before).
+"""
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from xpmlp import checks
+from xpmlp.backends import HostArray, Place
+from xpmlp.estimators.building import build_optimizer
+from xpmlp.estimators.monitor import CURVES
+from xpmlp.estimators.serialization import random_state_document, random_state_of, written_parameters
+from xpmlp.estimators.validation import InvalidInputError
+from xpmlp.io import storage
+from xpmlp.training import Asked, Fitted, Problem, Saved, checkpoints
+from xpmlp.training.checkpoints import Stored
+
+# Parameters that may be others when a run goes on
+FREE = {"max_iter", "max_time", "max_fun", "callbacks", "verbose", "backend", "device", "random_state", "warm_start"}
+
+
+class Wanted(NamedTuple):
+    """The arguments of `fit` that are about checkpoints."""
+
+    folder: str | os.PathLike[str] | None = None
+    every: int = 1
+    resume: bool = False
+
+
+NO_CHECKPOINTS = Wanted()
+
+
+class Known(NamedTuple):
+    """What the checkpoint of an estimator knows."""
+
+    saved: Saved
+    began: Mapping[str, Any]  # the random state when the fit began
+    anew: bool  # whether the fit began with weights of its own drawing
+    seen: int  # samples before the fit: t_ of a warm start
+
+
+class Shuffles:
+    """The orders of the epochs as scikit-learn draws them: each shuffles the one before."""
+
+    def __init__(self, rng: np.random.RandomState, kept: bool) -> None:
+        self.rng, self.draws, self.last = rng, False, np.arange(0)
+        self.began = random_state_document(rng) if kept else None
+
+    def of(self, n: int, draws: bool) -> "Shuffles":
+        """Those of n samples."""
+        self.last, self.draws = np.arange(n), draws
+        return self
+
+    def order(self) -> HostArray | None:
+        """See `Draws`."""
+        if not self.draws:
+            return None
+        shuffled = np.arange(len(self.last))
+        self.rng.shuffle(shuffled)
+        self.last = self.last[shuffled]
+        return self.last
+
+    def go_on(self, state: tuple[Mapping[str, Any], HostArray]) -> None:
+        """See `Draws`."""
+        now, order = state
+        if len(order) != len(self.last):
+            raise InvalidInputError(f"the checkpoint is of {len(order)} samples, not {len(self.last)}.")
+        self.rng.set_state(random_state_of(now).get_state())
+        self.last = order
+
+
+def known(estimator: Any, wanted: Wanted, place: Place, dtype: str) -> Known | None:
+    """What there is to go on with; None where there is nothing yet.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is not of this kind of estimator with these parameters.
+    """
+    checks.integer(wanted.every, "checkpoint_every", least=1)
+    if not wanted.resume:
+        return None
+    if wanted.folder is None:
+        raise InvalidInputError("resume=True needs a folder to go on from; name it with checkpoint=.")
+    path = checkpoints.last(wanted.folder)
+    if not path.exists():
+        return None
+    found = checkpoints.read(wanted.folder, place, dtype)
+    document, arrays = found.model
+    with storage.believing(path):
+        kind, was = document["kind"], document["parameters"]
+        fitting = document["fitting"]
+        history = {name: arrays[curve].tolist() for name, curve in CURVES.items() if curve in arrays}
+        order = arrays["order"]
+        if order.dtype != np.int64 or not np.array_equal(np.sort(order), np.arange(len(order))):
+            raise ValueError("order must hold every sample once.")
+        saved = Saved(found.snapshot, found.run, (fitting["now"], order), history)
+        before = Known(saved, fitting["began"], fitting["anew"], int(fitting["seen"]))
+        random_state_of(before.began)
+        random_state_of(fitting["now"])
+    if kind != type(estimator).__name__:
+        raise InvalidInputError(f"the checkpoint is of a {kind}, this is a {type(estimator).__name__}.")
+    now = written_parameters(estimator, without=FREE)
+    other = [f"{name} was {was.get(name)!r}, is {now[name]!r}" for name in now if was.get(name) != now[name]]
+    if other:
+        raise InvalidInputError(f"resume=True goes on with the parameters that the run began with; {'; '.join(other)}.")
+    with storage.believing(path):
+        if estimator.solver != "lbfgs":
+            checkpoints.demand_slots(found.snapshot, len(build_optimizer(estimator).slots))
+        elif len(found.snapshot.state.slots) % 2 == 0:
+            raise ValueError("a checkpoint of lbfgs holds one gradient, and pairs.")
+    return before
+
+
+def generator(estimator: Any, before: Known | None) -> Any:
+    """The random state that the fit draws from; of a run that goes on, as it was when it began."""
+    rng = check_random_state(estimator.random_state)
+    if before is None:
+        return rng
+    if not isinstance(estimator.random_state, np.random.RandomState):
+        rng = np.random.RandomState()
+    rng.set_state(random_state_of(before.began).get_state())
+    return rng
+
+
+def asked(
+    estimator: Any,
+    wanted: Wanted,
+    problem: Problem,
+    show: Callable[[Fitted], dict[str, Any]],
+    samples: Any,
+    held_out: Any,
+    anew: bool,
+    seen: int,
+) -> Asked | None:
+    """The checkpoints of this fit."""
+    if wanted.folder is None:
+        return None
+    draws: Any = problem.draws
+
+    def describe(fitted: Fitted) -> Stored:
+        view = copy.copy(estimator)
+        vars(view).update(show(fitted), callbacks=None, _slim=True, _carried=None)
+        document, arrays = view._stored()
+        now = random_state_document(draws.rng)
+        document["fitting"] = {"began": draws.began, "now": now, "anew": anew, "seen": seen}
+        return document, arrays | {"order": draws.last.astype(np.int64)}
+
+    data = digest(samples.inputs, samples.targets, samples.w)
+    if held_out is not None:
+        data += digest(held_out.inputs, held_out.targets, held_out.w)
+    run = {"data": data, "arguments": {"checkpoint_every": wanted.every}}
+    return Asked(wanted.folder, wanted.every, describe, run, [])
+
+
+def digest(inputs: Any, targets: HostArray, w: HostArray | None) -> str:
+    """What tells the samples of a run from others."""
+    x = inputs.on_host()
+    parts = (x,) if isinstance(x, np.ndarray) else (x.data, x.indices, x.indptr)
+    return checkpoints.data_digest(*parts, targets, w)

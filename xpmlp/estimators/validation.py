@@ -1,0 +1,237 @@
+"""The front door of the estimators: X, y and weights, checked, and where the work on them is done.
+
+What NumPy can hold (lists, pandas, polars, sparse matrices) passes scikit-learn's own checks; arrays of another library
+pass ours, because scikit-learn's would bring them to NumPy. Both end in one type of error.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse  # type: ignore[import-untyped]
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.validation import validate_data
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, Place, backend_of, place_of, select
+from xpmlp.backends.transfer import to_backend, to_numpy
+from xpmlp.estimators.parameters import InvalidParameterError
+from xpmlp.runners import Data
+
+NUMPY = select("numpy")
+
+# What to do about what scikit-learn's checks find, by a phrase of their message.
+ADVICE = {
+    "contains NaN": "Drop these samples or impute them first, for instance with sklearn.impute.SimpleImputer.",
+    "contains infinity": "Drop these samples, or scale or clip the column that holds them first.",
+    "could not convert": "Encode strings first, for instance with sklearn.preprocessing.OneHotEncoder.",
+    "Complex data": "Pass the real and the imaginary part as columns of their own.",
+    "inconsistent numbers of samples": "X, y and the weights need one entry per sample.",
+    "0 sample(s)": "Pass at least one sample.",
+    "0 feature(s)": "Pass at least one column.",
+    "Sparse data was passed": "Call its toarray() first.",
+    "Unknown label type": "Numbers on a scale are for MLPRegressor; classes are integers, strings or booleans.",
+}
+
+
+class InvalidInputError(ValueError, TypeError):
+    """Data that an estimator was given cannot be what it needs."""
+
+
+@contextlib.contextmanager
+def our_errors() -> Iterator[None]:
+    """Turn what the checks of scikit-learn, NumPy and the core raise into InvalidInputError, with advice."""
+    try:
+        yield
+    except (InvalidInputError, InvalidParameterError, NotFittedError):
+        raise
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        for phrase, advice in ADVICE.items():
+            if phrase in text:
+                text = f"{text.splitlines()[0]} {advice}"
+                break
+        raise InvalidInputError(text) from error
+
+
+class Inputs(NamedTuple):
+    """Checked inputs, where they were, and where the work is done."""
+
+    x: Any  # of shape (n, n_0): on the host (perhaps sparse, CSR) or still where the caller had it
+    place: Place
+    dtype: str  # of the arithmetic
+
+    @property
+    def n(self) -> int:
+        """The number of samples."""
+        return int(self.x.shape[0])
+
+    def on_host(self) -> Any:
+        """The samples as NumPy's, or as a sparse matrix."""
+        return self.x if _is_host(self.x) else to_numpy(self.x)
+
+    def take(self, rows: HostArray) -> "Inputs":
+        """Some of the samples."""
+        if _is_host(self.x):
+            return self._replace(x=self.x[rows])
+        here = place_of(self.x)
+        return self._replace(x=here.xp.take(self.x, here.asarray(rows.astype(np.int32)), axis=0))
+
+    def data(self, y: HostArray, w: HostArray | None, batch_size: int) -> Data:
+        """The samples on the device, ready to be trained on; a sparse matrix stays on the host."""
+        place, dtype = self.place, self.dtype
+        w = None if w is None else place.asarray(w, dtype)
+        kind = SparseData if sparse.issparse(self.x) else Data
+        x = self.x if kind is SparseData else move(self.x, place, dtype)
+        return kind(place, x, place.asarray(y, dtype), w, batch_size)
+
+
+class SparseData(Data):
+    """Samples whose x is a sparse matrix on the host: a batch becomes dense when its turn comes, and never the whole.
+
+    So one code serves every backend, and memory is bounded by a batch. Products of the sparse matrix itself would save
+    no more than the first product: the gradient of W[1] and what the optimizer keeps for it are dense anyway.
+    """
+
+    streams = True
+
+    def batches(
+        self,
+        order: HostArray | None,
+        take: Callable[[Array, Array, int], Array] | None = None,  # noqa: ARG002  # the eager runner brings none
+    ) -> Iterator[tuple[Array, Array, Array | None]]:
+        """See `Data.batches`."""
+        dtype = str(self.y.dtype).rpartition(".")[2]
+        for start in range(0, self.n, self.batch_size):
+            stop = min(start + self.batch_size, self.n)
+            rows = np.arange(start, stop) if order is None else order[start:stop]
+            index = self.place.asarray(rows.astype(np.int32))
+            yield (
+                self.place.asarray(self.x[rows].toarray(), dtype),
+                self._take(self.y, index, 2),
+                self._take(self.w, index, 1),
+            )
+
+
+def working_place(backend: str | None, device: str | None, X: Any) -> Place:
+    """Where the work is done: where `backend` and `device` say, or else where X lives."""
+    if backend is not None:
+        return select(backend, device)
+    if device is not None:
+        raise InvalidParameterError(f"device={device!r} needs a backend: without one, the work follows X.")
+    return caller_place(X)
+
+
+def caller_place(X: Any) -> Place:
+    """Where the caller works: the place of an array of a known library, and NumPy for all else."""
+    row = None if type(X) is np.ndarray else backend_of(X)
+    return NUMPY if row is None or row.name == "numpy" else place_of(X=X)
+
+
+def check_inputs(estimator: Any, X: Any, *, place: Place, dtype: str | None, reset: bool) -> Inputs:
+    """X as finite floating numbers of shape (n, n_0); sets, or compares, `n_features_in_` and `feature_names_in_`."""
+    if caller_place(X) is NUMPY:
+        if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
+            raise InvalidInputError("X must hold numbers, and holds dates or times: subtract a date, divide by a unit.")
+        options = {"accept_sparse": ["csr", "csc"], "dtype": [np.float64, np.float32], "order": "C"}
+        x = validate_data(estimator, X=X, reset=reset, **options)
+        x = x.tocsr() if sparse.issparse(x) else x
+    else:
+        x = _check_array(X)
+        validate_data(estimator, X=x, reset=reset, skip_check_array=True)
+    is_ = str(x.dtype).rpartition(".")[2]
+    return Inputs(x, place, place.dtype_name(is_ if dtype is None else dtype))
+
+
+def _check_array(X: Any) -> Array:
+    # What scikit-learn's check_array asks of NumPy arrays, asked of any other library's.
+    X = X.detach() if hasattr(X, "detach") else X  # no gradient of an outer computation runs through a fit
+    place = place_of(X=X)
+    xp = place.xp
+    if xp.isdtype(X.dtype, "complex floating"):
+        raise InvalidInputError("Complex data not supported: pass the real and the imaginary part as columns.")
+    if X.ndim != 2:
+        raise InvalidInputError(
+            f"Expected 2D array, got {X.ndim}D array instead. Reshape your data either using xp.reshape(X, (-1, 1)) "
+            "if it has a single feature or xp.reshape(X, (1, -1)) if it is a single sample."
+        )
+    for count, what, axis in ((X.shape[0], "sample", 0), (X.shape[1], "feature", 1)):
+        if count == 0:
+            raise InvalidInputError(
+                f"Found array with 0 {what}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required; "
+                f"pass at least one along axis {axis}."
+            )
+    if not (X.dtype == xp.float32 or (place.float64 and X.dtype == xp.float64)):
+        wide = "float64" if place.float64 and not xp.isdtype(X.dtype, "real floating") else "float32"
+        X = xp.astype(X, getattr(xp, wide))
+    if not bool(xp.all(xp.isfinite(X))):
+        raise InvalidInputError(f"Input X contains NaN or infinity. {ADVICE['contains NaN']}")
+    return X
+
+
+def check_targets(estimator: Any, y: Any, inputs: Inputs, *, numeric: bool) -> HostArray:
+    """Y on the host, of shape (n,) or (n, n_outputs); a single column is flattened, with scikit-learn's warning."""
+    if y is None:
+        raise InvalidInputError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    y = host(y)
+    options = {"ensure_all_finite": True, "ensure_2d": False, "dtype": None, "input_name": "y"}
+    y = check_array(y, accept_sparse="csr", estimator=estimator, **options)
+    y = y.toarray() if sparse.issparse(y) else y
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    if y.ndim not in (1, 2):
+        raise InvalidInputError(f"y must have shape (n,) or (n, n_outputs); got {y.shape}.")
+    if numeric and y.dtype.kind not in "iufb":
+        y = y.astype(np.float64)
+    check_consistent_length(inputs.x, y)
+    checked: HostArray = y
+    return checked
+
+
+def check_weights(w: Any, n: int, name: str = "sample_weight") -> HostArray | None:
+    """Weights of n samples on the host: one number each, none negative, not all zero; one number serves for all."""
+    if w is None:
+        return None
+    if isinstance(w, (int, float, np.number)) and not isinstance(w, bool):
+        w = np.full(n, float(w))
+    options = {"ensure_2d": False, "dtype": np.float64, "input_name": name}
+    weights: HostArray = check_array(host(w), accept_sparse=False, **options)
+    if weights.ndim != 1:
+        raise InvalidInputError(
+            f"Sample weights must be 1D array or scalar, got {weights.ndim}D array: {name} needs shape "
+            f"({n},) or one number."
+        )
+    if weights.shape != (n,):
+        raise InvalidInputError(f"{name}.shape == {weights.shape}, expected {(n,)}: one weight per sample.")
+    if np.any(weights < 0.0):
+        raise InvalidInputError(
+            f"Negative values in data passed to {name}: the least is {weights.min():g}, it must be 0."
+        )
+    if not np.any(weights > 0.0):
+        raise InvalidInputError(f"Sample weights must contain at least one non-zero number; all of {name} are zero.")
+    return weights
+
+
+def host(values: Any) -> Any:
+    """Arrays of another library as NumPy's; whatever else as it is."""
+    return (
+        values if caller_place(values) is NUMPY else to_numpy(values.detach() if hasattr(values, "detach") else values)
+    )
+
+
+def move(x: Any, place: Place, dtype: str) -> Array:
+    """A checked array of any library, on `place`."""
+    if _is_host(x):
+        return place.asarray(x, dtype)
+    here = place_of(x)
+    if here.backend is place.backend and here.device == place.device:
+        return place.xp.astype(x, getattr(place.xp, dtype), copy=False)
+    return to_backend(x, place.backend.name, device=place.device_name, dtype=dtype)
+
+
+def _is_host(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or sparse.issparse(x)

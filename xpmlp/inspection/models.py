@@ -1,0 +1,128 @@
+"""A model opened up for those who look: what `health` and `plotting` need of an MLP or of a fitted estimator.
+
+Both models answer the same questions here, so that neither reader has to know which of them it reads.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, Place, backend_of, place_of
+from xpmlp.backends.transfer import to_backend, to_numpy
+from xpmlp.mlp import MLP
+from xpmlp.network import Layers, Network
+
+
+class Anatomy(NamedTuple):
+    """What a model is made of; lists have the layer as index."""
+
+    network: Network
+    W: Layers
+    b: Layers
+    place: Place
+    dtype: str
+    n_networks: int | None
+
+
+class Batch(NamedTuple):
+    """Checked samples where the model lives."""
+
+    x: Array
+    y: Array | None
+    w: Array | None
+
+
+def open_up(model: Any) -> Anatomy:
+    """The network, weights and place of an MLP or a fitted estimator.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    ValueError
+        If it is an estimator that was not fitted.
+    """
+    if isinstance(model, MLP):
+        W, b = model.layout.unpack(model.parameters)
+        return Anatomy(model.network, W, b, model.place, model.dtype, model.n_networks)
+    _demand_estimator(model)
+    place = model._place()
+    network = model._fitted_network([None, *model.coefs_])
+    W, b = ([None, *map(place.xp.asarray, values)] for values in (model.coefs_, model.intercepts_))
+    return Anatomy(network, W, b, place, model.dtype_, None)
+
+
+def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Batch:
+    """The samples as the model's network takes them, brought from wherever they are.
+
+    For an MLP, y is what `MLP.fit` takes; for an estimator, what its `fit` takes.
+    """
+    if isinstance(model, MLP):
+        x, targets, w = (_brought(values, model) for values in (X, y, sample_weight))
+        return Batch(model._door.inputs(x), None, None) if y is None else Batch(*model._door.samples(x, targets, w))
+    _demand_estimator(model)
+    from xpmlp.estimators.validation import check_inputs, our_errors
+
+    with our_errors():
+        inputs = check_inputs(model, X, place=model._place(), dtype=model.dtype_, reset=False)
+        blank = np.zeros((inputs.n, 1)), None
+        targets, w = blank if y is None else model._encode_held_out(y, sample_weight, inputs)[1:]
+        ((x, targets, w),) = inputs.data(targets, w, inputs.n).batches(None)
+    return Batch(x, None if y is None else targets, w)
+
+
+def curves_of(model: Any) -> dict[str, HostArray]:
+    """What was recorded once per epoch, by the names of `MLP.history`; each of shape (epochs,) or (epochs, m).
+
+    `model` may also be such a dict.
+    """
+    if isinstance(model, Mapping):
+        found = dict(model)
+    elif isinstance(model, MLP):
+        found = dict(model.history)
+    else:
+        names = {
+            "loss": "loss_curve_",
+            "validation_loss": "validation_loss_curve_",
+            "validation_score": "validation_scores_",
+        }
+        found = {name: getattr(model, attribute, None) for name, attribute in names.items()}
+    return {name: np.asarray(values, dtype=float) for name, values in found.items() if values is not None}
+
+
+def host(values: Any) -> HostArray:
+    """Numbers of any library, or lists, or a data frame, as NumPy's."""
+    if hasattr(values, "toarray"):
+        values = values.toarray()
+    return np.asarray(to_numpy(values.detach() if hasattr(values, "detach") else values))
+
+
+def per_network(values: HostArray, n_networks: int | None, network: int) -> HostArray:
+    """Those of one network, of values that have a leading axis where there are several."""
+    if n_networks is None:
+        return values
+    if not 0 <= network < n_networks:
+        raise ValueError(f"network must be one of {n_networks}, 0 the first; got {network}.")
+    return np.asarray(values[network])
+
+
+def _brought(values: Any, model: MLP) -> Any:
+    if values is None or isinstance(values, (list, tuple)):
+        return values
+    place = model.place
+    if backend_of(values) is None:  # a data frame
+        values = np.asarray(values)
+    here = place_of(x=values)
+    if here.backend is place.backend and here.device_name == place.device_name:
+        return values
+    return to_backend(values, place.backend.name, device=place.device_name, dtype=model.dtype)
+
+
+def _demand_estimator(model: Any) -> None:
+    name = type(model).__name__
+    if not hasattr(type(model), "_fitted_network"):
+        raise TypeError(f"an MLP or an estimator of xpmlp is needed here; got {name}.")
+    if not hasattr(model, "coefs_"):
+        raise ValueError(f"this {name} has no weights yet; call its fit first.")

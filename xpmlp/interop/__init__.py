@@ -1,0 +1,1 @@
+"""Models in other hands: files (loading), ONNX, PyTorch's modules."""

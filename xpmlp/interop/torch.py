@@ -1,0 +1,64 @@
+"""A network as PyTorch's modules, for those who go on with it there."""
+
+from importlib import import_module
+from typing import Any
+
+from xpmlp.network import Layers, Network
+from xpmlp.network.activations import LEAKY_SLOPE
+
+# The module of each activation, and what it is made with.
+MODULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "identity": ("Identity", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "relu": ("ReLU", {}),
+    "leaky_relu": ("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
+    "elu": ("ELU", {}),
+    "selu": ("SELU", {}),
+    "softplus": ("Softplus", {"threshold": 1000.0}),  # ours is never cut off
+    "silu": ("SiLU", {}),
+    "gelu": ("GELU", {"approximate": "tanh"}),
+    "mish": ("Mish", {}),
+    "softmax": ("Softmax", {"dim": -1}),
+}
+
+
+def sequential(network: Network, W: Layers, b: Layers) -> Any:
+    """A `torch.nn.Sequential` of linear layers and activations; `W` and `b` are NumPy's, and copied.
+
+    Raises
+    ------
+    ImportError
+        If PyTorch is not installed.
+    ValueError
+        If PyTorch has no module for an activation.
+    """
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        raise ImportError("to_torch needs PyTorch; install it with pip install 'xpmlp[torch]'.") from error
+    modules: list[Any] = []
+    for k, row in enumerate(network.activations, start=1):
+        n_in, n_out = W[k].shape
+        weight = torch.tensor(W[k].T.copy())
+        linear = torch.nn.Linear(n_in, n_out, dtype=weight.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            linear.bias.copy_(torch.tensor(b[k].copy()))
+        modules.append(linear)
+        if row.name == "exp":
+            modules.append(_exp(torch)())
+        elif row.name in MODULES:
+            name, options = MODULES[row.name]
+            modules.append(getattr(torch.nn, name)(**options))
+        else:
+            raise ValueError(f"PyTorch has no module for the activation {row.name!r} of layer {k}; write it by hand.")
+    return torch.nn.Sequential(*modules)
+
+
+def _exp(torch: Any) -> Any:
+    class Exp(torch.nn.Module):  # type: ignore[misc]  # torch is imported when it is needed
+        def forward(self, z: Any) -> Any:
+            return torch.exp(z)
+
+    return Exp

@@ -1,0 +1,4 @@
+"""Arrays and plain words in files.
+
+`storage` (one checked safetensors file), `description` (rows and parameters in plain words, and back).
+"""

@@ -1,0 +1,97 @@
+"""An MLP as a document and arrays, for files and checkpoints, and back."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xpmlp import checks
+from xpmlp.backends import HostArray, Place
+from xpmlp.io.description import describe_initializer, describe_network, initializer_of, network_of
+from xpmlp.network import Layers
+from xpmlp.training import checkpoints
+from xpmlp.training.checkpoints import Checkpoint, Stored
+
+if TYPE_CHECKING:
+    from xpmlp.mlp.mlp import MLP
+
+
+def stored(
+    net: "MLP",
+    p: HostArray,
+    history: Mapping[str, Sequence[Any]],
+    orders: Sequence[np.random.Generator],
+) -> Stored:
+    """The document and arrays that stand for this network with the parameters `p`."""
+    W, b = net.layout.unpack(p)
+    arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
+    for name, values in history.items():
+        arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
+    document = {
+        "kind": "mlp",
+        "network": describe_network(net.network),
+        "initializer": describe_initializer(net.initializer),
+        "n_networks": net.n_networks,
+        "dtype": net.dtype,
+        "seed": checkpoints.seed_document(net.random_state),
+        "orders": [checkpoints.generator_document(rng) for rng in orders],
+        "versions": checkpoints.versions(),
+    }
+    return document, arrays
+
+
+def of_stored(cls: type["MLP"], document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place) -> "MLP":
+    """The network that `_stored` described; ValueError, TypeError or KeyError where it makes no sense."""
+    net = cls.__new__(cls)
+    net.network = network_of(document["network"])
+    net.initializer = initializer_of(document["initializer"])
+    m = document["n_networks"]
+    net.n_networks = None if m is None else checks.integer(m, "n_networks", least=1)
+    dtype = checks.option(document["dtype"], "dtype", ("float64", "float32"))
+    lead = () if net.n_networks is None else (net.n_networks,)
+    W: Layers = [None]
+    b: Layers = [None]
+    for name, k, _, _, shape in net.layout.segments:
+        array = arrays[f"{name}.{k}"]
+        wanted = (*lead, *shape) if name == "W" or not lead else (*lead, 1, *shape)
+        if array.shape != wanted or array.dtype != dtype:
+            raise ValueError(f"{name}.{k} must be {wanted}, {dtype}; got {array.shape}, {array.dtype}.")
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{name}.{k} holds NaN or infinity.")
+        (W if name == "W" else b).append(array)
+    net.random_state = checkpoints.seed_of(document["seed"])
+    net._orders = [checkpoints.generator_of(state) for state in document["orders"]]
+    if len(net._orders) != (net.n_networks or 1):
+        raise ValueError(f"{net.n_networks or 1} networks need as many random generators; got {len(net._orders)}.")
+    net.history = {}
+    for name, array in arrays.items():
+        if name.startswith("history."):
+            if array.dtype != np.float64 or array.shape[1:] not in ((), lead):
+                raise ValueError(f"{name} must have one number per epoch and network; got shape {array.shape}.")
+            net.history[name.removeprefix("history.")] = [
+                float(value) if np.ndim(value) == 0 else value for value in array
+            ]
+    net.place, net.dtype = place, place.dtype_name(dtype)
+    net._p = place.asarray(net.layout.pack(W, b), net.dtype)
+    net._trace = net._gradients = None
+    return net
+
+
+def saved(net: "MLP", checkpoint: str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one."""
+    if not resume:
+        return None
+    if checkpoint is None:
+        raise ValueError("resume=True needs a folder to go on from; name it with checkpoint=.")
+    if not checkpoints.last(checkpoint).exists():
+        return None
+    found = checkpoints.read(checkpoint, net.place, net.dtype)
+    there, here = found.model[0], stored(net, np.asarray(net.place.backend.to_numpy(net._p)), {}, [])[0]
+    for what in ("kind", "network", "n_networks", "initializer", "dtype"):
+        if there.get(what) != here[what]:
+            raise ValueError(
+                f"the checkpoint in {os.fspath(checkpoint)!r} is of another network; its {what} is "
+                f"{there.get(what)!r}, here it is {here[what]!r}. Choose another folder, or the same network."
+            )
+    return found

@@ -1,0 +1,37 @@
+"""What a network computes: one flat vector of parameters, the tables of its rows, and the chain rule by hand.
+
+`parameters` (the flat vector), `activations`, `losses`, `initializers` (tables), `dropout` (masks), `propagation`
+(forward and backward).
+"""
+
+from xpmlp.network.propagation import (
+    Drop,
+    Gradients,
+    Layers,
+    Network,
+    Trace,
+    backward,
+    forward,
+    mean,
+    output_derivative,
+    pullback,
+    reciprocal,
+    sample_losses,
+    shares,
+)
+
+__all__ = [
+    "Drop",
+    "Gradients",
+    "Layers",
+    "Network",
+    "Trace",
+    "backward",
+    "forward",
+    "mean",
+    "output_derivative",
+    "pullback",
+    "reciprocal",
+    "sample_losses",
+    "shares",
+]

@@ -1,0 +1,1 @@
+"""How the flat vector moves: the tables of optimizers and of learning rate schedules."""

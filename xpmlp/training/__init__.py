@@ -1,0 +1,21 @@
+"""One fit for every face: a `Problem` and a `Fitted` go in, a `Fitted` comes out (problem, fit, evaluation)."""
+
+from xpmlp.training.evaluation import Outcome, evaluate, outputs, plain, rows_at_once
+from xpmlp.training.fitting import fit
+from xpmlp.training.problem import Asked, Carried, Draws, Fitted, Observer, Problem, Saved
+
+__all__ = [
+    "Asked",
+    "Carried",
+    "Draws",
+    "Fitted",
+    "Observer",
+    "Outcome",
+    "Problem",
+    "Saved",
+    "evaluate",
+    "fit",
+    "outputs",
+    "plain",
+    "rows_at_once",
+]

@@ -1,0 +1,58 @@
+"""What a network says of samples and how far off it is, in blocks, so that memory stays bounded."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, array_namespace
+from xpmlp.network import Layers, Network, forward, reciprocal, sample_losses
+from xpmlp.runners import Data
+
+BLOCK_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
+
+
+class Outcome(NamedTuple):
+    """What a network says of samples that it is not trained on."""
+
+    loss: HostArray  # without the penalty; shape () or (m,)
+    yhat: Array  # where the network is
+
+
+def rows_at_once(sizes: tuple[int, ...], networks: int | None = None) -> int:
+    """Samples of one block."""
+    return max(BLOCK_BYTES // (8 * max(sizes) * (networks or 1)), 1)
+
+
+def outputs(network: Network, W: Layers, b: Layers, blocks: Iterable[Array], layer: int = -1) -> Array:
+    """a[layer], by default yhat, of all blocks."""
+    found = [forward(network, W, b, x).a[layer] for x in blocks]
+    return _joined(found)
+
+
+def evaluate(network: Network, p: Array, data: Data) -> Outcome:
+    """The mean loss of `data`, in its batches, and the outputs."""
+    xp, (W, b) = data.place.xp, network.layout.unpack(p)
+    total: Any = 0.0
+    seen: Any = 0.0
+    found = []
+    for x, y, w in data.batches(None):
+        trace = forward(network, W, b, x)
+        values = sample_losses(network, trace, y)
+        if w is None:
+            total, seen = total + xp.sum(values, axis=-1), seen + values.shape[-1]
+        else:
+            total, seen = total + xp.sum(values * w, axis=-1), seen + xp.sum(w, axis=-1)
+        found.append(trace.a[-1])
+    loss = total / seen if data.w is None else total * reciprocal(seen)
+    return Outcome(np.asarray(data.place.backend.to_numpy(loss)), _joined(found))
+
+
+def plain(value: HostArray) -> Any:
+    """A float for one network, a NumPy array of shape (m,) for m."""
+    return float(value) if np.ndim(value) == 0 else np.asarray(value)
+
+
+def _joined(blocks: list[Array]) -> Array:
+    return blocks[0] if len(blocks) == 1 else array_namespace(blocks[0]).concat(blocks, axis=-2)
