@@ -332,7 +332,7 @@ def jax_steps(size: Size, precision: str) -> list[float]:
         raise AbsentError(f"JAX {jax.__version__} sees no GPU")
     jnp = jax.numpy
     x, y = (jnp.asarray(it) for it in samples(size, n=size.batch))
-    W, b = Layout(size.sizes).unpack(weights(size))
+    W, b, _ = Layout(size.sizes).unpack(weights(size))
     start = tuple((jnp.asarray(Wk), jnp.asarray(bk)) for Wk, bk in zip(W[1:], b[1:], strict=True))
 
     def value(p: Any) -> Any:

@@ -169,7 +169,7 @@ def test_an_optimizer_in_c_is_that_of_the_table(name, options, dtype, shim, rng)
     size, pitch = layout.size, layout.size + 3
     row = optimizers.optimizer(name, weight_decay=0.1 if decayed else None)
     factors = np.linspace(0.0, 2.0, size).astype(dtype) if options.pop("factors", False) else None
-    decays = (np.arange(size) < layout.n_weights).astype(dtype) if decayed else None
+    decays = (np.arange(size) < layout.decaying_stop).astype(dtype) if decayed else None
     it = task(optimizer=row, factors=factors, decays=decays, **options)
     kernels = shim(source(it, dtype, weighted=False), dtype)
 
@@ -188,16 +188,16 @@ def test_an_optimizer_in_c_is_that_of_the_table(name, options, dtype, shim, rng)
     more: tuple[Any, ...] = ()
     if clip is not None:
         if l2:
-            kernels("penalize", 1, many, 64, (p, g, pitch, layout.n_weights, l2 / rows, cells, penalties))
+            kernels("penalize", 1, many, 64, (p, g, pitch, layout.decaying_stop, l2 / rows, cells, penalties))
         norm = np.sum(g.astype("f8") ** 2, axis=-1).astype(dtype)
         more = (norm, clip)
     elif l2:
-        more = (layout.n_weights, l2 / rows, penalties)
+        more = (layout.decaying_stop, l2 / rows, penalties)
     more += () if decays is None else (decays, row.weight_decay)
     more += () if factors is None else (factors,)
     kernels("update", 1, many, 64, (p, g, *slots, pitch, size, rates, cells, *more))
 
-    g0[:, : layout.n_weights] += l2 / rows * p0[:, : layout.n_weights]
+    g0[:, : layout.decaying_stop] += l2 / rows * p0[:, : layout.decaying_stop]
     g0 = g0 if clip is None else optimizers.clip(g0, clip)
     wide = [None if it is None else it.astype("f8") for it in (factors, decays)]
     wanted, wanted_slots = row.apply(p0.copy(), g0, slots0, tuple(map(float, rates[2])), *wide)
@@ -207,7 +207,9 @@ def test_an_optimizer_in_c_is_that_of_the_table(name, options, dtype, shim, rng)
     for array in (p, *slots):
         np.testing.assert_array_equal(array[:, size:], 0.0)  # padding stays 0
     if l2:
-        np.testing.assert_allclose(penalties.sum(axis=-1), np.sum(p0[:, : layout.n_weights] ** 2, axis=-1), rtol=1e-6)
+        np.testing.assert_allclose(
+            penalties.sum(axis=-1), np.sum(p0[:, : layout.decaying_stop] ** 2, axis=-1), rtol=1e-6
+        )
 
 
 @each_dtype

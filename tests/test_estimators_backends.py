@@ -36,7 +36,7 @@ def make(kind, **options):
     return (MLPRegressor if kind.startswith("number") else MLPClassifier)(**{**SMALL, **options})
 
 
-def told(backend, **options):
+def loss_or_nan(backend, **options):
     return {"backend": backend.name, "device": backend.place.device_name, **options}
 
 
@@ -83,7 +83,7 @@ def test_labels_that_are_strings_stay_on_the_host(backend):
 
 
 def test_told_where_to_work_it_answers_where_the_caller_is(backend):
-    ours = make("multiclass", **told(backend)).fit(X, Y["multiclass"])
+    ours = make("multiclass", **loss_or_nan(backend)).fit(X, Y["multiclass"])
     assert ours.backend_ == backend.name
     assert all(backend_of(w) is backend.place.backend for w in ours.coefs_)
     at_home = ours.predict_proba(X)
@@ -115,14 +115,14 @@ def test_a_pickle_holds_numpy_only_and_lives_on(backend):
     assert revived.backend_ == "numpy"
     np.testing.assert_allclose(revived.predict(backend.get(backend.put(X))), expected, rtol=1e-4, atol=1e-5)
 
-    told_so = pickle.loads(pickle.dumps(make("number", **told(backend)).fit(X, Y["number"])))
+    told_so = pickle.loads(pickle.dumps(make("number", **loss_or_nan(backend)).fit(X, Y["number"])))
     assert isinstance(told_so.predict(X), np.ndarray)
     assert told_so.backend_ == backend.name  # back where it was asked to be
 
 
 def test_partial_fit_goes_on_bit_for_bit_after_unpickling(backend):
     def train(interrupted):
-        ours = make("binary", **told(backend), dropout=0.2)
+        ours = make("binary", **loss_or_nan(backend), dropout=0.2)
         for step in range(4):
             ours.partial_fit(X, Y["binary"], classes=[0, 1])
             if interrupted and step == 1:
@@ -135,7 +135,7 @@ def test_partial_fit_goes_on_bit_for_bit_after_unpickling(backend):
 @pytest.mark.parametrize("matrix, solver", [(sparse.csr_array, "adam"), (sparse.csc_matrix, "lbfgs")])
 def test_a_sparse_matrix_is_the_dense_one(backend, matrix, solver):
     x = np.where(np.abs(X) < 0.7, 0.0, X)
-    options = told(backend, solver=solver, dropout=0.0)
+    options = loss_or_nan(backend, solver=solver, dropout=0.0)
     dense, thin = make("binary", **options).fit(x, Y["binary"]), make("binary", **options).fit(matrix(x), Y["binary"])
     close(backend, thin.predict_proba(matrix(x)), dense.predict_proba(x))
     close(backend, thin.predict_proba(x), dense.predict_proba(matrix(x)))
@@ -178,7 +178,7 @@ def test_what_goes_beyond_is_the_same_on_every_backend(backend, what):
         pytest.skip("JAX compiles for seconds, and with x64 it runs all of these")
     kind, options = BEYOND[what]
     reference = make(kind, **options).fit(X, Y[kind])
-    ours = make(kind, **told(backend), **options).fit(X, Y[kind])
+    ours = make(kind, **loss_or_nan(backend), **options).fit(X, Y[kind])
     assert ours.backend_ == backend.name
     plain = make(kind).fit(X, Y[kind])
     tolerance = 1e-9 if ours.dtype_ == "float64" else 2e-3
@@ -202,7 +202,7 @@ def test_the_hidden_layers_and_the_slopes_come_back_to_the_caller(backend):
 
 
 def test_weights_that_somebody_assigns_are_what_predicts(backend):
-    ours = make("number", **told(backend)).fit(X, Y["number"])
+    ours = make("number", **loss_or_nan(backend)).fit(X, Y["number"])
     ours.coefs_ = [np.zeros_like(xpmlp.to_numpy(w)) for w in ours.coefs_]
     ours.intercepts_[-1] = np.array([7.0])
     close(backend, ours.predict(X), np.full(60, 7.0))

@@ -82,7 +82,7 @@ def test_other_draws_are_noticed(broken, monkeypatch):
 
     def drawn_otherwise(estimator, network, rng, dtype):
         flat = proper(estimator, network, rng, dtype)
-        part, factor = (slice(network.layout.n_weights, None), 0.0) if broken == "biases" else (slice(10), 1.0001)
+        part, factor = (slice(network.layout.decaying_stop, None), 0.0) if broken == "biases" else (slice(10), 1.0001)
         flat[part] *= factor
         return flat
 

@@ -17,7 +17,7 @@ import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.interop.onnx import ACTIVATIONS as EXPORTED
 from xpmlp.io.storage import FileFormatError
-from xpmlp.network import forward
+from xpmlp.network import Parameters, forward
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
 
@@ -111,7 +111,7 @@ def test_the_graph_that_ndonnx_traces_of_our_forward_pass_says_the_same(name, pa
         warnings.simplefilter("ignore")  # of ndonnx and of what it needs
         x = ndx.argument(shape=("batch", 4), dtype=ndx.float32)
         W, b = ([None, *(ndx.asarray(np.array(part)) for part in parts[1:])] for parts in (net.W, net.b))
-        trace = forward(net.network, W, b, x)
+        trace = forward(net.network, Parameters(W, b), x)
         traced = path.with_name("traced.onnx")
         onnx.save(ndx.build({"X": x}, {"yhat": trace.a[-1]}), traced)
     X = X.astype(np.float32)

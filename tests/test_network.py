@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from witnesses import by_units, differences, relative, targets
 
-from xpmlp.network import Drop, Network, backward, forward, mean, sample_losses
+from xpmlp.network import Drop, Network, Parameters, backward, forward, mean, sample_losses
 from xpmlp.network.activations import ACTIVATIONS, activation
 from xpmlp.network.losses import LOSSES, loss
 from xpmlp.network.parameters import Layout
@@ -23,9 +23,9 @@ TOLERANCE = 1e-7
 
 def gradient(network, p, x, y, w=None, drop=None):
     """Our dL/dp, flat."""
-    W, b = network.layout.unpack(p)
-    grads = backward(network, W, forward(network, W, b, x, drop), y, w)
-    return network.layout.pack(grads.dW, grads.db)
+    parameters = network.layout.unpack(p)
+    grads = backward(network, parameters, forward(network, parameters, x, drop), y, w)
+    return network.layout.pack(grads.d)
 
 
 def problem(rng, hidden, output, row, sizes=(3, 4, 3), batch=5):
@@ -78,10 +78,10 @@ def test_the_comparison_catches_a_loss_or_output_derivative_off_by_a_thousandth(
 
 def test_the_derivative_of_the_inputs_agrees_with_differences(rng):
     network, p, x, y = problem(rng, ACTIVATIONS["gelu"], ACTIVATIONS["softmax"], LOSSES["cross_entropy"])
-    W, b = network.layout.unpack(p)
-    dx = backward(network, W, forward(network, W, b, x), y, inputs=True).da[0]
+    parameters = network.layout.unpack(p)
+    dx = backward(network, parameters, forward(network, parameters, x), y, inputs=True).da[0]
     shift = 1e-5 * np.eye(x.size).reshape(-1, *x.shape)
-    L = [mean(sample_losses(network, forward(network, W, b, x + side), y)) for side in (shift, -shift)]
+    L = [mean(sample_losses(network, forward(network, parameters, x + side), y)) for side in (shift, -shift)]
     assert relative(dx.ravel(), (L[0] - L[1]) / 2e-5) < TOLERANCE
 
 
@@ -140,13 +140,13 @@ PARITY = {"float64": 1e-13, "float32": 1e-5}
 def test_forward_and_backward_are_those_of_numpy(hidden, output, row, backend, rng):
     network, p, x, y = problem(rng, hidden, output, row)
     w = rng.random(5)
-    W, b = network.layout.unpack(p)
-    trace = forward(network, W, b, x)
-    grads = backward(network, W, trace, y, w, show=True, inputs=True)
+    parameters = network.layout.unpack(p)
+    trace = forward(network, parameters, x)
+    grads = backward(network, parameters, trace, y, w, show=True, inputs=True)
     dtype = backend.dtypes[0]
-    W, b = network.layout.unpack(backend.put(p))
-    here = forward(network, W, b, backend.put(x))
-    derivatives = backward(network, W, here, backend.put(y), backend.put(w), show=True, inputs=True)
+    parameters = network.layout.unpack(backend.put(p))
+    here = forward(network, parameters, backend.put(x))
+    derivatives = backward(network, parameters, here, backend.put(y), backend.put(w), show=True, inputs=True)
     for k in range(3):
         assert (here.z[k] is None) == (k == 0)
         backend.assert_close(here.a[k], trace.a[k], rtol=PARITY[dtype])
@@ -176,8 +176,9 @@ def hand_worked(backend, output, row):
     W = [None, backend.put([[1.0, -1.0], [0.5, 2.0]]), backend.put([[2.0], [-0.5]])]
     b = [None, backend.put([0.5, -1.0]), backend.put([0.25])]
     x, y = backend.put([[1.0, 2.0], [3.0, 1.0]]), backend.put([[1.0], [0.0]])
-    trace = forward(network, W, b, x)
-    return network, trace, y, backward(network, W, trace, y, show=True, inputs=True)
+    parameters = Parameters(W, b)
+    trace = forward(network, parameters, x)
+    return network, trace, y, backward(network, parameters, trace, y, show=True, inputs=True)
 
 
 def test_a_network_worked_by_hand_with_squared_error(backend):
@@ -222,12 +223,12 @@ def test_the_matrix_form_is_the_textbooks_sums_over_units(backend, rng):
     network, p, x, y = problem(
         rng, ACTIVATIONS["tanh"], ACTIVATIONS["sigmoid"], LOSSES["binary_cross_entropy"], (3, 4, 3, 2), 5
     )
-    W, b = network.layout.unpack(p)
+    W, b, _ = parameters = network.layout.unpack(p)
     sums = by_units(W, b, x, y)
-    W, b = network.layout.unpack(backend.put(p))
-    trace = forward(network, W, b, backend.put(x))
-    grads = backward(network, W, trace, backend.put(y), show=True, inputs=True)
-    ours = {"z": trace.z, "a": trace.a} | grads._asdict()
+    W, b, _ = parameters = network.layout.unpack(backend.put(p))
+    trace = forward(network, parameters, backend.put(x))
+    grads = backward(network, parameters, trace, backend.put(y), show=True, inputs=True)
+    ours = {"z": trace.z, "a": trace.a} | {"dz": grads.dz, "da": grads.da, "dW": grads.dW, "db": grads.db}
     for name, layers in sums.items():
         for k in range(4):
             if ours[name][k] is not None:  # 3e-16 and 4e-7 were seen
@@ -274,7 +275,7 @@ def test_gradients_are_those_of_autodiff(hidden, row, rng):
     network, p, x, y = problem(rng, hidden, ACTIVATIONS[link], row, (3, 4, 4, 3))
     p *= 0.5  # exp in three layers overflows otherwise
     t = torch.tensor(p, requires_grad=True)
-    W, b = network.layout.unpack(t)
+    W, b, _ = network.layout.unpack(t)
     h = torch.tensor(x)
     for k in (1, 2):
         h = TORCH_ACTIVATIONS[hidden.name](F, h @ W[k] + b[k])
@@ -287,10 +288,10 @@ def test_gradients_are_those_of_autodiff(hidden, row, rng):
 
 def test_permuting_hidden_units_leaves_the_outputs_alone(backend, rng):
     network, p, x, _ = problem(rng, ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"])
-    W, b = network.layout.unpack(p)
+    W, b, _ = network.layout.unpack(p)
     order = np.array([2, 0, 3, 1])
-    permuted = network.layout.pack([None, W[1][:, order], W[2][order]], [None, b[1][order], b[2]])
-    outputs = [forward(network, *network.layout.unpack(backend.put(q)), backend.put(x)).a[-1] for q in (p, permuted)]
+    permuted = network.layout.pack(Parameters([None, W[1][:, order], W[2][order]], [None, b[1][order], b[2]]))
+    outputs = [forward(network, network.layout.unpack(backend.put(q)), backend.put(x)).a[-1] for q in (p, permuted)]
     backend.assert_close(outputs[1], backend.get(outputs[0]), rtol=1e-14 if backend.float64 else 1e-6)
 
 
@@ -335,21 +336,25 @@ def test_networks_at_once_are_the_networks_one_by_one(own_samples, backend, rng)
     w = rng.random((3, 5)) if own_samples else rng.random(5)
     if own_samples:
         x, y = rng.normal(size=(3, *x.shape)), y[rng.permuted(np.tile(np.arange(5), (3, 1)), axis=1)]
-    W, b = network.layout.unpack(backend.put(p))
-    trace = forward(network, W, b, backend.put(x))
-    grads = backward(network, W, trace, backend.put(y), backend.put(w), show=True, inputs=True)
+    parameters = network.layout.unpack(backend.put(p))
+    trace = forward(network, parameters, backend.put(x))
+    grads = backward(network, parameters, trace, backend.put(y), backend.put(w), show=True, inputs=True)
     L = mean(sample_losses(network, trace, backend.put(y)), backend.put(w))
     assert tuple(L.shape) == (3,)
     tol = TOGETHER[backend.dtypes[0]]
     for i in range(3):
         xi, yi, wi = (x[i], y[i], w[i]) if own_samples else (x, y, w)
-        W1, b1 = network.layout.unpack(backend.put(p[i]))
-        trace1 = forward(network, W1, b1, backend.put(xi))
-        grads1 = backward(network, W1, trace1, backend.put(yi), backend.put(wi), show=True, inputs=True)
+        one = network.layout.unpack(backend.put(p[i]))
+        trace1 = forward(network, one, backend.put(xi))
+        grads1 = backward(network, one, trace1, backend.put(yi), backend.put(wi), show=True, inputs=True)
         backend.assert_close(
             L[i], backend.get(mean(sample_losses(network, trace1, backend.put(yi)), backend.put(wi))), rtol=tol
         )
-        for many, one in [(trace.z, trace1.z), (trace.a, trace1.a), *zip(grads, grads1, strict=True)]:
+        for many, one in [
+            (trace.z, trace1.z),
+            (trace.a, trace1.a),
+            *zip(grads[:2] + grads.d[:2], grads1[:2] + grads1.d[:2], strict=True),
+        ]:
             for k in range(3):
                 if one[k] is not None and not (k == 0 and many is trace.a):  # a[0] is x itself
                     single = backend.get(one[k])
@@ -369,9 +374,9 @@ def test_forward_and_backward_change_nothing_that_they_were_given(backend, rng):
 def test_what_is_shown_stays_what_it_was(rng):
     # With show, nothing may be written over: da[k] is still the derivative of a[k] after dz[k] was made from it.
     network, p, x, y = problem(rng, ACTIVATIONS["tanh"], ACTIVATIONS["tanh"], LOSSES["squared_error"], (3, 4, 4, 3))
-    W, b = network.layout.unpack(p)
-    trace = forward(network, W, b, x)
-    grads = backward(network, W, trace, y, show=True)
+    W, _, _ = parameters = network.layout.unpack(p)
+    trace = forward(network, parameters, x)
+    grads = backward(network, parameters, trace, y, show=True)
     for k in (1, 2, 3):
         np.testing.assert_allclose(grads.dz[k], grads.da[k] * (1 - trace.a[k] ** 2), rtol=1e-14)
         if k > 1:

@@ -20,7 +20,7 @@ from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
-from xpmlp.runners.step import State, told
+from xpmlp.runners.step import State, loss_or_nan
 
 # 4 epochs of 3 batches, the last one short, float64: the largest difference seen over all cases and runners was 2e-15
 # of the largest value. In float32 it was 2e-6. A GPU fuses multiply and add, and has a tanh of its own: hence the room.
@@ -97,7 +97,7 @@ def trained(
     if options.pop("factors", False):
         options["factors"] = put(np.linspace(0.0, 2.0, layout.size))
     if method.weight_decay:
-        options["decays"] = put((np.arange(layout.size) < layout.n_weights).astype(float))
+        options["decays"] = put((np.arange(layout.size) < layout.decaying_stop).astype(float))
     task = Task(network, method, **options)
     x, y = rng.standard_normal((N, 3)), targets(row, rng)
     w = np.abs(rng.standard_normal(N)) if case.weighted else None
@@ -286,14 +286,14 @@ def test_a_compiled_training_that_diverges_is_told() -> None:
 def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compiled._adam
 
-    def wrong(p: Any, g: Any, m: Any, v: Any, n_weights: int, l2: Any, squares: Any, scalars: Any) -> None:
+    def wrong(p: Any, g: Any, m: Any, v: Any, decaying_stop: int, l2: Any, squares: Any, scalars: Any) -> None:
         if broken == "penalty":
             l2 = 0.0 * l2
         elif broken == "decay":
             scalars = (*scalars[:4], 1.0)
         else:
-            n_weights = p.shape[1]
-        right(p, g, m, v, n_weights, l2, squares, scalars)
+            decaying_stop = p.shape[1]
+        right(p, g, m, v, decaying_stop, l2, squares, scalars)
 
     monkeypatch.setattr(
         compiled, "_compiled", lambda: compiled.Compiled(wrong, compiled._relu, compiled._relu_backward)
@@ -310,9 +310,9 @@ def test_one_parameter_that_is_not_finite_is_told_by_the_loss(bad: float, backen
     p = np.linspace(-3e38, 3e38, 12).reshape(2, 6)  # in float32 their squares, and some sums, are not finite
     p[1, 4] = bad
     host = backend.place.backend.to_numpy
-    one, two = (told(backend.put(np.asarray(0.5)), backend.put(row)) for row in p)
+    one, two = (loss_or_nan(backend.put(np.asarray(0.5)), backend.put(row)) for row in p)
     assert host(one) == 0.5
     assert np.isnan(host(two))
     np.testing.assert_array_equal(
-        host(told(backend.put(np.array([0.5, 0.7])), backend.put(p))), host(backend.put([0.5, np.nan]))
+        host(loss_or_nan(backend.put(np.array([0.5, 0.7])), backend.put(p))), host(backend.put([0.5, np.nan]))
     )

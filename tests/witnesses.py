@@ -97,7 +97,7 @@ def differences(
     Four points, so that the error falls with h^4 and h can be large enough to spare the digits of L.
     """
     shift = h * np.concatenate([s * np.eye(p.size) for s in (1, -1, 2, -2)])
-    L = mean(sample_losses(network, forward(network, *network.layout.unpack(p + shift), x, drop), y), w)
+    L = mean(sample_losses(network, forward(network, network.layout.unpack(p + shift), x, drop), y), w)
     near, mirrored, far, far_mirrored = np.split(L, 4)
     return (8.0 * (near - mirrored) - (far - far_mirrored)) / (12.0 * h)
 

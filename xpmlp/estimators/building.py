@@ -16,7 +16,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.parameters import InvalidParameterError
 from xpmlp.estimators.validation import NUMPY, InvalidInputError, caller_place, move
-from xpmlp.network import Network
+from xpmlp.network import Network, Parameters
 from xpmlp.network.activations import Activation, activation
 from xpmlp.network.initializers import fill, initializer
 from xpmlp.network.losses import Loss
@@ -116,7 +116,7 @@ def first_weights(estimator: Any, network: Network, rng: np.random.RandomState, 
     sizes, f = network.layout.sizes, network.activations
     row = None if estimator.initializer is None else initializer(estimator.initializer)
     flat: HostArray = np.zeros(network.layout.size, dtype=dtype)
-    W, b = network.layout.unpack(flat)
+    W, b, _ = network.layout.unpack(flat)
     for k in range(1, len(sizes)):
         if row is not None:
             row.fill(rng, W[k], f[k - 1].init_gain)
@@ -132,7 +132,7 @@ def _uniform(rng: np.random.RandomState, bound: float, shape: tuple[int, ...]) -
     return rng.uniform(-bound, bound, shape)
 
 
-def known_weights(estimator: Any, network: Network, place: Place, dtype: str) -> tuple[list[Any], list[Any]]:
+def known_weights(estimator: Any, network: Network, place: Place, dtype: str) -> Parameters:
     """`coefs_` and `intercepts_` on `place`, if they fit the network."""
     sizes = network.layout.sizes
     coefs, intercepts = estimator.coefs_, estimator.intercepts_
@@ -143,7 +143,8 @@ def known_weights(estimator: Any, network: Network, place: Place, dtype: str) ->
             f"the fitted weights have shapes {has[0]}, the network that training is to go on with needs {needs[0]}: "
             "hidden_layer_sizes, X or y have changed since. Put them back, or fit anew with warm_start=False."
         )
-    return [None, *(on_place(c, place, dtype) for c in coefs)], [None, *(on_place(c, place, dtype) for c in intercepts)]
+    W, b = ([None, *(on_place(c, place, dtype) for c in values)] for values in (coefs, intercepts))
+    return Parameters(W, b)
 
 
 def on_place(values: Any, place: Place, dtype: str) -> Array:

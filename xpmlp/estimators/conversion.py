@@ -8,6 +8,7 @@ import numpy as np
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.estimators.serialization import Filing
 from xpmlp.estimators.validation import InvalidInputError
+from xpmlp.network import Parameters
 
 SOLVERS = ("lbfgs", "sgd", "adam")
 SCHEDULES = ("constant", "invscaling", "adaptive")
@@ -157,4 +158,4 @@ class Exchange(Filing):
         check_is_fitted(self)
         W = [None, *(to_numpy(values) for values in self.coefs_)]
         b = [None, *(to_numpy(values) for values in self.intercepts_)]
-        return sequential(self._fitted_network(W), W, b)
+        return sequential(self._fitted_network(W), Parameters(W, b))

@@ -167,7 +167,7 @@ def _start(estimator: Any, network: Network, inputs: Inputs, rng: np.random.Rand
     """The flat vector that training begins from; training owns it."""
     if anew:
         return inputs.place.asarray(building.first_weights(estimator, network, rng, inputs.dtype))
-    return network.layout.pack(*building.known_weights(estimator, network, inputs.place, inputs.dtype))
+    return network.layout.pack(building.known_weights(estimator, network, inputs.place, inputs.dtype))
 
 
 def _hold_out(estimator: Any, samples: Samples, rng: np.random.RandomState) -> tuple[Samples, HeldOut]:
@@ -345,7 +345,7 @@ def _show(estimator: Any, fitted: Fitted, *, incremental: bool = False, ended: b
     if not ended:  # the next step will write into p, and the next epoch into the history
         p = array_namespace(p).asarray(p, copy=True)
         history = {name: list(values) for name, values in history.items()}
-    W, b = network.layout.unpack(p)
+    W, b, _ = network.layout.unpack(p)
     output = network.activations[-1].name
     shown = {
         "coefs_": W[1:],
@@ -386,6 +386,4 @@ def _looked_at(held_out: HeldOut, network: Network) -> Any:
 
 
 def _decays(network: Network, place: Place, dtype: str) -> Array:
-    flat = np.zeros(network.layout.size)
-    flat[: network.layout.n_weights] = 1.0
-    return place.asarray(flat, dtype)
+    return network.layout.fill(lambda segment: segment.decays, place.asarray(np.zeros(0), dtype))

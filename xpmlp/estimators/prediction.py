@@ -12,7 +12,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, select
 from xpmlp.estimators import building
 from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, caller_place, check_inputs, our_errors
-from xpmlp.network import Layers, Network, backward, forward
+from xpmlp.network import Layers, Network, Parameters, backward, forward
 from xpmlp.network.losses import Loss
 from xpmlp.training import outputs, rows_at_once
 
@@ -71,14 +71,14 @@ class Predicting:
         >>> reg.hidden_activations(X).shape
         (20, 3)
         """
-        place, network, W, b, x, caller = self._prepare(X, "hidden_activations")
+        place, network, p, x, caller = self._prepare(X, "hidden_activations")
         n_hidden = network.layout.n_layers - 1
         with our_errors():
             k = checks.integer(layer, "layer", least=-n_hidden)
             if not k < n_hidden:
                 raise InvalidInputError(f"layer must count one of {n_hidden} hidden layers, 0 the first; got {layer}.")
         k = k % n_hidden + 1
-        return bring(outputs(network, W, b, _blocks(x, network), k), place, caller)
+        return bring(outputs(network, p, _blocks(x, network), k), place, caller)
 
     def input_gradients(self: Any, X: Any, y: Any = None, *, output: int | None = None) -> Array:
         """The derivative of the loss, or of the outputs, with respect to the inputs: which features matter, where.
@@ -106,11 +106,11 @@ class Predicting:
         >>> reg.input_gradients(X).shape
         (20, 2)
         """
-        place, network, W, b, x, caller = self._prepare(X, "input_gradients")
+        place, network, p, x, caller = self._prepare(X, "input_gradients")
         if y is not None:
             with our_errors():
                 targets = place.asarray(self._encode_held_out(y, None, x)[1], self.dtype_)
-            return bring(self._slopes(place, network, W, b, x, targets), place, caller)
+            return bring(self._slopes(place, network, p, x, targets), place, caller)
         n = network.layout.sizes[-1]
         if output is not None:
             with our_errors():
@@ -118,20 +118,18 @@ class Predicting:
                 if chosen >= n:
                     raise InvalidInputError(f"output must be one of {n} outputs, 0 the first; got {output}.")
         which = range(n) if output is None else [chosen]
-        slopes = [self._slopes(place, replace(network, loss=_output_itself(j, place)), W, b, x, None) for j in which]
+        slopes = [self._slopes(place, replace(network, loss=_output_itself(j, place)), p, x, None) for j in which]
         result = slopes[0] if len(slopes) == 1 else place.xp.stack(slopes, axis=1)
         return bring(result, place, caller)
 
-    def _slopes(
-        self: Any, place: Place, network: Network, W: Layers, b: Layers, x: Any, targets: Array | None
-    ) -> Array:
+    def _slopes(self: Any, place: Place, network: Network, p: Parameters, x: Any, targets: Array | None) -> Array:
         parts, at = [], 0
         for part in _blocks(x, network):
-            trace = forward(network, W, b, part)
+            trace = forward(network, p, part)
             n = int(part.shape[0])
             y = trace.a[-1] if targets is None else targets[at : at + n, :]
             # L is the mean over the block; each sample's own loss is n times its share.
-            parts.append(backward(network, W, trace, y, inputs=True).da[0] * float(n))
+            parts.append(backward(network, p, trace, y, inputs=True).da[0] * float(n))
             at += n
         return parts[0] if len(parts) == 1 else place.xp.concat(parts, axis=0)
 
@@ -156,11 +154,11 @@ class Predicting:
             plain = all(type(c) is np.ndarray and c.dtype == dtype for c in (*coefs, *intercepts))
             if plain and network is not None and network.layout.n_layers == len(coefs) and np.isfinite(X).all():
                 x = X if X.dtype == dtype else X.astype(dtype)
-                return forward(network, [None, *coefs], [None, *intercepts], x).a[-1], NUMPY, NUMPY
-        place, network, W, b, x, caller = self._prepare(X, method)
-        return outputs(network, W, b, _blocks(x, network)), place, caller
+                return forward(network, Parameters([None, *coefs], [None, *intercepts]), x).a[-1], NUMPY, NUMPY
+        place, network, p, x, caller = self._prepare(X, method)
+        return outputs(network, p, _blocks(x, network)), place, caller
 
-    def _prepare(self: Any, X: Any, method: str) -> tuple[Place, Network, Layers, Layers, Any, Place]:
+    def _prepare(self: Any, X: Any, method: str) -> tuple[Place, Network, Parameters, Any, Place]:
         check_is_fitted(self)
         with our_errors():
             place, caller = self._place(), caller_place(X)
@@ -170,7 +168,7 @@ class Predicting:
             inputs = check_inputs(self, X, place=place, dtype=dtype, reset=False)
             W = [None, *(building.on_place(c, place, dtype) for c in self.coefs_)]
             b = [None, *(building.on_place(c, place, dtype) for c in self.intercepts_)]
-            return place, self._fitted_network(W), W, b, inputs, caller
+            return place, self._fitted_network(W), Parameters(W, b), inputs, caller
 
     def _place(self: Any) -> Place:
         """Where the weights live; after unpickling they are first brought back to the backend that was asked for."""

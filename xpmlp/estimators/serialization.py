@@ -18,7 +18,7 @@ from xpmlp.estimators.parameters import check_parameters
 from xpmlp.estimators.targets import Labels
 from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.io import description, storage
-from xpmlp.network import Network
+from xpmlp.network import Network, Parameters
 from xpmlp.network.activations import ACTIVATIONS, Activation, activation
 from xpmlp.network.initializers import Initializer
 from xpmlp.optim.optimizers import Optimizer
@@ -92,9 +92,9 @@ class Filing:
         W = [None, *(to_numpy(values) for values in self.coefs_)]
         b = [None, *(to_numpy(values) for values in self.intercepts_)]
         if hasattr(self, "classes_"):
-            estimator_to_onnx(path, network, W, b, dtype, labels=(self._labels().kind, self.classes_))
+            estimator_to_onnx(path, network, Parameters(W, b), dtype, labels=(self._labels().kind, self.classes_))
         else:
-            estimator_to_onnx(path, network, W, b, dtype, quantiles=self._quantiles())
+            estimator_to_onnx(path, network, Parameters(W, b), dtype, quantiles=self._quantiles())
 
     def _stored(self: Any) -> Stored:
         network = self._fitted_network([None, *self.coefs_])
@@ -176,7 +176,7 @@ def _weights(network: Network, arrays: Mapping[str, HostArray]) -> dict[str, Any
     if dtype not in (np.float64, np.float32):
         raise ValueError(f"weights must be float64 or float32; got {dtype}.")
     found: dict[str, Any] = {"coefs_": [], "intercepts_": []}
-    for name, k, _, _, shape in network.layout.segments:
+    for name, k, _, _, shape, _ in network.layout.segments:
         array = arrays[f"{name}.{k}"]
         if array.shape != shape or array.dtype != dtype or not np.all(np.isfinite(array)):
             raise ValueError(f"{name}.{k} must be {shape}, {dtype} and finite; got {array.shape}, {array.dtype}.")

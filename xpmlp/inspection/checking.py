@@ -143,7 +143,7 @@ def _foreign(layout: Layout, lead: tuple[int, ...], gradients: Any) -> HostArray
         raise TypeError(f"gradients must be a pair (dW, db) of sequences; got {type(gradients).__name__}.")
     K = layout.n_layers
     flat = np.zeros((*lead, layout.size))
-    for name, k, start, stop, shape in layout.segments:
+    for name, k, start, stop, shape, _ in layout.segments:
         given = gradients[0 if name == "W" else 1]
         if len(given) == K + 1 and given[0] is None:
             given = given[1:]

@@ -19,7 +19,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
 from xpmlp.inspection.models import batch_of, open_up
-from xpmlp.network import Network, Trace, backward, forward, mean, sample_losses
+from xpmlp.network import Network, Parameters, Trace, backward, forward, mean, sample_losses
 
 EPSILON = float(np.finfo(np.float64).eps)
 
@@ -45,7 +45,7 @@ class Problem:
             return None if x is None else xp.astype(x, xp.float64, copy=False)
 
         self.x, self.y, self.w = map(wide, batch)
-        self.flat = self._host(self.network.layout.pack(opened.W, opened.b)).astype(np.float64)
+        self.flat = self._host(self.network.layout.pack(opened.parameters)).astype(np.float64)
         self.trace, self.values = self._forward(self.flat)
         self.n = int(self.x.shape[-2])
         self.loss = float(np.mean(self._host(mean(self.values, self.w))))
@@ -95,15 +95,15 @@ class Problem:
         return (4.0 * values - self._forward(further)[1] - 3.0 * self.values) / self._column(2.0 * step)
 
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
-        W, b = self.network.layout.unpack(self.place.asarray(flat, "float64"))
-        trace = forward(self.network, W, b, self.x)
+        trace = forward(self.network, self._parameters(flat), self.x)
         return trace, sample_losses(self.network, trace, self.y)
 
     def _backward(self, flat: HostArray, trace: Trace) -> HostArray:
-        layout = self.network.layout
-        W, _ = layout.unpack(self.place.asarray(flat, "float64"))
-        grads = backward(self.network, W, trace, self.y, self.w)
-        return self._host(layout.pack(grads.dW, grads.db))
+        d = backward(self.network, self._parameters(flat), trace, self.y, self.w).d
+        return self._host(self.network.layout.pack(d))
+
+    def _parameters(self, flat: HostArray) -> Parameters:
+        return self.network.layout.unpack(self.place.asarray(flat, "float64"))
 
     def _column(self, step: HostArray) -> Any:
         # () or (m,) to what divides losses of shape (batch,) or (m, batch)

@@ -170,16 +170,16 @@ def explain_step(
             "parameters of network i: one.parameters = net.parameters[i]."
         )
     rate = checks.number(learning_rate, "learning_rate", above=0.0)
-    network, W, b, place = opened[:4]
+    network, p, place = opened[:3]
     layout = network.layout
     target = None if weight is None else _target(layout.sizes, weight)
     x, y, w = batch_of(net, X, y, sample_weight)
-    trace = forward(network, W, b, x)
-    grads = backward(network, W, trace, y, w, show=True, inputs=True)
+    trace = forward(network, p, x)
+    grads = backward(network, p, trace, y, w, show=True, inputs=True)
     loss = mean(sample_losses(network, trace, y), w)
 
-    g = layout.pack(grads.dW, grads.db)
-    after = forward(network, *layout.unpack(layout.pack(W, b) - rate * g), x)
+    g = layout.pack(grads.d)
+    after = forward(network, layout.unpack(layout.pack(p) - rate * g), x)
     change = mean(sample_losses(network, after, y), w) - loss
     predicted = -rate * place.xp.sum(g * g)
 
@@ -191,8 +191,8 @@ def explain_step(
         w is not None,
         host(trace.z),
         host(trace.a),
-        host(W),
-        host(b),
+        host(p.W),
+        host(p.b),
         *map(host, (grads.dz, grads.da, grads.dW, grads.db)),
     )
     equations = [*batch.forward(), *batch.backward()]

@@ -25,7 +25,7 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of
-from xpmlp.inspection.models import Anatomy, Batch, batch_of, curves_of, open_up
+from xpmlp.inspection.models import Batch, Opened, batch_of, curves_of, open_up
 from xpmlp.mlp import MLP
 from xpmlp.network import Layers, backward, forward
 from xpmlp.network.activations import Activation
@@ -81,7 +81,7 @@ class Health:
         n = int(X.shape[-2] if len(getattr(X, "shape", ())) > 1 else len(X))
         self._samples = tuple(_some(values, n, rows) for values in (X, y, sample_weight))
         self.history: Records = {}
-        self._batch: tuple[Anatomy, Batch] | None = None
+        self._batch: tuple[Opened, Batch] | None = None
         self._before: Layers | None = None
 
     def __call__(self, model: Any, epoch: int, logs: Mapping[str, Any]) -> None:  # noqa: ARG002 - as all callbacks
@@ -108,7 +108,7 @@ class Health:
         return self.__dict__ | {"_batch": None, "_before": None}
 
 
-def measure(model: Anatomy, batch: Batch, before: Layers | None = None) -> dict[str, Any]:
+def measure(model: Opened, batch: Batch, before: Layers | None = None) -> dict[str, Any]:
     """One record of the module's names: floats, or arrays of shape (m,). What cannot be known is NaN.
 
     Parameters
@@ -118,10 +118,11 @@ def measure(model: Anatomy, batch: Batch, before: Layers | None = None) -> dict[
     before : list of arrays, optional
         W at the record before.
     """
-    network, W, b, place, _, m = model
+    network, p, place, _, m = model
+    W = p.W
     xp, K = place.xp, network.layout.n_layers
-    trace = forward(network, W, b, batch.x)
-    dW = None if batch.y is None else backward(network, W, trace, batch.y, batch.w).dW
+    trace = forward(network, p, batch.x)
+    dW = None if batch.y is None else backward(network, p, trace, batch.y, batch.w).dW
     found: dict[str, Array] = {"largest_input": _largest(batch.x)}
     for k in range(1, K + 1):
         size = _norm(W[k])

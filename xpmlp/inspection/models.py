@@ -12,18 +12,27 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, backend_of, place_of
 from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.mlp import MLP
-from xpmlp.network import Layers, Network
+from xpmlp.network import Layers, Network, Parameters
 
 
-class Anatomy(NamedTuple):
-    """What a model is made of; lists have the layer as index."""
+class Opened(NamedTuple):
+    """What a model is made of."""
 
     network: Network
-    W: Layers
-    b: Layers
+    parameters: Parameters
     place: Place
     dtype: str
     n_networks: int | None
+
+    @property
+    def W(self) -> Layers:
+        """The weights, by layer."""
+        return self.parameters.W
+
+    @property
+    def b(self) -> Layers:
+        """The biases, by layer."""
+        return self.parameters.b
 
 
 class Batch(NamedTuple):
@@ -34,7 +43,7 @@ class Batch(NamedTuple):
     w: Array | None
 
 
-def open_up(model: Any) -> Anatomy:
+def open_up(model: Any) -> Opened:
     """The network, weights and place of an MLP or a fitted estimator.
 
     Raises
@@ -45,13 +54,12 @@ def open_up(model: Any) -> Anatomy:
         If it is an estimator that was not fitted.
     """
     if isinstance(model, MLP):
-        W, b = model.layout.unpack(model.parameters)
-        return Anatomy(model.network, W, b, model.place, model.dtype, model.n_networks)
+        return Opened(model.network, model.layout.unpack(model.parameters), model.place, model.dtype, model.n_networks)
     _demand_estimator(model)
     place = model._place()
     network = model._fitted_network([None, *model.coefs_])
     W, b = ([None, *map(place.xp.asarray, values)] for values in (model.coefs_, model.intercepts_))
-    return Anatomy(network, W, b, place, model.dtype_, None)
+    return Opened(network, Parameters(W, b), place, model.dtype_, None)
 
 
 def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Batch:

@@ -76,8 +76,7 @@ class Precise:
         return (values - self.values) / self._numbers(step), same_side(self.network, self.trace, trace, self.y)
 
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
-        W, b = self.network.layout.unpack(self._numbers(flat))
-        trace = forward(self.network, W, b, self.x)
+        trace = forward(self.network, self.network.layout.unpack(self._numbers(flat)), self.x)
         return trace, sample_losses(self.network, trace, self.y)
 
     def _numbers(self, values: Any) -> Array:

@@ -13,14 +13,12 @@ import numpy as np
 from xpmlp import checks
 from xpmlp.backends import HostArray
 from xpmlp.io import storage
-from xpmlp.network import Network
+from xpmlp.network import Network, Parameters
 from xpmlp.network.activations import ACTIVATIONS as ROWS
 from xpmlp.network.activations import GELU_CUBIC, GELU_SCALE, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, Activation
 
 OPSET, IR_VERSION = 17, 8
 LARGEST = 2**31 - 1  # bytes of a protobuf message
-
-Weights = Sequence[Any]
 
 
 class _Graph:
@@ -145,13 +143,11 @@ def _activation(row: Activation) -> Callable[[_Graph, str], str]:
 # --- Models ---
 
 
-def network_to_onnx(
-    path: str | os.PathLike[str], network: Network, W: Weights, b: Weights, dtype: str = "float32"
-) -> None:
+def network_to_onnx(path: str | os.PathLike[str], network: Network, p: Parameters, dtype: str = "float32") -> None:
     """Write a network: input "X" (batch, n_0), output "yhat" (batch, n_K), or (m, batch, n_K) of m networks."""
     g = _Graph(dtype)
-    yhat = g.op("Identity", _forward(g, network, W, b), name="yhat")
-    lead = [int(W[1].shape[0])] if W[1].ndim == 3 else []
+    yhat = g.op("Identity", _forward(g, network, p), name="yhat")
+    lead = [int(p.W[1].shape[0])] if p.W[1].ndim == 3 else []
     sizes = network.layout.sizes
     g.write(path, ("X", ["batch", sizes[0]]), [(yhat, dtype, [*lead, "batch", sizes[-1]])])
 
@@ -159,8 +155,7 @@ def network_to_onnx(
 def estimator_to_onnx(
     path: str | os.PathLike[str],
     network: Network,
-    W: Weights,
-    b: Weights,
+    p: Parameters,
     dtype: str = "float32",
     *,
     labels: tuple[str, HostArray] | None = None,
@@ -168,7 +163,7 @@ def estimator_to_onnx(
 ) -> None:
     """Write an estimator: a classifier where there are `labels`, (kind, classes), and a regressor otherwise."""
     g = _Graph(dtype)
-    yhat = _forward(g, network, W, b)
+    yhat = _forward(g, network, p)
     n = network.layout.sizes[-1]
     if labels is None:
         if len(quantiles) > 1:  # sorted, so that they do not cross
@@ -179,7 +174,8 @@ def estimator_to_onnx(
     g.write(path, ("X", ["batch", network.layout.sizes[0]]), outputs)
 
 
-def _forward(g: _Graph, network: Network, W: Weights, b: Weights) -> str:
+def _forward(g: _Graph, network: Network, p: Parameters) -> str:
+    W, b = p.W, p.b
     functions = [_activation(row) for row in network.activations]
     a = "X"
     for k, function in enumerate(functions, start=1):

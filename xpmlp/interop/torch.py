@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from xpmlp.network import Layers, Network
+from xpmlp.network import Network, Parameters
 from xpmlp.network.activations import LEAKY_SLOPE
 
 # The module of each activation, and what it is made with.
@@ -23,8 +23,8 @@ MODULES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def sequential(network: Network, W: Layers, b: Layers) -> Any:
-    """A `torch.nn.Sequential` of linear layers and activations; `W` and `b` are NumPy's, and copied.
+def sequential(network: Network, p: Parameters) -> Any:
+    """A `torch.nn.Sequential` of linear layers and activations; its arrays are NumPy's, and copied.
 
     Raises
     ------
@@ -39,12 +39,12 @@ def sequential(network: Network, W: Layers, b: Layers) -> Any:
         raise ImportError("to_torch needs PyTorch; install it with pip install 'xpmlp[torch]'.") from error
     modules: list[Any] = []
     for k, row in enumerate(network.activations, start=1):
-        n_in, n_out = W[k].shape
-        weight = torch.tensor(W[k].T.copy())
+        n_in, n_out = p.W[k].shape
+        weight = torch.tensor(p.W[k].T.copy())
         linear = torch.nn.Linear(n_in, n_out, dtype=weight.dtype)
         with torch.no_grad():
             linear.weight.copy_(weight)
-            linear.bias.copy_(torch.tensor(b[k].copy()))
+            linear.bias.copy_(torch.tensor(p.b[k].copy()))
         modules.append(linear)
         if row.name == "exp":
             modules.append(_exp(torch)())

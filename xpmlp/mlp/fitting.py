@@ -162,7 +162,8 @@ class Watcher(Observer):
         self.net._p, self.net.history = now.p, now.history
         self.bar.advance(logs)
         epoch = len(now.history["loss"])
-        return any([callback(self.net, epoch, logs) is True for callback in self.callbacks])  # all of them
+        wishes = [callback(self.net, epoch, logs) is True for callback in self.callbacks]  # all are called
+        return any(wishes)
 
 
 def _stored(net: "MLP", orders: list[np.random.Generator], fitted: Fitted) -> Stored:
@@ -184,8 +185,8 @@ def _task(net: "MLP", o: Options) -> Task:
         method,
         l2=checks.number(o.l2, "l2", least=0.0),
         clip_norm=None if o.clip_norm is None else checks.number(o.clip_norm, "clip_norm", above=0.0),
-        factors=None if o.learning_rate_factors is None else _per_layer(net, o.learning_rate_factors),
-        decays=_per_layer(net, [1.0] * net.layout.n_layers, biases=0.0) if method.weight_decay else None,
+        factors=None if o.learning_rate_factors is None else _factors(net, o.learning_rate_factors),
+        decays=net.layout.fill(lambda segment: segment.decays, net._p) if method.weight_decay else None,
         precision=checks.option(o.precision, "precision", ("highest", "high")),
     )
 
@@ -242,15 +243,12 @@ def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, place
     return samples.take(np.sort(order[n_held:]), place), samples.take(np.sort(order[:n_held]), place)
 
 
-def _per_layer(net: "MLP", factors: Sequence[float], biases: float | None = None) -> Array:
+def _factors(net: "MLP", factors: Sequence[float]) -> Array:
     K = net.layout.n_layers
     if len(factors) != K:
         raise ValueError(f"learning_rate_factors must hold one for each of the {K} layers; got {len(factors)}.")
-    flat = np.zeros(net.layout.size)
-    for name, k, start, stop, _ in net.layout.segments:
-        factor = checks.number(factors[k - 1], f"learning_rate_factors[{k - 1}]", least=0.0)
-        flat[start:stop] = factor if name == "W" or biases is None else biases
-    return net.place.asarray(flat, net.dtype)
+    each = [checks.number(it, f"learning_rate_factors[{k}]", least=0.0) for k, it in enumerate(factors)]
+    return net.layout.fill(lambda segment: each[max(segment.layer, 1) - 1], net._p)
 
 
 def _dropout_seed(net: "MLP", epochs: int) -> Array | None:

@@ -16,7 +16,7 @@ from xpmlp.io import storage
 from xpmlp.mlp import serialization
 from xpmlp.mlp.fitting import Options, fit_network
 from xpmlp.mlp.validation import Door
-from xpmlp.network import Gradients, Layers, Network, Trace, backward, forward
+from xpmlp.network import Gradients, Network, Trace, backward, forward
 from xpmlp.network.activations import activation
 from xpmlp.network.initializers import initializer as find_initializer
 from xpmlp.network.losses import loss as find_loss
@@ -111,7 +111,7 @@ class MLP:
         p: HostArray = np.zeros((len(self.seeds), layout.size), dtype=self.dtype)
         for own, seed in zip(p, self.seeds, strict=True):
             rng = generator(seed, INITIAL_WEIGHTS)
-            W, _ = layout.unpack(own)
+            W = layout.unpack(own).W
             for k in range(1, layout.n_layers + 1):
                 row = self.initializer or find_initializer(f[k - 1].initializer)
                 row.fill(rng, W[k], f[k - 1].init_gain)
@@ -131,8 +131,7 @@ class MLP:
             If `X` does not fit: shape, dtype, place, NaN or infinity.
         """
         X = self._door.inputs(X)
-        W, b = self.layout.unpack(self._p)
-        self._trace, self._gradients = forward(self.network, W, b, X), None
+        self._trace, self._gradients = forward(self.network, self.layout.unpack(self._p), X), None
         return self._trace.a[-1]
 
     def backward(self, y: Array, sample_weight: Array | None = None) -> None:
@@ -140,12 +139,12 @@ class MLP:
         if self._trace is None:
             raise ValueError("backward needs the z and a of a batch; call forward(X) first.")
         y, w = self._door.targets(y, int(self._trace.a[-1].shape[-2]), sample_weight)
-        self._gradients = backward(self.network, self.W, self._trace, y, w, show=True, inputs=True)
+        self._gradients = backward(self.network, self.layout.unpack(self._p), self._trace, y, w, show=True, inputs=True)
 
     def update(self, learning_rate: float) -> None:
         """One step of plain gradient descent: W[k] -= learning_rate * dW[k], b[k] -= learning_rate * db[k]."""
         rate = checks.number(learning_rate, "learning_rate", above=0.0)
-        self._p = self._p - rate * self.layout.pack(self._seen().dW, self._seen().db)
+        self._p = self._p - rate * self.layout.pack(self._seen().d)
 
     # --- What can be looked at ---
 
@@ -172,16 +171,14 @@ class MLP:
         K = self.layout.n_layers
         if len(W) != K or len(b) != K:
             raise ValueError(f"this network has {K} weight matrices and {K} biases; got {len(W)} and {len(b)}.")
-        own_W, own_b = self.layout.unpack(self._p)
-        parts: list[Layers] = []
-        for name, given, own in (("W", W, own_W), ("b", b, own_b)):
-            parts.append([None])
+        p = self.layout.unpack(self._p)
+        for name, given, own in (("W", W, p.W), ("b", b, p.b)):
             for k, value in enumerate(given, start=1):
                 part = checks.floating(value, f"{name}[{k}]", self.place, self.dtype)
                 if tuple(part.shape) != tuple(own[k].shape):
                     raise ValueError(f"{name}[{k}] must have shape {tuple(own[k].shape)}; got {tuple(part.shape)}.")
-                parts[-1].append(self.place.xp.astype(part, self._p.dtype))
-        self.parameters = self.layout.pack(*parts)
+                own[k] = self.place.xp.astype(part, self._p.dtype)
+        self.parameters = self.layout.pack(p)
         return self
 
     @property
@@ -191,8 +188,8 @@ class MLP:
             return [self.random_state]
         return [child(self.random_state, i) for i in range(self.n_networks)]
 
-    W = property(lambda self: _Shown(self.layout.unpack(self._p)[0]), doc="Weights; W[k] has shape (n_{k-1}, n_k).")
-    b = property(lambda self: _Shown(self.layout.unpack(self._p)[1]), doc="Biases; b[k] has shape (n_k,).")
+    W = property(lambda self: _Shown(self.layout.unpack(self._p).W), doc="Weights; W[k] has shape (n_{k-1}, n_k).")
+    b = property(lambda self: _Shown(self.layout.unpack(self._p).b), doc="Biases; b[k] has shape (n_k,).")
     z = property(lambda self: self._passed().z, doc="z[k] = a[k-1] @ W[k] + b[k], shape (batch, n_k).")
     a = property(lambda self: self._passed().a, doc="a[k] = f_k(z[k]), shape (batch, n_k); a[0] is X, a[K] is yhat.")
     dz = property(lambda self: self._seen().dz, doc="dz[k] = da[k] * f_k'(z[k]), shape (batch, n_k).")
@@ -333,7 +330,7 @@ class MLP:
         n, rows = int(X.shape[-2]), rows_at_once(self.layout.sizes, self.n_networks)
         blocks = (X[..., start : min(start + rows, n), :] for start in range(0, n, rows))
         with telling_of_memory(self.place, f"predicting {n} samples", "Predict fewer samples at once."):
-            yhat = outputs(self.network, *self.layout.unpack(self._p), blocks)
+            yhat = outputs(self.network, self.layout.unpack(self._p), blocks)
             return self.place.xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
 
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
@@ -400,7 +397,7 @@ class MLP:
         """
         from xpmlp.interop.onnx import network_to_onnx
 
-        network_to_onnx(path, self.network, *self.layout.unpack(to_numpy(self._p)), dtype)
+        network_to_onnx(path, self.network, self.layout.unpack(to_numpy(self._p)), dtype)
 
     # --- Behind the door ---
 

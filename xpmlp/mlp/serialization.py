@@ -9,7 +9,7 @@ import numpy as np
 from xpmlp import checks
 from xpmlp.backends import HostArray, Place
 from xpmlp.io.description import describe_initializer, describe_network, initializer_of, network_of
-from xpmlp.network import Layers
+from xpmlp.network import Layers, Parameters
 from xpmlp.training import checkpoints
 from xpmlp.training.checkpoints import Checkpoint, Stored
 
@@ -24,7 +24,7 @@ def stored(
     orders: Sequence[np.random.Generator],
 ) -> Stored:
     """The document and arrays that stand for this network with the parameters `p`."""
-    W, b = net.layout.unpack(p)
+    W, b, _ = net.layout.unpack(p)
     arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
     for name, values in history.items():
         arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
@@ -52,7 +52,7 @@ def of_stored(cls: type["MLP"], document: Mapping[str, Any], arrays: Mapping[str
     lead = () if net.n_networks is None else (net.n_networks,)
     W: Layers = [None]
     b: Layers = [None]
-    for name, k, _, _, shape in net.layout.segments:
+    for name, k, _, _, shape, _ in net.layout.segments:
         array = arrays[f"{name}.{k}"]
         wanted = (*lead, *shape) if name == "W" or not lead else (*lead, 1, *shape)
         if array.shape != wanted or array.dtype != dtype:
@@ -73,7 +73,7 @@ def of_stored(cls: type["MLP"], document: Mapping[str, Any], arrays: Mapping[str
                 float(value) if np.ndim(value) == 0 else value for value in array
             ]
     net.place, net.dtype = place, place.dtype_name(dtype)
-    net._p = place.asarray(net.layout.pack(W, b), net.dtype)
+    net._p = place.asarray(net.layout.pack(Parameters(W, b)), net.dtype)
     net._trace = net._gradients = None
     return net
 

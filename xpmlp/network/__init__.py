@@ -4,10 +4,10 @@
 (forward and backward).
 """
 
+from xpmlp.network.parameters import Layers, Layout, Parameters
 from xpmlp.network.propagation import (
     Drop,
     Gradients,
-    Layers,
     Network,
     Trace,
     backward,
@@ -24,7 +24,9 @@ __all__ = [
     "Drop",
     "Gradients",
     "Layers",
+    "Layout",
     "Network",
+    "Parameters",
     "Trace",
     "backward",
     "forward",

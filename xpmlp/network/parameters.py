@@ -1,12 +1,14 @@
-"""One flat vector holds all parameters of a network; `Layout` knows where each W and b lies in it.
+"""One flat vector holds all parameters of a network; `Layout` knows where each array lies in it.
 
-The weights come first, layer by layer, then the biases: what only weights take part in (the L2 penalty) is one slice.
+What takes part in the penalty and in weight decay comes first, layer by layer, then the rest: the penalty is one slice.
 
     flat = [ W[1] W[2] ... W[K] | b[1] b[2] ... b[K] ]        shape (P,), or (m, P) for m networks
+
+What a layer has beside W and b (`Other`) lies behind the weights where it decays, behind the biases where it does not.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,20 +16,52 @@ from typing import NamedTuple
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
 
+Layers = list[Array]
+"""Arrays by layer, as in the notation: [0] is the input's; what does not exist is None."""
+
+
+class Parameters(NamedTuple):
+    """All arrays of a network, or their derivatives: W[k], b[k], and own[k][name] of what else layer k has."""
+
+    W: Layers
+    b: Layers
+    own: list[dict[str, Array]] = []  # noqa: RUF012 - empty where no layer has anything of its own; never changed
+
+    def at(self, name: str, k: int) -> Array:
+        """The array of a segment."""
+        return self.W[k] if name == "W" else self.b[k] if name == "b" else self.own[k][name]
+
+    def put(self, name: str, k: int, value: Array) -> None:
+        """Another array in its place."""
+        if name in ("W", "b"):
+            (self.W if name == "W" else self.b)[k] = value
+        else:
+            self.own[k][name] = value
+
+
+class Other(NamedTuple):
+    """An array of layer k (0: before the first) that is neither W nor b."""
+
+    name: str
+    layer: int
+    shape: tuple[int, ...]
+    decays: bool = False  # whether the penalty and weight decay take part, as for W
+
 
 class Segment(NamedTuple):
     """Where one array lies in the flat vector."""
 
-    name: str  # "W" or "b"
-    layer: int  # k of the notation, 1 to K
+    name: str  # "W", "b", or that of an `Other`
+    layer: int  # k of the notation, 1 to K; 0 for what stands before the first layer
     start: int
     stop: int
-    shape: tuple[int, ...]  # (n_in, n_out) or (n_out,)
+    shape: tuple[int, ...]  # (n_in, n_out) of W, (n_out,) of b
+    decays: bool
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of W[1] ... W[K] and b[1] ... b[K] in a flat vector.
+    """The places of W[1] ... W[K], b[1] ... b[K] and `others` in a flat vector.
 
     Parameters
     ----------
@@ -36,27 +70,32 @@ class Layout:
     alignment : int
         Every segment starts at a multiple of this many elements (a GPU runner asks for it). The padding between
         segments stays zero and does not count in `n_parameters`.
+    others : tuple of Other
+        What layers have beside W and b.
     """
 
     sizes: tuple[int, ...]
     alignment: int = 1
+    others: tuple[Other, ...] = ()
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """All weights, then all biases, each by layer."""
+        """All weights, then all biases, each by layer; others behind those with which they decay, or do not."""
         layers = range(1, len(self.sizes))
-        shapes: list[tuple[str, int, tuple[int, ...]]] = [("W", k, self.sizes[k - 1 : k + 1]) for k in layers]
-        shapes += [("b", k, (self.sizes[k],)) for k in layers]
+        arrays = [Other("W", k, self.sizes[k - 1 : k + 1], True) for k in layers]
+        arrays += [other for other in self.others if other.decays]
+        arrays += [Other("b", k, (self.sizes[k],), False) for k in layers]
+        arrays += [other for other in self.others if not other.decays]
         segments, stop = [], 0
-        for name, layer, shape in shapes:
+        for name, layer, shape, decays in arrays:
             start = -(-stop // self.alignment) * self.alignment
             stop = start + math.prod(shape)
-            segments.append(Segment(name, layer, start, stop, shape))
+            segments.append(Segment(name, layer, start, stop, shape, decays))
         return tuple(segments)
 
     @property
     def n_layers(self) -> int:
-        """K, the number of layers that have parameters."""
+        """K, the number of layers that have weights."""
         return len(self.sizes) - 1
 
     @cached_property
@@ -66,47 +105,73 @@ class Layout:
 
     @cached_property
     def n_parameters(self) -> int:
-        """The number of weights and biases."""
+        """The number of parameters, padding not counted."""
         return sum(math.prod(segment.shape) for segment in self.segments)
 
     @cached_property
-    def n_weights(self) -> int:
-        """The weights lie in flat[..., :n_weights]."""
-        return self.segments[self.n_layers - 1].stop
+    def decaying(self) -> tuple[Segment, ...]:
+        """What the penalty and weight decay take part in: the weights, and others that say so."""
+        return tuple(segment for segment in self.segments if segment.decays)
 
-    def unpack(self, flat: Array) -> tuple[list[Array], list[Array]]:
-        """Lists W and b with the layer as index ([0] is None); views of `flat` wherever the library has views."""
+    @cached_property
+    def decaying_stop(self) -> int:
+        """`decaying` lies in flat[..., :decaying_stop]; padding counts."""
+        return self.decaying[-1].stop
+
+    def unpack(self, flat: Array) -> Parameters:
+        """Every array by name and layer; views of `flat` wherever the library has views."""
         xp = array_namespace(flat)
-        W: list[Array] = [None] * len(self.sizes)
-        b: list[Array] = [None] * len(self.sizes)
+        p = Parameters([None] * len(self.sizes), [None] * len(self.sizes), self._nothing_of_its_own())
         if flat.ndim == 1:
-            for name, k, start, stop, shape in self.segments:
+            for name, k, start, stop, shape, _ in self.segments:
                 if name == "W":
-                    W[k] = xp.reshape(flat[start:stop], shape)
+                    p.W[k] = xp.reshape(flat[start:stop], shape)
+                elif name == "b":
+                    p.b[k] = flat[start:stop]
                 else:
-                    b[k] = flat[start:stop]
+                    p.own[k][name] = xp.reshape(flat[start:stop], shape)
         else:
             m = flat.shape[0]
-            for name, k, start, stop, shape in self.segments:
+            for name, k, start, stop, shape, _ in self.segments:
+                array = flat[:, start:stop]
                 if name == "W":
-                    W[k] = xp.reshape(flat[:, start:stop], (m, *shape))
-                else:  # (m, 1, n_out), so that it adds to (m, batch, n_out)
-                    b[k] = xp.reshape(flat[:, start:stop], (m, 1, *shape))
-        return W, b
+                    p.W[k] = xp.reshape(array, (m, *shape))
+                elif name == "b":  # (m, 1, n_out), so that it adds to (m, batch, n_out)
+                    p.b[k] = xp.reshape(array, (m, 1, *shape))
+                else:
+                    p.own[k][name] = xp.reshape(array, (m, 1, *shape) if len(shape) == 1 else (m, *shape))
+        return p
 
-    def pack(self, W: Sequence[Array], b: Sequence[Array]) -> Array:
-        """The flat vector of `W` and `b` (or of dW and db), indexed as `unpack` returns them."""
-        xp = array_namespace(W[1])
-        lead = tuple(W[1].shape[:-2])
-        parts, at = [], 0
-        for name, k, start, stop, _ in self.segments:
+    def pack(self, p: Parameters) -> Array:
+        """The flat vector of what `unpack` returns, or of its derivatives."""
+        like = p.W[1]
+        xp, lead = array_namespace(like), tuple(like.shape[:-2])
+        arrays, at = [], 0
+        for name, k, start, stop, _, _ in self.segments:
             if start > at:
-                parts.append(xp.zeros((*lead, start - at), dtype=W[1].dtype, device=device_of(W[1])))
-            parts.append(xp.reshape((W if name == "W" else b)[k], (*lead, stop - start)))
+                arrays.append(xp.zeros((*lead, start - at), dtype=like.dtype, device=device_of(like)))
+            arrays.append(xp.reshape(p.at(name, k), (*lead, stop - start)))
             at = stop
-        return xp.concat(parts, axis=-1)
+        return xp.concat(arrays, axis=-1)
+
+    def fill(self, value: Callable[[Segment], float], like: Array) -> Array:
+        """A vector (P,) that has one value per segment, 0 in the padding; with the namespace and dtype of `like`.
+
+        Factors on the learning rate, and the share that decays, are such vectors.
+        """
+        xp, where = array_namespace(like), {"dtype": like.dtype, "device": device_of(like)}
+        pieces, at = [], 0
+        for segment in self.segments:
+            if segment.start > at:
+                pieces.append(xp.zeros((segment.start - at,), **where))
+            pieces.append(xp.full((segment.stop - segment.start,), float(value(segment)), **where))
+            at = segment.stop
+        return xp.concat(pieces)
 
     def locate(self, index: int) -> tuple[str, int]:
         """The name and layer of element `index`, as in ("W", 2); padding belongs to the segment before it."""
         found = [segment for segment in self.segments if segment.start <= index]
         return found[-1].name, found[-1].layer
+
+    def _nothing_of_its_own(self) -> list[dict[str, Array]]:
+        return [{} for _ in self.sizes] if self.others else []

@@ -23,9 +23,7 @@ from xpmlp.backends import array_namespace
 from xpmlp.network import dropout
 from xpmlp.network.activations import Activation
 from xpmlp.network.losses import Loss
-from xpmlp.network.parameters import Layout
-
-Layers = list[Array]
+from xpmlp.network.parameters import Layers, Layout, Parameters
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,17 @@ class Gradients(NamedTuple):
 
     dz: Layers
     da: Layers
-    dW: Layers
-    db: Layers
+    d: Parameters  # dW[k], db[k], and what else layers have
+
+    @property
+    def dW(self) -> Layers:
+        """The derivatives of the weights, by layer."""
+        return self.d.W
+
+    @property
+    def db(self) -> Layers:
+        """Those of the biases."""
+        return self.d.b
 
 
 class Drop(NamedTuple):
@@ -68,10 +75,11 @@ class Drop(NamedTuple):
     step: Array
 
 
-def forward(network: Network, W: Layers, b: Layers, x: Array, drop: Drop | None = None) -> Trace:
+def forward(network: Network, p: Parameters, x: Array, drop: Drop | None = None) -> Trace:
     """All z and a for the inputs `x`; a[K] is yhat. Without `drop` (in prediction) no unit is dropped."""
     xp = array_namespace(x)
     K = network.layout.n_layers
+    W, b = p.W, p.b
     z: Layers = [None] * (K + 1)
     a: Layers = [x] + [None] * K
     h: Layers = [x] + [None] * K
@@ -130,7 +138,7 @@ def output_derivative(
 
 def backward(
     network: Network,
-    W: Layers,
+    p: Parameters,
     trace: Trace,
     y: Array,
     w: Array | None = None,
@@ -153,6 +161,7 @@ def backward(
         Also compute da[0] = dL/dx.
     """
     z, a, h, masks = trace
+    W = p.W
     xp = array_namespace(a[-1])
     f = network.activations
     K = network.layout.n_layers
@@ -174,7 +183,7 @@ def backward(
             if masks[k - 1] is not None:
                 da[k - 1] *= masks[k - 1]
             dz[k - 1] = pullback(f[k - 2], da[k - 1], z[k - 1], a[k - 1], show)
-    return Gradients(dz, da, dW, db)
+    return Gradients(dz, da, Parameters(dW, db))
 
 
 def pullback(f: Activation, da: Array, z: Array, a: Array, show: bool = False) -> Array:

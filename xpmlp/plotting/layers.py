@@ -200,7 +200,7 @@ class ActivationsDisplay(_HistogramDisplay):
         """From an `MLP` or a fitted estimator and a batch; `network` chooses one of m."""
         pyplot()
         model = open_up(estimator)
-        trace = forward(model.network, model.W, model.b, batch_of(estimator, X).x)
+        trace = forward(model.network, model.parameters, batch_of(estimator, X).x)
         values, titles, notes = [], [], []
         for k, row in enumerate(model.network.activations, start=1):
             a = per_network(host(trace.a[k]), model.n_networks, network)
@@ -226,8 +226,8 @@ class GradientsDisplay(_HistogramDisplay):
         pyplot()
         model = open_up(estimator)
         batch = batch_of(estimator, X, y)
-        trace = forward(model.network, model.W, model.b, batch.x)
-        dW = backward(model.network, model.W, trace, batch.y, batch.w).dW
+        trace = forward(model.network, model.parameters, batch.x)
+        dW = backward(model.network, model.parameters, trace, batch.y, batch.w).dW
         values: list[HostArray] = []
         titles, notes = [], []
         for k in range(1, len(dW)):

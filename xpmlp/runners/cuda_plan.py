@@ -193,7 +193,7 @@ def _norm(buffers: Buffers, total: float) -> list[Node]:
     if task.l2 == 0.0:
         return [norm]
     arguments = (
-        *(buffers.p, buffers.g, buffers.pitch, task.network.layout.n_weights, task.l2 / total),
+        *(buffers.p, buffers.g, buffers.pitch, task.network.layout.decaying_stop, task.l2 / total),
         *_reciprocals(buffers),
         *(buffers.cells, buffers.penalties),
     )
@@ -208,7 +208,7 @@ def _update(buffers: Buffers, total: float) -> Launch:
     task = buffers.task
     more: tuple[Any, ...] = ()
     if task.l2 > 0.0 and task.clip_norm is None:
-        more += (task.network.layout.n_weights, task.l2 / total, *_reciprocals(buffers), buffers.penalties)
+        more += (task.network.layout.decaying_stop, task.l2 / total, *_reciprocals(buffers), buffers.penalties)
     if task.clip_norm is not None:
         more += (buffers.squared_norm, task.clip_norm)
     if task.decays is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.network import Drop, reciprocal
-from xpmlp.runners.step import State, Task, step, told, total_weight
+from xpmlp.runners.step import State, Task, loss_or_nan, step, total_weight
 
 
 class Data:
@@ -112,7 +112,7 @@ class Runner:
             if interrupted():
                 break
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
-        return State(p, slots, t), told(loss, p)
+        return State(p, slots, t), loss_or_nan(loss, p)
 
     def _drop(self, t: int) -> Drop | None:
         if self.seed is None:

@@ -20,7 +20,7 @@ from xpmlp.backends import HostArray, array_namespace
 from xpmlp.network import Trace, dropout, output_derivative, pullback, reciprocal, sample_losses, shares
 from xpmlp.optim.optimizers import Rates, adam_step, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, told, total_weight
+from xpmlp.runners.step import State, Task, loss_or_nan, total_weight
 
 
 class Activation(NamedTuple):
@@ -112,7 +112,7 @@ class InPlaceRunner:
             if interrupted():
                 break
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
-        return State(p, slots, t), told(loss, p)
+        return State(p, slots, t), loss_or_nan(loss, p)
 
     def _take(self, values: Array, rows: Array, axis: int) -> Array:
         which = (id(values), len(rows))
@@ -126,8 +126,7 @@ class InPlaceRunner:
         xp, layout, many = array_namespace(p), self.task.network.layout, p.ndim == 2
         self.p, self.slots = p, slots
         self.g = xp.zeros_like(p) if layout.size > layout.n_parameters else xp.empty_like(p)  # padding stays 0
-        self.W, b = layout.unpack(p)
-        self.dW, db = layout.unpack(self.g)
+        (self.W, b, _), (self.dW, db, _) = layout.unpack(p), layout.unpack(self.g)
         self.WT: list[Any] = [None] + [W.mT for W in self.W[1:]]
         # A column that broadcasts along the batch, and a vector that a product can be written into.
         self.b = [None] + [bk.mT if many else bk[:, None] for bk in b[1:]]
@@ -141,7 +140,7 @@ class InPlaceRunner:
     def _block(self, start: int, stop: int, slots: tuple[Array, ...], room: Array) -> Block:
         task, part = self.task, slice(start, stop)
         p, g, room = self.p[..., part], self.g[..., part], room[..., : stop - start]
-        n = min(task.network.layout.n_weights, stop) - start
+        n = min(task.network.layout.decaying_stop, stop) - start
         return Block(
             p,
             g,
@@ -224,7 +223,7 @@ class InPlaceRunner:
         added = l2
         if task.clip_norm is not None:
             # The norm is that of the whole gradient, so the penalty's part has to be there before the blocks begin.
-            n, added = task.network.layout.n_weights, 0.0
+            n, added = task.network.layout.decaying_stop, 0.0
             if task.l2 > 0.0:
                 self.g[..., :n] += _column(l2) * self.p[..., :n]
             self.g[...] = clip(self.g, task.clip_norm)

@@ -18,7 +18,7 @@ from xpmlp.network import Drop, reciprocal
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, gradients, step, told, total_weight
+from xpmlp.runners.step import State, Task, gradients, loss_or_nan, step, total_weight
 
 
 def _meaning(function: Any) -> Any:
@@ -88,41 +88,38 @@ def _program(same: _SameArithmetic) -> Callable[..., Any]:
                 carry, _ = body(carry, (order[..., edge:], rates[whole]))
         p, slots, total, seen, _ = carry
         p = join(p)
-        return p, tuple(map(join, slots)), told(total * reciprocal(seen), p)
+        return p, tuple(map(join, slots)), loss_or_nan(total * reciprocal(seen), p)
 
     return epoch  # type: ignore[no-any-return]  # jax.jit is untyped
 
 
 def _step(task: Task, p: Any, slots: Any, rates: Rates, x: Array, y: Array, w: Any, drop: Drop | None) -> Any:
-    """`step.step` where everything that is one flat vector there is a pair of lists, W and b."""
+    """`step.step` where everything that is one flat vector there is in parts, by name and layer."""
     layout = task.network.layout
-    loss, dW, db = gradients(task, p[0], p[1], x, y, w, drop)
+    loss, d = gradients(task, p, x, y, w, drop)
     if task.clip_norm is not None:
-        dW, db = layout.unpack(clip(layout.pack(dW, db), task.clip_norm))
-    g = (dW, db)
-    for which in (0, 1):  # W, b
-        for k in range(1, layout.n_layers + 1):
-            p[which][k], new = task.optimizer.apply(
-                p[which][k],
-                g[which][k],
-                tuple(slot[which][k] for slot in slots),
-                rates,
-                None if task.factors is None else task.factors[which][k],
-                None if task.decays is None else task.decays[which][k],
-            )
-            for slot, value in zip(slots, new, strict=True):
-                slot[which][k] = value
+        d = layout.unpack(clip(layout.pack(d), task.clip_norm))
+    for name, k, *_ in layout.segments:
+        value, new = task.optimizer.apply(
+            p.at(name, k),
+            d.at(name, k),
+            tuple(slot.at(name, k) for slot in slots),
+            rates,
+            None if task.factors is None else task.factors.at(name, k),
+            None if task.decays is None else task.decays.at(name, k),
+        )
+        for slot, of_slot in zip((p, *slots), (value, *new), strict=True):
+            slot.put(name, k, of_slot)
     return p, slots, loss
 
 
 def _joined(layout: Layout) -> Callable[[Any], Array]:
-    def join(pair: Any) -> Array:
+    def join(p: Any) -> Array:
         # As `layout.pack`: its `concat` takes XLA on two cores 100 milliseconds for 6.3 million numbers, this takes 5.
-        W, b = pair
-        lead = W[1].shape[:-2]
-        flat = jax.numpy.zeros((*lead, layout.size), W[1].dtype)
-        for name, k, start, stop, _ in layout.segments:
-            part = (W if name == "W" else b)[k].reshape((*lead, stop - start))
+        lead = p.W[1].shape[:-2]
+        flat = jax.numpy.zeros((*lead, layout.size), p.W[1].dtype)
+        for name, k, start, stop, *_ in layout.segments:
+            part = p.at(name, k).reshape((*lead, stop - start))
             flat = jax.lax.dynamic_update_slice_in_dim(flat, part, start, axis=-1)
         return flat
 

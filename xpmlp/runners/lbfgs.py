@@ -69,10 +69,10 @@ def objective(task: Task, data: Data) -> Function:
             weight = total_weight(x, w)
             part, slope = gradient(whole, p, x, y, w)
             loss, g, total = loss + part * weight, g + slope * weight, total + weight
-        weights = p[: layout.n_weights]
+        weights = p[: layout.decaying_stop]
         loss = (loss + 0.5 * task.l2 * xp.sum(weights * weights)) / total
         if task.l2 > 0.0:
-            biases = xp.zeros((layout.size - layout.n_weights,), dtype=p.dtype, device=p.device)
+            biases = xp.zeros((layout.size - layout.decaying_stop,), dtype=p.dtype, device=p.device)
             g = g + task.l2 * xp.concat([weights, biases])
         return loss, g / total
 

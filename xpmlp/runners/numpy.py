@@ -175,5 +175,5 @@ class Runner(InPlaceRunner):
         keep = 1.0 if task.decays is None else 1.0 - lr * task.optimizer.weight_decay
         scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], lr_t, epsilon, keep)))
         squares, penalties = np.zeros(len(p), p.dtype), np.full(len(p), l2, p.dtype)
-        self.compiled.adam(p, g, m, v, task.network.layout.n_weights, penalties, squares, scalars)
+        self.compiled.adam(p, g, m, v, task.network.layout.decaying_stop, penalties, squares, scalars)
         return squares if self.p.ndim == 2 else squares[0]

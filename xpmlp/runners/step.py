@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
-from xpmlp.network import Drop, Layers, Network, backward, forward, mean, reciprocal, sample_losses
+from xpmlp.network import Drop, Network, Parameters, backward, forward, mean, reciprocal, sample_losses
 from xpmlp.optim.optimizers import Optimizer, Rates, Slots, clip
 
 
@@ -35,23 +35,25 @@ class State(NamedTuple):
 
 
 def gradients(
-    task: Task, W: Layers, b: Layers, x: Array, y: Array, w: Array | None, drop: Drop | None = None
-) -> tuple[Array, Layers, Layers]:
-    """The loss of a batch, shape () or (m,), with its penalty, and dW and db, indexed by layer."""
+    task: Task, p: Parameters, x: Array, y: Array, w: Array | None, drop: Drop | None = None
+) -> tuple[Array, Parameters]:
+    """The loss of a batch, shape () or (m,), with its penalty, and its derivatives, by name and layer."""
     network = task.network
-    trace = forward(network, W, b, x, drop)
+    trace = forward(network, p, x, drop)
     loss = mean(sample_losses(network, trace, y), w)
-    grads = backward(network, W, trace, y, w)
+    d = backward(network, p, trace, y, w).d
     if task.l2 > 0.0:
         xp = array_namespace(loss)
         total = total_weight(trace.a[-1], w)
         per_sample = task.l2 / total if w is None else task.l2 * reciprocal(total)
         squares: Array = 0.0
-        for k in range(1, network.layout.n_layers + 1):
-            squares = squares + xp.sum(W[k] * W[k], axis=(-2, -1))
-            grads.dW[k] += _over_weights(per_sample) * W[k]
+        for name, k, _, _, shape, _ in network.layout.decaying:
+            value, slope = p.at(name, k), d.at(name, k)
+            squares = squares + xp.sum(value * value, axis=tuple(range(-len(shape), 0)))
+            slope += _over_weights(per_sample) * value
+            d.put(name, k, slope)
         loss = loss + 0.5 * per_sample * squares
-    return loss, grads.dW, grads.db
+    return loss, d
 
 
 def gradient(
@@ -59,8 +61,8 @@ def gradient(
 ) -> tuple[Array, Array]:
     """The loss of a batch and its derivative with respect to the flat vector: shapes (), (P,), or (m,), (m, P)."""
     layout = task.network.layout
-    loss, dW, db = gradients(task, *layout.unpack(p), x, y, w, drop)
-    return loss, layout.pack(dW, db)
+    loss, d = gradients(task, layout.unpack(p), x, y, w, drop)
+    return loss, layout.pack(d)
 
 
 def total_weight(yhat: Array, w: Array | None) -> Array | float:
@@ -84,7 +86,7 @@ def step(
     return p, slots, loss
 
 
-def told(loss: Array, p: Array) -> Array:
+def loss_or_nan(loss: Array, p: Array) -> Array:
     """The loss of an epoch, or NaN where it ended with parameters that are not finite: one number tells both."""
     xp = array_namespace(p)
     # Both extremes are finite if all are, and NaN is either: no temporary as large as p.

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
-from xpmlp.network import Layers, Network, forward, reciprocal, sample_losses
+from xpmlp.network import Network, Parameters, forward, reciprocal, sample_losses
 from xpmlp.runners import Data
 
 BLOCK_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
@@ -25,20 +25,20 @@ def rows_at_once(sizes: tuple[int, ...], networks: int | None = None) -> int:
     return max(BLOCK_BYTES // (8 * max(sizes) * (networks or 1)), 1)
 
 
-def outputs(network: Network, W: Layers, b: Layers, blocks: Iterable[Array], layer: int = -1) -> Array:
+def outputs(network: Network, p: Parameters, blocks: Iterable[Array], layer: int = -1) -> Array:
     """a[layer], by default yhat, of all blocks."""
-    found = [forward(network, W, b, x).a[layer] for x in blocks]
+    found = [forward(network, p, x).a[layer] for x in blocks]
     return _joined(found)
 
 
 def evaluate(network: Network, p: Array, data: Data) -> Outcome:
     """The mean loss of `data`, in its batches, and the outputs."""
-    xp, (W, b) = data.place.xp, network.layout.unpack(p)
+    xp, parameters = data.place.xp, network.layout.unpack(p)
     total: Any = 0.0
     seen: Any = 0.0
     found = []
     for x, y, w in data.batches(None):
-        trace = forward(network, W, b, x)
+        trace = forward(network, parameters, x)
         values = sample_losses(network, trace, y)
         if w is None:
             total, seen = total + xp.sum(values, axis=-1), seen + values.shape[-1]

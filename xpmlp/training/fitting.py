@@ -132,7 +132,8 @@ class _Fit:
             self.history.setdefault(name, []).append(value)
         now = self.now(report.state.p)
         try:
-            return any([observer.end(now, logs) for observer in self.observers])  # all of them
+            wishes = [observer.end(now, logs) for observer in self.observers]  # all are told
+            return any(wishes)
         except Exception as error:  # noqa: BLE001 - whatever it is, it comes out of fit once the model is safe
             self.error = error
             return True
