@@ -159,9 +159,12 @@ def test_history_grows_with_every_fit_and_holds_what_was_asked_for(data):
     assert net.history["learning_rate"] == [0.01] * 2 + [0.02] * 3
     assert all(type(loss) is float for loss in net.history["loss"])
     net.fit(X, y, epochs=1, metric=lambda y, yhat: float(np.abs(y - yhat).max()), validation_data=(X[:5], y[:5]))
-    assert net.history["validation_loss"] == [pytest.approx(net.evaluate(X[:5], y[:5]))]
-    assert net.history["metric"] == [np.abs(y - net.predict(X)).max()]
-    assert net.history["validation_metric"] == [np.abs(y[:5] - net.predict(X[:5])).max()]
+    assert net.history["validation_loss"][5:] == [pytest.approx(net.evaluate(X[:5], y[:5]))]
+    assert net.history["metric"][5:] == [np.abs(y - net.predict(X)).max()]
+    assert net.history["validation_metric"][5:] == [np.abs(y[:5] - net.predict(X[:5])).max()]
+    net.fit(X, y, epochs=1)
+    for name in ("validation_loss", "metric", "validation_metric"):  # the n-th entry is of the n-th epoch
+        assert np.isnan(net.history[name]).tolist() == [True] * 5 + [False, True]
 
 
 def test_callbacks_see_the_network_of_their_epoch_and_can_stop(data):

@@ -3,6 +3,7 @@
 import re
 import signal
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -49,7 +50,10 @@ def play(losses, networks=None, **options):
     runner = Script(losses)
     p = np.zeros(2 if networks is None else (networks, 2))
     place = Place(BACKENDS["numpy"], np, "cpu")
-    return train(runner, State(p, (), 0), plan, place, LAYOUT, orders=lambda: None, **arguments), runner
+    result = train(runner, State(p, (), 0), plan, place, LAYOUT, orders=lambda: None, **arguments)
+    for message, category in result.notes:  # as faces do
+        warnings.warn(message, category, stacklevel=1)
+    return result, runner
 
 
 # --- Stopping ---

@@ -89,7 +89,7 @@ def known(estimator: Any, wanted: Wanted, place: Place, dtype: str) -> Known | N
         return None
     if wanted.folder is None:
         raise InvalidInputError("resume=True needs a folder to go on from; name it with checkpoint=.")
-    path = checkpoints.last(wanted.folder)
+    path = checkpoints.last_of(wanted.folder)
     if not path.exists():
         return None
     found = checkpoints.read(wanted.folder, place, dtype)
@@ -114,8 +114,8 @@ def known(estimator: Any, wanted: Wanted, place: Place, dtype: str) -> Known | N
     with storage.believing(path):
         if estimator.solver != "lbfgs":
             checkpoints.demand_slots(found.snapshot, len(build_optimizer(estimator).slots))
-        elif len(found.snapshot.state.slots) % 2 == 0:
-            raise ValueError("a checkpoint of lbfgs holds one gradient, and pairs.")
+        else:
+            checkpoints.demand_pairs(found.snapshot)
     return before
 
 

@@ -27,7 +27,7 @@ from xpmlp.optim.schedules import schedule
 from xpmlp.runners import lbfgs
 from xpmlp.runners.step import Task
 from xpmlp.training import Carried, Fitted, Problem, rows_at_once
-from xpmlp.training.loop import BEGINNING, DivergenceError, Plan
+from xpmlp.training.loop import BEGINNING, DivergenceError, Notes, Plan
 
 SMALLER = "Lower batch_size, or the layers' sizes, or train in float32."
 NOT_FINITE = (
@@ -63,9 +63,12 @@ def all_or_nothing(method: Callable[..., Any]) -> Callable[..., Any]:
             vars(self).update(before)
             raise
         error = vars(self).pop("_died", None)  # what a callback raised: training ended there, and is kept
+        notes = vars(self).pop("_notes", [])
         if error is not None:
             error.add_note(f"Training ended here; the estimator keeps what it had learned in {self.n_iter_} epochs.")
             raise error
+        for message, category in notes:  # last of all, where nothing is rolled back any more
+            warn(message, category)
         return result
 
     return careful
@@ -126,13 +129,13 @@ def fit_estimator(
             fitted = training.fit(problem, begin, [watcher], keep=keep, saved=None if before is None else before.saved)
         except DivergenceError as error:
             raise DivergenceError(f"{NOT_FINITE} {error}") from None
-    _say_how_it_ended(estimator, fitted, watcher, incremental)
+    notes = _how_it_ended(estimator, fitted, watcher, incremental)
     for name in NOTED:
         vars(estimator).pop(name, None)
     vars(estimator).update(_show(estimator, fitted, incremental=incremental, ended=True))
     estimator._asked = None if estimator.backend is None else (estimator.backend, estimator.device)
     estimator._settled = True
-    estimator._died = fitted.error
+    estimator._died, estimator._notes = fitted.error, notes
     if context is not None:
         context.call_on_fit_task_end(estimator=estimator, reconstruction_attributes={}, **task)
     return estimator
@@ -257,8 +260,18 @@ def _problem(
         # Without early stopping what is held out is looked at, but decides nothing.
         monitor=("validation_score" if scores else "validation_loss") if estimator.early_stopping else "loss",
         greater_is_better=bool(estimator.early_stopping) and scores,
+        monitors=_monitored(estimator, network),
         seed=_dropout_seed(estimator, network, data.place, draws.rng),
     )
+
+
+def _monitored(estimator: Any, network: Network) -> str:
+    """What the monitored value depends on beside weights and samples."""
+    loss = f"{network.loss.name} {sorted(network.loss.parameters.items())}"
+    if not estimator.early_stopping:
+        return f"the loss of training, {loss}, alpha {float(estimator.alpha)!r}"
+    scoring = estimator.scoring
+    return f"{'score' if scoring is None else scoring} of what is held out" + (f", {loss}" if scoring == "loss" else "")
 
 
 def _problem_of_lbfgs(
@@ -317,8 +330,8 @@ def _dropout_seed(estimator: Any, network: Network, place: Place, rng: np.random
 # --- What came of it ---
 
 
-def _say_how_it_ended(estimator: Any, fitted: Fitted, watcher: Watcher, incremental: bool) -> None:
-    stopped_by = fitted.stopped_by
+def _how_it_ended(estimator: Any, fitted: Fitted, watcher: Watcher, incremental: bool) -> Notes:
+    stopped_by, notes = fitted.stopped_by, list(fitted.notes)
     if estimator.solver == "lbfgs":
         if stopped_by == "not finite":
             text = "The loss of the first weights is not finite: scale X and y."
@@ -328,15 +341,13 @@ def _say_how_it_ended(estimator: Any, fitted: Fitted, watcher: Watcher, incremen
             cure = f"Increase {limit}, or scale the data" if limit else "Scale the data, or train in float64"
             why = "iterations" if stopped_by == "epochs" else stopped_by
             stop = f"lbfgs failed to converge after {fitted.epochs} iteration(s), stopped by its {why}."
-            warn(f"{stop} {cure}.", ConvergenceWarning)
+            notes.append((f"{stop} {cure}.", ConvergenceWarning))
     elif stopped_by == "epochs" and fitted.epochs == estimator.max_iter and not incremental:
-        warn(
-            f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the optimization hasn't "
-            "converged yet.",
-            ConvergenceWarning,
-        )
+        text = f"Maximum iterations ({estimator.max_iter}) reached and the optimization hasn't converged yet."
+        notes.append((f"Stochastic Optimizer: {text}", ConvergenceWarning))
     elif stopped_by == "patience" and estimator.verbose:
         print(f"{watcher.plateau()} Stopping.")  # noqa: T201 - verbose is for printing
+    return notes
 
 
 def _show(estimator: Any, fitted: Fitted, *, incremental: bool = False, ended: bool = False) -> dict[str, Any]:

@@ -123,10 +123,10 @@ class Filing:
             document["class_weights"] = None if weights is None else [float(weights[c]) for c in self.classes_]
         carried = getattr(self, "_carried", None)
         if carried is not None and not document["slim"]:  # after partial_fit, whose next call goes on with it
-            best, waited, scale, samples = carried.standing
+            best, waited, scale, samples, of = carried.standing
             arrays |= {f"slot.{i}": to_numpy(slot) for i, slot in enumerate(carried.slots)}
             arrays |= {"waited": np.asarray(waited), "best": np.asarray(np.nan if best is None else best, np.float64)}
-            document["carried"] = {"t": int(carried.t), "scale": float(scale), "samples": int(samples)}
+            document["carried"] = {"t": int(carried.t), "scale": float(scale), "samples": int(samples), "of": of}
         return document, arrays
 
     @classmethod
@@ -202,7 +202,10 @@ def _carried(document: Mapping[str, Any], arrays: Mapping[str, HostArray], estim
         raise ValueError(f"what the optimizer remembers must have shape ({size},).")
     best = float(arrays["best"])
     scale = float(document["scale"])
-    standing = Standing(None if np.isnan(best) else best, int(arrays["waited"]), scale, _count(document["samples"]))
+    samples, of = _count(document["samples"]), document.get("of", "")
+    if not isinstance(of, str):
+        raise TypeError(f"what a best value is the best of must be text; got {of!r}.")
+    standing = Standing(None if np.isnan(best) else best, int(arrays["waited"]), scale, samples, of)
     return Carried(optimizer, slots, _count(document["t"]), standing)
 
 

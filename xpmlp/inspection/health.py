@@ -83,15 +83,25 @@ class Health:
         self.history: Records = {}
         self._batch: tuple[Opened, Batch] | None = None
         self._before: Layers | None = None
+        self._measured = 0  # the epoch of which `measure` has just taken a record
 
     def __call__(self, model: Any, epoch: int, logs: Mapping[str, Any]) -> None:  # noqa: ARG002 - as all callbacks
-        """Take a record; `model` is the MLP or the estimator that is being fitted."""
-        curve = model.history["loss"] if isinstance(model, MLP) else model.loss_curve_
-        now = len(curve)  # `epoch` of an estimator starts anew where a fit is continued
+        """Take a record, if `measure` has not; `model` is the MLP or the estimator that is being fitted."""
+        now = len(model.history["loss"] if isinstance(model, MLP) else model.loss_curve_)
+        if now != self._measured:
+            self._record(model, now)
+
+    def measure(self, net: MLP) -> Mapping[str, Any]:
+        """Take a record of the epoch that has just ended; what is in it, each name with "health." in front."""
+        self._measured = len(net.history.get("loss", [])) + 1
+        return {PREFIX + name: value for name, value in self._record(net, self._measured).items()}
+
+    def _record(self, model: Any, now: int) -> dict[str, Any]:
+        # Epochs are counted over all fits: `epoch` of an estimator starts anew where a fit is continued.
         if now <= (self.history.get("epoch") or [0])[-1]:  # another fit, from the beginning
             self.history, self._batch, self._before = {}, None, None
         if (now - 1) % self.every:
-            return
+            return {}
         opened = open_up(model)
         if self._batch is None or self._batch[0].network is not opened.network:
             self._batch = opened, batch_of(model, *self._samples)
@@ -100,8 +110,7 @@ class Health:
         self._before = [None, *(xp.asarray(W, copy=True) for W in opened.W[1:])]  # the next step writes into them
         for name, value in record.items():
             self.history.setdefault(name, []).append(value)
-            if isinstance(model, MLP):
-                model.history.setdefault(PREFIX + name, []).append(value)
+        return record
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle takes along: not the batch on the device."""
@@ -308,7 +317,11 @@ def records_of(model: Any) -> dict[str, HostArray]:
         given = getattr(model, "callbacks", None)
         given = given if isinstance(given, (list, tuple)) else [given]
         found = next((callback.history for callback in given if isinstance(callback, Health)), {})
-    return {name: np.asarray(values, dtype=float) for name, values in found.items()}
+    records = {name: np.asarray(values, dtype=float) for name, values in found.items()}
+    if "epoch" in records:  # a history has an entry for every epoch, NaN where no record was taken
+        taken = np.isfinite(records["epoch"])
+        records = {name: values[taken] for name, values in records.items()}
+    return records
 
 
 class _Chart:

@@ -11,7 +11,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, backend_of, place_of
 from xpmlp.backends.transfer import to_backend, to_numpy
-from xpmlp.mlp import MLP
+from xpmlp.mlp import MLP, content_of
 from xpmlp.network import Layers, Network, Parameters
 
 
@@ -69,7 +69,8 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
     """
     if isinstance(model, MLP):
         x, targets, w = (_brought(values, model) for values in (X, y, sample_weight))
-        return Batch(model._door.inputs(x), None, None) if y is None else Batch(*model._door.samples(x, targets, w))
+        door = content_of(model).door
+        return Batch(door.inputs(x), None, None) if y is None else Batch(*door.samples(x, targets, w))
     _demand_estimator(model)
     from xpmlp.estimators.validation import check_inputs, our_errors
 

@@ -8,7 +8,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import select
 from xpmlp.io import storage
 from xpmlp.io.description import optimizer_of, schedule_of
-from xpmlp.mlp import MLP, serialization
+from xpmlp.mlp import MLP, mlp_of, serialization
 from xpmlp.mlp.fitting import Options
 from xpmlp.training import checkpoints
 
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
     document, arrays = storage.read(path)
     with storage.believing(path):
         if document["kind"] == "mlp":
-            return serialization.of_stored(MLP, document, arrays, place or select(None))
+            return mlp_of(serialization.of_stored(document, arrays, place or select(None)))
         if document["kind"] in ("MLPClassifier", "MLPRegressor"):
             from xpmlp.estimators import MLPClassifier, MLPRegressor
 
@@ -82,7 +82,7 @@ def resume(
     ValueError
         If the samples are others, or a function is missing.
     """
-    where = checkpoints.last(path)
+    where = checkpoints.last_of(path)
     model = load(where, backend=backend, device=device)
     document, _ = storage.read(where)
     if not isinstance(model, MLP):
@@ -98,7 +98,7 @@ def resume(
         remembered = {name: value for name, value in known.items() if name not in arguments}
         own = {name: value["own"] for name, value in remembered.items() if isinstance(value, dict) and "own" in value}
         for name, revive in (("optimizer", optimizer_of), ("schedule", schedule_of)):
-            if name in remembered and name not in own:
+            if isinstance(remembered.get(name), dict) and name not in own:
                 remembered[name] = revive(remembered[name])
     for name, function in own.items():
         raise ValueError(f"{name} was a function of your own, {function!r}; hand it over again as {name}=.")

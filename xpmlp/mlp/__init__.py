@@ -1,6 +1,10 @@
-"""MLP, the network as an object: what it is and shows (mlp), how it is fitted (fitting), what a file holds (filing)."""
+"""MLP, the network as an object.
 
-from xpmlp.mlp.fitting import accuracy, binary_accuracy
-from xpmlp.mlp.mlp import MLP
+`mlp` (what it is and shows), `content` (the same as a value), `validation` (samples), `fitting` (arguments of `fit`
+into a Problem), `observers` and `metrics` (who looks on), `serialization` (what a file holds).
+"""
 
-__all__ = ["MLP", "accuracy", "binary_accuracy"]
+from xpmlp.mlp.metrics import accuracy, binary_accuracy
+from xpmlp.mlp.mlp import MLP, content_of, mlp_of
+
+__all__ = ["MLP", "accuracy", "binary_accuracy", "content_of", "mlp_of"]

@@ -9,21 +9,21 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, select
+from xpmlp.backends import select, warn
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.faults import telling_of_memory
 from xpmlp.io import storage
 from xpmlp.mlp import serialization
+from xpmlp.mlp.content import Content, build_network, first_parameters, seeds_of
 from xpmlp.mlp.fitting import Options, fit_network
+from xpmlp.mlp.observers import predicted
 from xpmlp.mlp.validation import Door
-from xpmlp.network import Gradients, Network, Trace, backward, forward
-from xpmlp.network.activations import activation
+from xpmlp.network import Gradients, Layout, Trace, backward, forward
 from xpmlp.network.initializers import initializer as find_initializer
 from xpmlp.network.losses import loss as find_loss
-from xpmlp.network.parameters import Layout
 from xpmlp.runners import Data
-from xpmlp.training import evaluate, outputs, plain, rows_at_once
-from xpmlp.training.seeds import INITIAL_WEIGHTS, ORDERS, child, generator, seed_sequence
+from xpmlp.training import Fitted, evaluate, plain, rows_at_once
+from xpmlp.training.seeds import ORDERS, generator, seed_sequence
 
 
 class MLP:
@@ -93,7 +93,7 @@ class MLP:
         dtype: str = "float64",
         random_state: int | np.random.SeedSequence | None = None,
     ) -> None:
-        self.network = _network(checks.layer_sizes(sizes), activations, find_loss(loss), dropout)
+        self.network = build_network(checks.layer_sizes(sizes), activations, find_loss(loss), dropout)
         self.initializer = None if initializer is None else find_initializer(initializer)
         self.n_networks = None if n_networks is None else checks.integer(n_networks, "n_networks", least=1)
         if dtype not in ("float64", "float32"):
@@ -107,14 +107,7 @@ class MLP:
 
     def initialize(self) -> Self:
         """Draw the weights anew from the seed, set the biases to zero, forget what was learned."""
-        layout, f = self.layout, self.network.activations
-        p: HostArray = np.zeros((len(self.seeds), layout.size), dtype=self.dtype)
-        for own, seed in zip(p, self.seeds, strict=True):
-            rng = generator(seed, INITIAL_WEIGHTS)
-            W = layout.unpack(own).W
-            for k in range(1, layout.n_layers + 1):
-                row = self.initializer or find_initializer(f[k - 1].initializer)
-                row.fill(rng, W[k], f[k - 1].init_gain)
+        p = first_parameters(self.network, self.initializer, self.seeds, self.dtype)
         self._p = self.place.asarray(p[0] if self.n_networks is None else p)
         self._orders = [generator(seed, ORDERS) for seed in self.seeds]
         self._trace: Trace | None = None
@@ -184,9 +177,7 @@ class MLP:
     @property
     def seeds(self) -> list[np.random.SeedSequence]:
         """The seed of each network, fit for `random_state=` of an MLP that is to be that network alone."""
-        if self.n_networks is None:
-            return [self.random_state]
-        return [child(self.random_state, i) for i in range(self.n_networks)]
+        return seeds_of(self.random_state, self.n_networks)
 
     W = property(lambda self: _Shown(self.layout.unpack(self._p).W), doc="Weights; W[k] has shape (n_{k-1}, n_k).")
     b = property(lambda self: _Shown(self.layout.unpack(self._p).b), doc="Biases; b[k] has shape (n_k,).")
@@ -249,6 +240,7 @@ class MLP:
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
         resume: bool = False,
+        overwrite: bool = False,
     ) -> Self:
         """Train from the present weights on.
 
@@ -262,7 +254,8 @@ class MLP:
         batch_size : int or None
             Samples per step, the last step of an epoch may have fewer; None is all of them.
         optimizer : str or Optimizer
-            A name of OPTIMIZERS or `xpmlp.optimizer(name, ...)` with parameters.
+            A name of OPTIMIZERS or `xpmlp.optimizer(name, ...)` with parameters; or "lbfgs", for small data: then an
+            epoch is one iteration on all samples, and its steps find their own length.
         learning_rate : float, optional
             By default the optimizer's own.
         schedule : str, Schedule or function
@@ -288,7 +281,8 @@ class MLP:
         metric : "accuracy" or function (y, yhat) -> float, optional
             Recorded after each epoch, on the training data too: a forward pass over all of it.
         callbacks : sequence of functions (net, epoch, logs)
-            Called after each epoch; one that returns True stops training.
+            Called after each epoch; one that returns True stops training. Parameters that it sets are trained on. What
+            the method `measure(net)` of one that has it returns joins the history.
         progress : bool
             Show a progress bar (needs tqdm).
         on_divergence : {"restore", "raise"}
@@ -304,6 +298,8 @@ class MLP:
         resume : bool
             Go on from `last`, if it is there, as if training had never stopped: with the same data and arguments the
             outcome is the same, on NumPy bit for bit. `epochs` may be another number. See also `xpmlp.resume`.
+        overwrite : bool
+            Let a checkpoint go that another run, on other data or with other arguments, has left in the folder.
 
         Raises
         ------
@@ -315,7 +311,19 @@ class MLP:
             Whatever a callback raises; the network keeps what it has learned by then.
         """
         options = Options(**{name: value for name, value in locals().items() if name in Options._fields})
-        fit_network(self, X, y, options)
+        before = dict(vars(self))
+        try:
+            fitted, self._content = fit_network(self._content, X, y, options, self._as_of, lambda: self._p)
+        except BaseException:  # nothing that fails before there is something to keep changes anything
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        if fitted.error is not None:
+            note = f"Training ended here; the network keeps what it had learned in {fitted.epochs} epochs."
+            fitted.error.add_note(note)
+            raise fitted.error
+        for message, category in fitted.notes:
+            warn(message, category)
         return self
 
     def predict(self, X: Array, *, average: bool = False) -> Array:
@@ -327,10 +335,8 @@ class MLP:
             The mean over the m networks, shape (n, n_K): an ensemble.
         """
         X = self._door.inputs(X)
-        n, rows = int(X.shape[-2]), rows_at_once(self.layout.sizes, self.n_networks)
-        blocks = (X[..., start : min(start + rows, n), :] for start in range(0, n, rows))
-        with telling_of_memory(self.place, f"predicting {n} samples", "Predict fewer samples at once."):
-            yhat = outputs(self.network, self.layout.unpack(self._p), blocks)
+        with telling_of_memory(self.place, f"predicting {X.shape[-2]} samples", "Predict fewer samples at once."):
+            yhat = predicted(self.network, self._p, X)
             return self.place.xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
 
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
@@ -378,7 +384,7 @@ class MLP:
         p = np.asarray(self.place.backend.to_numpy(self._p))
         if not np.all(np.isfinite(p)):
             raise ValueError("the parameters must be finite to be saved; they hold NaN or infinity.")
-        storage.write(path, *serialization.stored(self, p, self.history, self._orders))
+        storage.write(path, *serialization.stored(self._content, p, self.history, self._orders))
 
     def to_onnx(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
         """Write the forward pass as an ONNX model: "X" of any number of rows in, "yhat" out; needs onnx.
@@ -402,8 +408,25 @@ class MLP:
     # --- Behind the door ---
 
     @property
+    def _content(self) -> Content:
+        place = self.place, self.dtype, self.random_state
+        return Content(self.network, self.initializer, self.n_networks, *place, self._p, self._orders, self.history)
+
+    @_content.setter
+    def _content(self, content: Content) -> None:
+        self.network, self.initializer, self.n_networks = content[:3]
+        self.place, self.dtype, self.random_state = content[3:6]
+        self._p, self._orders, self.history = content[6:]
+        self._trace = self._gradients = None
+
+    def _as_of(self, now: Fitted) -> Self:
+        # During a fit: this network as it is after an epoch.
+        self._p, self.history = now.p, now.history
+        return self
+
+    @property
     def _door(self) -> Door:
-        return Door(self.network, self.place, self.dtype, self.n_networks)
+        return self._content.door
 
     def _passed(self) -> Trace:
         if self._trace is None:
@@ -423,26 +446,13 @@ class _Shown(tuple[Array, ...]):
         raise TypeError("W and b show the parameters; to change them call set_weights(W, b) or assign to parameters.")
 
 
-def _network(sizes: tuple[int, ...], activations: Any, loss: Any, dropout: Any) -> Network:
-    K = len(sizes) - 1
-    one_alone = isinstance(activations, str) or (isinstance(activations, tuple) and all(map(callable, activations)))
-    if one_alone or not isinstance(activations, Sequence):
-        activations = [activations] * (K - 1) + [loss.link or "identity"]
-    if len(activations) != K:
-        raise ValueError(f"activations must name one function for each of the {K} layers; got {len(activations)}.")
-    rows = tuple(activation(value) for value in activations)
-    for k, row in enumerate(rows[:-1], start=1):
-        if row.outputs == "distribution":
-            raise ValueError(f"{row.name} is for the output layer; layer {k} is hidden.")
-    if not loss.accepts(rows[-1].outputs):
-        raise ValueError(
-            f"loss {loss.name!r} needs outputs of kind {loss.outputs!r}; {rows[-1].name!r} gives {rows[-1].outputs!r}. "
-            f"Its usual output activation is {loss.link!r}."
-        )
-    if loss.n_outputs not in (None, sizes[-1]):
-        raise ValueError(f"{loss!r} needs {loss.n_outputs} outputs, one per quantile; the last layer has {sizes[-1]}.")
-    rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * (K - 1)
-    if len(rates) != K - 1:
-        raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")
-    rates = [checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates]
-    return Network(Layout(sizes), rows, loss, tuple(rates))
+def content_of(net: MLP) -> Content:
+    """All that the object consists of, as a value."""
+    return net._content
+
+
+def mlp_of(content: Content, cls: type[MLP] = MLP) -> MLP:
+    """The object that consists of this."""
+    net = cls.__new__(cls)
+    net._content = content
+    return net

@@ -2,29 +2,27 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from xpmlp import checks
 from xpmlp.backends import HostArray, Place
 from xpmlp.io.description import describe_initializer, describe_network, initializer_of, network_of
+from xpmlp.mlp.content import Content
 from xpmlp.network import Layers, Parameters
 from xpmlp.training import checkpoints
 from xpmlp.training.checkpoints import Checkpoint, Stored
 
-if TYPE_CHECKING:
-    from xpmlp.mlp.mlp import MLP
-
 
 def stored(
-    net: "MLP",
+    net: Content,
     p: HostArray,
     history: Mapping[str, Sequence[Any]],
     orders: Sequence[np.random.Generator],
 ) -> Stored:
     """The document and arrays that stand for this network with the parameters `p`."""
-    W, b, _ = net.layout.unpack(p)
+    W, b, _ = net.network.layout.unpack(p)
     arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
     for name, values in history.items():
         arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
@@ -41,18 +39,16 @@ def stored(
     return document, arrays
 
 
-def of_stored(cls: type["MLP"], document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place) -> "MLP":
-    """The network that `_stored` described; ValueError, TypeError or KeyError where it makes no sense."""
-    net = cls.__new__(cls)
-    net.network = network_of(document["network"])
-    net.initializer = initializer_of(document["initializer"])
+def of_stored(document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place) -> Content:
+    """What `stored` described; ValueError, TypeError or KeyError where it makes no sense."""
+    network = network_of(document["network"])
     m = document["n_networks"]
-    net.n_networks = None if m is None else checks.integer(m, "n_networks", least=1)
+    n_networks = None if m is None else checks.integer(m, "n_networks", least=1)
     dtype = checks.option(document["dtype"], "dtype", ("float64", "float32"))
-    lead = () if net.n_networks is None else (net.n_networks,)
+    lead = () if n_networks is None else (n_networks,)
     W: Layers = [None]
     b: Layers = [None]
-    for name, k, _, _, shape, _ in net.layout.segments:
+    for name, k, _, _, shape, _ in network.layout.segments:
         array = arrays[f"{name}.{k}"]
         wanted = (*lead, *shape) if name == "W" or not lead else (*lead, 1, *shape)
         if array.shape != wanted or array.dtype != dtype:
@@ -60,34 +56,39 @@ def of_stored(cls: type["MLP"], document: Mapping[str, Any], arrays: Mapping[str
         if not np.all(np.isfinite(array)):
             raise ValueError(f"{name}.{k} holds NaN or infinity.")
         (W if name == "W" else b).append(array)
-    net.random_state = checkpoints.seed_of(document["seed"])
-    net._orders = [checkpoints.generator_of(state) for state in document["orders"]]
-    if len(net._orders) != (net.n_networks or 1):
-        raise ValueError(f"{net.n_networks or 1} networks need as many random generators; got {len(net._orders)}.")
-    net.history = {}
+    orders = [checkpoints.generator_of(state) for state in document["orders"]]
+    if len(orders) != (n_networks or 1):
+        raise ValueError(f"{n_networks or 1} networks need as many random generators; got {len(orders)}.")
+    history: dict[str, list[Any]] = {}
     for name, array in arrays.items():
         if name.startswith("history."):
             if array.dtype != np.float64 or array.shape[1:] not in ((), lead):
                 raise ValueError(f"{name} must have one number per epoch and network; got shape {array.shape}.")
-            net.history[name.removeprefix("history.")] = [
-                float(value) if np.ndim(value) == 0 else value for value in array
-            ]
-    net.place, net.dtype = place, place.dtype_name(dtype)
-    net._p = place.asarray(net.layout.pack(Parameters(W, b)), net.dtype)
-    net._trace = net._gradients = None
-    return net
+            history[name.removeprefix("history.")] = [float(value) if np.ndim(value) == 0 else value for value in array]
+    there = place.dtype_name(dtype)
+    return Content(
+        network,
+        initializer_of(document["initializer"]),
+        n_networks,
+        place,
+        there,
+        checkpoints.seed_of(document["seed"]),
+        place.asarray(network.layout.pack(Parameters(W, b)), there),
+        orders,
+        history,
+    )
 
 
-def saved(net: "MLP", checkpoint: str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
+def saved(net: Content, checkpoint: str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, if there is one."""
     if not resume:
         return None
     if checkpoint is None:
         raise ValueError("resume=True needs a folder to go on from; name it with checkpoint=.")
-    if not checkpoints.last(checkpoint).exists():
+    if not checkpoints.last_of(checkpoint).exists():
         return None
     found = checkpoints.read(checkpoint, net.place, net.dtype)
-    there, here = found.model[0], stored(net, np.asarray(net.place.backend.to_numpy(net._p)), {}, [])[0]
+    there, here = found.model[0], stored(net, np.asarray(net.place.backend.to_numpy(net.p)), {}, [])[0]
     for what in ("kind", "network", "n_networks", "initializer", "dtype"):
         if there.get(what) != here[what]:
             raise ValueError(

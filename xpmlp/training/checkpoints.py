@@ -67,6 +67,15 @@ class Checkpoints:
         What must be the same when the run goes on, as JSON.
     orders : sequence of Generator
         As they were when the fit began.
+    goes_on : bool
+        Whether this is the run whose checkpoint is there.
+    overwrite : bool
+        Whether what another run has left there may go.
+
+    Raises
+    ------
+    ValueError
+        If another run has left its checkpoint there.
     """
 
     def __init__(
@@ -77,31 +86,38 @@ class Checkpoints:
         describe: Callable[[HostArray], Stored],
         run: Document,
         orders: Sequence[np.random.Generator],
+        *,
+        goes_on: bool,
+        overwrite: bool = False,
     ) -> None:
+        if not (goes_on or overwrite):
+            demand_no_other_run(folder, run)
         self.folder, self.every, self.place, self.describe = Path(folder), every, place, describe
         self.run = run | {"orders": [generator_document(rng) for rng in orders]}
         self.kept: HostArray | None = None  # the best value that `best` stands for
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, snapshot: Snapshot, failed: bool = False) -> None:
-        """Write, if it is time to; `failed` says that what has stopped training is not meant to stop the run."""
-        if snapshot.stopped_by == "interrupt":  # in the middle of an epoch, perhaps: there is no going on from there
-            return
-        if snapshot.epoch % self.every and snapshot.stopped_by == "epochs":
+    def __call__(self, snapshot: Snapshot, last: bool = False, failed: bool = False) -> None:
+        """Write, if it is time to, and always after the `last` epoch.
+
+        `failed` says that a callback which has stopped training was not meant to stop the run.
+        """
+        if snapshot.epoch % self.every and not last:
             return
         host = self.place.backend.to_numpy
         p, safe = np.asarray(host(snapshot.state.p)), np.asarray(host(snapshot.safe))
         # A file of a model holds finite parameters only: a network that has diverged stands there as the best it was.
         finite = np.where(np.all(np.isfinite(p), axis=-1, keepdims=True), p, safe)
         document, arrays = self.describe(finite)
-        training, more = _describe(snapshot._replace(stopped_by="epochs") if failed else snapshot, host)
-        storage.write(last(self.folder), document | {"run": self.run, "training": training}, arrays | more)
+        goes_on = failed and snapshot.stopped_by == "callback"
+        training, more = _describe(snapshot._replace(stopped_by="epochs") if goes_on else snapshot, host)
+        storage.write(last_of(self.folder), document | {"run": self.run, "training": training}, arrays | more)
         if self.kept is None or not np.array_equal(self.kept, snapshot.lowest):
             storage.write(self.folder / "best.safetensors", *self.describe(safe))
             self.kept = snapshot.lowest.copy()
 
 
-def last(folder: str | os.PathLike[str]) -> Path:
+def last_of(folder: str | os.PathLike[str]) -> Path:
     """The file to go on from."""
     return Path(folder) / "last.safetensors"
 
@@ -114,7 +130,7 @@ def read(folder: str | os.PathLike[str], place: Place, dtype: str) -> Checkpoint
     FileFormatError
         If it is not the checkpoint of a run, or not whole.
     """
-    path = last(folder)
+    path = last_of(folder)
     document, arrays = storage.read(path)
     with storage.believing(path):
         if "training" not in document:
@@ -123,7 +139,9 @@ def read(folder: str | os.PathLike[str], place: Place, dtype: str) -> Checkpoint
         training = document.pop("training")
         snapshot = _snapshot(training, arrays, _shape(document), place, dtype)
         optimizer = run["arguments"].get("optimizer", {"own": ""})
-        if "own" not in optimizer:  # of a function of the user's own, and of an estimator's, nothing is said here
+        if optimizer == "lbfgs":
+            demand_pairs(snapshot)
+        elif "own" not in optimizer:  # of a function of the user's own, and of an estimator's, nothing is said here
             demand_slots(snapshot, len(optimizer_of(optimizer).slots))
         orders = [generator_of(state) for state in run.pop("orders")]
         model = {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
@@ -158,6 +176,12 @@ def demand_slots(snapshot: Snapshot, n: int) -> None:
     """ValueError where an optimizer that remembers `n` arrays cannot go on from a snapshot."""
     if len(snapshot.state.slots) != n:
         raise ValueError(f"its optimizer remembers {n} arrays; got {len(snapshot.state.slots)}.")
+
+
+def demand_pairs(snapshot: Snapshot) -> None:
+    """ValueError where L-BFGS cannot go on from a snapshot: it remembers one gradient, and pairs."""
+    if len(snapshot.state.slots) % 2 == 0:
+        raise ValueError("a checkpoint of lbfgs holds one gradient, and pairs.")
 
 
 def _snapshot(
@@ -211,6 +235,20 @@ def demand_same_run(saved: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     ]
     if other:
         raise ValueError(f"resume=True goes on with the arguments that the run began with; {'; '.join(other)}.")
+
+
+def demand_no_other_run(folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
+    """ValueError where the folder holds a checkpoint of a run on other data or with other arguments."""
+    path = last_of(folder)
+    if not path.exists():
+        return
+    try:
+        demand_same_run(storage.read(path)[0].get("run", {"data": "", "arguments": {}}), run)
+    except ValueError:
+        raise ValueError(
+            f"{os.fspath(folder)!r} holds the checkpoint of another run, on other data or with other arguments, and it "
+            "would be lost. Choose another folder, or say overwrite=True."
+        ) from None
 
 
 def data_digest(*arrays: HostArray | None) -> str:

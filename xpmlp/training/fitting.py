@@ -48,60 +48,56 @@ class _Fit:
         saved: Saved | None,
     ) -> None:
         self.problem, self.begin, self.observers, self.saved = problem, begin, observers, saved
-        task = problem.task
+        task, standing = problem.task, BEGINNING
         self.history = {name: list(values) for name, values in (saved.history if saved else begin.history).items()}
+        self.noted = max(map(len, self.history.values()), default=0)  # epochs of the history so far
         self.epochs = saved.snapshot.epoch if saved else 0
-        carried = begin.carried or Carried(task.optimizer, task.optimizer.init(begin.p).slots, 0, BEGINNING)
-        self.carried = carried
-        self.samples = saved.snapshot.samples if saved else carried.standing.samples
+        self.carried = begin.carried or Carried(task.optimizer, task.optimizer.init(begin.p).slots, 0, standing)
+        standing = self.carried.standing
+        if standing.of != problem.monitors:
+            standing = standing._replace(best=None, waited=0, of=problem.monitors)
+        self.standing = standing
+        self.samples = saved.snapshot.samples if saved else standing.samples
         self.logs: dict[str, Any] = {}
         self.error: Exception | None = None
         self.keep: Checkpoints | None = None
-        if keep is not None and keep.folder is not None:
-            describe = keep.describe
-            place = problem.data.place
-
-            def of(flat: HostArray) -> Any:
-                return describe(self.now(place.asarray(np.array(flat, copy=True))))
-
-            of(np.asarray(place.backend.to_numpy(begin.p)))  # what cannot be kept is said before training
-            self.keep = Checkpoints(keep.folder, keep.every, place, of, keep.run, keep.began)
-            if saved is not None:
-                demand_same_run(saved.run, keep.run)
+        if keep is not None:
+            self.keep = self._checkpoints(keep)
 
     def run(self) -> Fitted:
-        problem, begin, plan = self.problem, self.begin, self.problem.plan
-        task, layout = problem.task, problem.task.network.layout
+        problem, begin = self.problem, self.begin
         if self.saved is not None:
             problem.draws.go_on(self.saved.draws)  # all that a fit draws before it trains has been drawn
-        carried = self.carried
         try:
             result = train(
-                problem.runner(task, problem.data, problem.seed),
-                State(begin.p, carried.slots, carried.t),
-                plan,
+                problem.runner(problem.task, problem.data, problem.seed),
+                State(begin.p, self.carried.slots, self.carried.t),
+                problem.plan,
                 problem.data.place,
-                layout,
+                problem.task.network.layout,
                 orders=self.order,
                 validate=None if problem.monitor == "loss" else self.validate,
                 greater_is_better=problem.greater_is_better,
                 on_epoch=[self.end],
-                standing=carried.standing,
+                assigned=self.assigned,
+                standing=self.standing,
                 on_snapshot=self.snapshot,
                 start=None if self.saved is None else self.saved.snapshot,
             )
         finally:
             for observer in self.observers:
                 observer.close()
-        self.samples = result.standing.samples
+        for curve in self.history.values():
+            self._fill_up(curve, curve[-1] if curve else 0.0)
         return Fitted(
-            task.network,
+            problem.task.network,
             result.p,
             self.history,
             self.epochs,
-            self.samples,
-            Carried(task.optimizer, result.state.slots, result.state.t, result.standing),
+            result.standing.samples,
+            Carried(problem.task.optimizer, result.state.slots, result.state.t, result.standing),
             result.stopped_by,
+            result.notes,
             self.error,
         )
 
@@ -128,8 +124,9 @@ class _Fit:
         if self.error is not None:  # an epoch that could not be measured is not noted
             return True
         logs = {"loss": plain(report.loss), "learning_rate": report.learning_rate} | self.logs
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
+        self._note(logs)
+        if not self.observers:
+            return False
         now = self.now(report.state.p)
         try:
             wishes = [observer.end(now, logs) for observer in self.observers]  # all are told
@@ -138,9 +135,26 @@ class _Fit:
             self.error = error
             return True
 
-    def snapshot(self, snapshot: Snapshot) -> None:
+    def assigned(self) -> Array | None:
+        """What the last of those who have set parameters says."""
+        found = [p for observer in self.observers if (p := observer.assigned()) is not None]
+        return found[-1] if found else None
+
+    def snapshot(self, snapshot: Snapshot, last: bool) -> None:
         if self.keep is not None:
-            self.keep(snapshot, failed=self.error is not None)
+            self.keep(snapshot, last, failed=self.error is not None)
+
+    def _note(self, logs: dict[str, Any]) -> None:
+        """Add an epoch to the history, in which the n-th entry of every curve is of the n-th epoch."""
+        for name, value in logs.items():
+            curve = self.history.setdefault(name, [])
+            self._fill_up(curve, value)  # the epochs in which nobody measured it
+            curve.append(value)
+        self.noted += 1
+
+    def _fill_up(self, curve: list[Any], like: Any) -> None:
+        if len(curve) < self.noted:
+            curve.extend([plain(np.full(np.shape(like), np.nan))] * (self.noted - len(curve)))
 
     def _measure(self, p: Array) -> None:
         problem, seen = self.problem, None
@@ -153,3 +167,23 @@ class _Fit:
                 self.logs |= observer.measure(self.now(p), seen)
         except Exception as error:  # noqa: BLE001 - as in `end`
             self.error = error
+
+    def _checkpoints(self, keep: Asked) -> Checkpoints:
+        place, saved = self.problem.data.place, self.saved
+
+        def describe(flat: HostArray) -> Any:
+            return keep.describe(self.now(place.asarray(np.array(flat, copy=True))))
+
+        describe(np.asarray(place.backend.to_numpy(self.begin.p)))  # what cannot be kept is said before training
+        if saved is not None:
+            demand_same_run(saved.run, keep.run)
+        return Checkpoints(
+            keep.folder,
+            keep.every,
+            place,
+            describe,
+            keep.run,
+            keep.began,
+            goes_on=saved is not None,
+            overwrite=keep.overwrite,
+        )

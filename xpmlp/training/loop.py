@@ -13,11 +13,14 @@ import numpy as np
 from array_api_compat import is_writeable_array
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place, warn
+from xpmlp.backends import HostArray, Place
 from xpmlp.faults import interruptible
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.schedules import Progress, Schedule
 from xpmlp.runners.step import State
+
+Notes = list[tuple[str, type[Warning]]]
+"""Warnings to be given, last of all, when nothing can be rolled back any more."""
 
 
 class Runner(Protocol):
@@ -82,6 +85,7 @@ class Standing(NamedTuple):
     waited: Any = 0  # epochs since it last improved enough
     scale: float = 1.0  # of the learning rate, after plateaus
     samples: int = 0  # seen
+    of: str = ""  # what the monitored value is: a best value is the best of one quantity, and of no other
 
 
 BEGINNING = Standing()
@@ -95,7 +99,8 @@ class Snapshot(NamedTuple):
     samples: int  # seen so far
     scale: float  # of the learning rate, after plateaus
     stopped_by: str  # as in a Result; "epochs" while nothing else has stopped it
-    lowest: HostArray  # what follows is of _Watch
+    # What follows is of _Watch.
+    lowest: HostArray
     waited: HostArray
     running: HostArray
     dead: HostArray
@@ -120,8 +125,9 @@ class Result:
     state: State  # as after the last step, for going on
     p: Array  # the parameters to keep: the best, the last, or what was put back
     epochs: int  # done
-    stopped_by: str  # "epochs", "patience", "time", "callback", "interrupt" or "divergence"
+    stopped_by: str  # "epochs", "patience", "time", "callback", "interrupt", "divergence", or what the runner says
     standing: Standing
+    notes: Notes  # what is to be said once what was learned is safe
 
     @property
     def best(self) -> Any:
@@ -140,8 +146,9 @@ def train(
     validate: Callable[[Array], HostArray] | None = None,
     greater_is_better: bool = False,
     on_epoch: Sequence[Callable[[Report], object]] = (),
+    assigned: Callable[[], Array | None] = lambda: None,
     standing: Standing = BEGINNING,
-    on_snapshot: Callable[[Snapshot], object] = lambda _: None,
+    on_snapshot: Callable[[Snapshot, bool], object] = lambda *_: None,
     start: Snapshot | None = None,
 ) -> Result:
     """Run epochs until the plan says stop.
@@ -156,10 +163,13 @@ def train(
         From the parameters to the monitored value, shape () or (m,); without it the training loss is monitored.
     on_epoch : sequence of functions
         Called with a `Report` after every epoch; training stops when one returns True.
+    assigned : function
+        Asked after those for parameters that somebody has set in place of this epoch's; donated.
     standing : Standing
         That of the training which this one continues.
     on_snapshot : function
-        Called with a `Snapshot` after every epoch, once it is known whether training stops there, and why.
+        Called with a `Snapshot` after every whole epoch, once it is known whether training stops there, and why, and
+        with whether it does.
     start : Snapshot or None
         Go on from here, as if training had never stopped; in place of `state`. Donated.
 
@@ -169,6 +179,7 @@ def train(
         If `plan.on_divergence` is "raise" and a loss or a parameter is no longer finite after an epoch.
     """
     watch = _Watch(plan, place, state.p, validate is not None and greater_is_better, standing)
+    notes: Notes = []
     started = time.perf_counter()
     scale, samples, done, stopped_by = standing.scale, standing.samples, 0, "epochs"
     if start is not None:
@@ -187,12 +198,17 @@ def train(
             losses = np.asarray(place.backend.to_numpy(loss))
             diverged = watch.diverged(losses)
             if _some(diverged):
-                _tell(_divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p)), plan)
-            validation, plateau = None, False
-            if not interrupted() or _some(diverged):  # an epoch that was broken off is neither judged nor reported
+                message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
+                if plan.on_divergence == "raise":
+                    raise DivergenceError(message)
+                notes.append((f"{message} The best finite weights were put back.", DivergenceWarning))
+            validation, plateau, broken_off = None, False, interrupted()
+            if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported
                 validation = None if validate is None else np.asarray(validate(state.p))
                 plateau = watch.see(losses if validation is None else validation, state.p, diverged)
             wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
+            if (p := assigned()) is not None:
+                state = state._replace(p=p)
             if plateau and plan.on_plateau == "divide" and rate > 1e-6:
                 scale /= 5.0
                 plateau = watch.go_on()
@@ -208,12 +224,15 @@ def train(
                 stopped_by = "time"
             elif epoch < plan.n_epochs and (why := finished(state)):
                 stopped_by = why
-            on_snapshot(watch.snapshot(state, epoch, samples, scale, stopped_by))
+            last = stopped_by != "epochs" or epoch == plan.n_epochs
+            if not broken_off:
+                on_snapshot(watch.snapshot(state, epoch, samples, scale, stopped_by), last)
             if stopped_by != "epochs":
                 break
     if stopped_by == "interrupt":
-        warn(f"Training interrupted by user in epoch {epoch}; what was learned is kept.", UserWarning)
-    return Result(state, watch.keep(state.p), epoch, stopped_by, Standing(watch.best, watch.waited, scale, samples))
+        notes.append((f"Training interrupted by user in epoch {epoch}; what was learned is kept.", UserWarning))
+    stands = Standing(watch.best, watch.waited, scale, samples, standing.of)
+    return Result(state, watch.keep(state.p), epoch, stopped_by, stands, notes)
 
 
 def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], interrupted: Callable[[], bool]) -> str:
@@ -327,12 +346,6 @@ class _Watch:
         if which.ndim == 0 or which.all():
             return self._copy(new)
         return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
-
-
-def _tell(message: str, plan: Plan) -> None:
-    if plan.on_divergence == "raise":
-        raise DivergenceError(message)
-    warn(f"{message} The best finite weights were put back.", DivergenceWarning)
 
 
 def _some(which: HostArray) -> bool:

@@ -16,7 +16,7 @@ from xpmlp.runners import Data, find_runner
 from xpmlp.runners.step import Task
 from xpmlp.training.checkpoints import Document, Stored
 from xpmlp.training.evaluation import Outcome
-from xpmlp.training.loop import Plan, Snapshot, Standing
+from xpmlp.training.loop import Notes, Plan, Snapshot, Standing
 
 History = dict[str, list[Any]]
 
@@ -43,6 +43,7 @@ class Problem:
     draws: Draws
     held_out: Data | None = None
     monitor: str = "loss"  # the number of the history that patience and the best epoch go by
+    monitors: str = ""  # all that this number depends on: a best value is carried on among equals only
     greater_is_better: bool = False
     seed: Array | None = None  # that dropout masks are hashed from
     runner: Callable[[Task, Data, Array | None], Any] = find_runner
@@ -68,6 +69,7 @@ class Fitted:
     samples: int = 0  # seen so far
     carried: Carried | None = None  # None begins afresh
     stopped_by: str = ""
+    notes: Notes = field(default_factory=list)  # warnings, which the face gives when all else is done
     error: Exception | None = None  # what an observer raised: the fit ended there
 
 
@@ -85,6 +87,10 @@ class Observer:
         """An epoch has ended, and `logs` is what the history has gained; True stops the fit."""
         return False
 
+    def assigned(self) -> Array | None:
+        """Parameters that somebody has set in `end`, in place of those of the epoch; donated."""
+        return None
+
     def close(self) -> None:
         """The fit is over, whatever its end."""
 
@@ -101,8 +107,9 @@ class Saved(NamedTuple):
 class Asked(NamedTuple):
     """The checkpoints that a fit leaves."""
 
-    folder: str | os.PathLike[str] | None
+    folder: str | os.PathLike[str]
     every: int
     describe: Callable[[Fitted], Stored]  # as the face's files are
     run: Document  # what must be the same when the fit goes on
     began: Any  # the draws as they were when the fit began
+    overwrite: bool = False  # what another run has left in the folder

@@ -1,33 +1,41 @@
 """A progress bar over epochs, drawn by tqdm where somebody asks for it."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from xpmlp.training.problem import Fitted, Observer
 
 
-class Bar:
-    """A context manager; `advance(logs)` counts an epoch and shows the numbers in `logs`."""
+class Bar(Observer):
+    """An observer that counts epochs and shows their numbers.
 
-    def __init__(self, n_epochs: int, shown: bool) -> None:
-        self.tqdm: Any = None
-        if shown:
-            try:
-                from tqdm.auto import tqdm
-            except ImportError as error:
-                raise ImportError("progress=True needs tqdm; install it with pip install 'xpmlp[progress]'.") from error
-            self.tqdm = tqdm(total=n_epochs, unit="epoch", leave=True)
+    Raises
+    ------
+    ImportError
+        If tqdm is not installed.
+    """
 
-    def __enter__(self) -> Self:
-        return self
+    def __init__(self, n_epochs: int) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError("progress=True needs tqdm; install it with pip install 'xpmlp[progress]'.") from error
+        self.tqdm: Any = tqdm
+        self.n_epochs = n_epochs
+        self.drawn: Any = None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.tqdm is not None:
-            self.tqdm.close()
+    def begin(self) -> None:
+        """An epoch begins: the first one draws the bar."""
+        if self.drawn is None:
+            self.drawn = self.tqdm(total=self.n_epochs, unit="epoch", leave=True)
 
-    def advance(self, logs: dict[str, Any]) -> None:
+    def end(self, now: Fitted, logs: dict[str, Any]) -> bool:  # noqa: ARG002 - as an Observer's
         """Count an epoch, and show its numbers."""
-        if self.tqdm is not None:
-            numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
-            self.tqdm.set_postfix(numbers, refresh=False)
-            self.tqdm.update()
+        numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
+        self.drawn.set_postfix(numbers, refresh=False)
+        self.drawn.update()
+        return False
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.drawn is not None:
+            self.drawn.close()
