@@ -122,6 +122,25 @@ def test_a_warm_start_goes_on_as_scikit_learns(problem):
     assert_same(other, ours, X)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("problem", ["regression", "multiclass"])
+def test_invscaling_goes_on_over_warm_starts_as_scikit_learns(problem, momentum):
+    name, X, y = PROBLEMS[problem]
+    options = {**SETTINGS["sgd, invscaling"], "momentum": momentum, "random_state": 2, "warm_start": True}
+    other = getattr(theirs, name)(**options)
+    ours = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name](**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # The first epoch of a fit runs at the full rate, for its optimizer is new; from then on all samples count.
+        for epochs in (4, 1, 3):
+            for model in (other, ours):
+                model.set_params(max_iter=epochs).fit(X, y)
+            assert_same(other, ours, X)
+        for model in (other, ours):  # keeps its optimizer, and its rate
+            model.partial_fit(X, y)
+    assert_same(other, ours, X)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_lbfgs_takes_scikit_learns_iterations(problem):
     other, ours, _ = both(problem, solver="lbfgs", max_iter=15, activation="tanh")

@@ -13,7 +13,8 @@ import pytest
 import xpmlp
 from xpmlp import MLP, Health, diagnose
 from xpmlp.backends import select
-from xpmlp.inspection.health import CLOSED, Diagnosis, measure, records_of, slope_of
+from xpmlp.inspection.diagnosis import Diagnosis
+from xpmlp.inspection.health import CLOSED, measure, records_of, slope_of
 from xpmlp.inspection.models import batch_of, open_up
 from xpmlp.network.activations import ACTIVATIONS
 
@@ -237,13 +238,84 @@ def test_a_learning_rate_that_is_too_small():
     assert the_one(diagnose(net), "too slow").cure == "raise the learning rate tenfold"
 
 
-def test_a_learning_rate_that_is_too_large():
-    net = trained([6, 32, 16, 4], "leaky_relu", learning_rate=0.3, epochs=20)
-    found = the_one(diagnose(net), "too fast")
-    assert re.match(r"the loss rose in \d of the last 9 epochs, by \d+ % on average", found.evidence)
-    assert found.cure == 'lower the learning rate, or let it fall (schedule="cosine")'
-    risen = the_one(diagnose(trained([6, 32, 16, 4], learning_rate=0.3, epochs=20)), "too fast")
-    assert re.match(r"the loss was lowest in epoch \d+ and is \d\.\d times as large now", risen.evidence)
+# A training at too high a rate is chaotic: the last digit of one product decides what its losses are. So the sentences
+# are told of losses that are given here; each condition is met by a hair in one line and missed by a hair in the next.
+BEFORE = [6.0, 6.0, 6.0, 6.0]  # of nine epochs the last five are looked at for rises
+
+
+@pytest.mark.parametrize(
+    "losses, evidence",
+    [
+        ([*BEFORE, 4.0, 6.0, 4.0, 6.0, 5.0], "the loss rose in 2 of the last 4 epochs, by 40 % on average"),
+        ([*BEFORE, 9.0, 4.0, 8.0, 4.0, 6.0, 4.0], "the loss rose in 2 of the last 4 epochs, by 58 % on average"),
+        # In at least three of ten: of four rises that is two, of ten three.
+        ([*BEFORE, 7.0, 6.0, 8.0, 6.0, 5.0], ""),
+        ([7.0] * 10 + [7, 6, 6, 9, 8, 7, 10, 9, 7, 9, 8], "the loss rose in 3 of the last 10 epochs, by 34 % on average"),
+        ([7.0] * 10 + [7, 6, 6, 9, 8, 7, 10, 9, 8, 7, 7], ""),
+        # By more than a fifth of what the loss is on average: here 5 and 5.05.
+        ([*BEFORE, 4.0, 5.0, 6.0, 5.0, 5.0], ""),
+        ([*BEFORE, 4.0, 5.125, 6.125, 5.0, 5.0], "the loss rose in 2 of the last 4 epochs, by 21 % on average"),
+        # And as long as anything is left of the loss: above a twentieth of the first.
+        ([100.0, *BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], ""),
+        ([99.0, *BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], "the loss rose in 2 of the last 4 epochs, by 40 % on average"),
+        # Fewer than nine epochs say nothing yet.
+        ([*BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], ""),
+        # It does not jump, but it has left the best behind: by more than three tenths of it, for three epochs.
+        ([9.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], "the loss was lowest in epoch 4 and is 1.3 times as large now"),
+        ([9.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.2, 5.2, 5.2], ""),
+        ([9.0, 8.0, 7.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], "the loss was lowest in epoch 4 and is 3.0 times as large now"),
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 5.0, 6.0, 5.5], "the loss was lowest in epoch 6 and is 1.4 times as large now"),
+        ([104.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], "the loss was lowest in epoch 4 and is 1.3 times as large now"),
+        ([106.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], ""),
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.5, 4.0, 5.5, 5.75], ""),
+        # What falls steeply to the end has left nothing behind, nor has what fell to 0.
+        ([9.0, 8.5, 8.0, 7.5, 7.0, 6.5, 4.0, 2.0, 1.0], ""),
+        ([9.0, 8.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], ""),
+        # Falling, standing, rising by little.
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.5, 2.25], ""),
+        ([5.0] * 12, ""),
+        ([5.0 + 0.05 * i for i in range(12)], ""),
+    ],
+)  # fmt: skip
+def test_a_learning_rate_that_is_too_large_is_seen_in_the_losses(losses, evidence):
+    net = MLP([1, 1], random_state=0)
+    net.history["loss"] = losses
+    found = [finding for finding in diagnose(net) if finding.kind == "too fast"]
+    assert [finding.evidence for finding in found] == ([evidence] if evidence else [])
+    assert all(finding.cure == 'lower the learning rate, or let it fall (schedule="cosine")' for finding in found)
+
+
+def test_a_learning_rate_that_is_too_large_is_told_of_each_network():
+    net = MLP([1, 1], n_networks=3, random_state=0)
+    losses = [[*BEFORE, 4.0, 6.0, 4.0, 6.0, 5.0], [5.0] * 9, [*BEFORE, 2.0, 8.0, 2.0, 8.0, 5.0]]
+    net.history["loss"] = np.array(losses).T.tolist()
+    assert [(it.kind, it.network) for it in diagnose(net)] == [("too fast", 0), ("too fast", 2)]
+
+
+@pytest.mark.parametrize(
+    "ratios, evidence",
+    [
+        ([0.5, 0.5, 1.25, 1.5, 1.25], "each epoch moves the weights of layer 1 by 125 % of their size, to the end"),
+        ([0.5, 0.5, 1.25, 1.5, 1.0], ""),
+        ([0.5, 0.5, 1.0, 1.5, 1.25], ""),
+        ([1.25, 1.5, 1.25], ""),  # three records may be the beginning
+    ],
+)
+def test_a_learning_rate_that_is_too_large_is_seen_in_the_weights(ratios, evidence):
+    net = MLP([1, 1], random_state=0)
+    net.history |= {"loss": [5.0] * len(ratios), "health.epoch": list(range(1, len(ratios) + 1))}
+    net.history["health.update_ratio.1"] = ratios
+    assert [it.evidence for it in diagnose(net) if it.kind == "too fast"] == ([evidence] if evidence else [])
+
+
+def test_a_learning_rate_just_above_what_a_quadratic_bears():
+    # The error of y = w x, x = 1, is multiplied by 1 - rate in every step: by -1.05, and the loss by 1.1.
+    x = np.ones((8, 1))
+    net = MLP([1, 1], ["identity"], "squared_error", random_state=0)
+    net.fit(x, 3.0 * x, epochs=12, optimizer="sgd", learning_rate=1.025)
+    # W and b share the error, so each half of the rate: 1 - 2 * 1.025 = -1.05.
+    (found,) = diagnose(net)
+    assert found.evidence == "the loss was lowest in epoch 1 and is 2.7 times as large now"
 
 
 def test_inputs_that_were_not_scaled():

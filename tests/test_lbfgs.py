@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -16,6 +17,7 @@ from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import optimizer
 from xpmlp.runners import Data, Task, lbfgs
 from xpmlp.runners.lbfgs import minimize, objective
+from xpmlp.runners.step import State
 
 LIMITS = {"max_iter": 500, "max_fun": 1000, "tol": 1e-8}
 START = np.array([-1.2, 1.0] * 5)
@@ -31,6 +33,79 @@ def test_the_valley_of_rosenbrock_takes_the_iterations_that_scipy_takes():
     assert (found.n_iter, found.n_fun) == (theirs.nit, theirs.nfev)
     assert found.loss < 1e-9
     np.testing.assert_allclose(found.p, 1.0, atol=1e-4)
+
+
+def beale(p):
+    x, y = p
+    a, b, c = 1.5 - x + x * y, 2.25 - x + x * y**2, 2.625 - x + x * y**3
+    dx = 2.0 * (a * (y - 1.0) + b * (y**2 - 1.0) + c * (y**3 - 1.0))
+    return a * a + b * b + c * c, np.array([dx, 2.0 * x * (a + 2.0 * b * y + 3.0 * c * y**2)])
+
+
+def powell(p):
+    x, y, z, w = p
+    a, b, c, d = x + 10.0 * y, z - w, y - 2.0 * z, x - w
+    g = [2 * a + 40 * d**3, 20 * a + 4 * c**3, 10 * b - 8 * c**3, -10 * b - 40 * d**3]
+    return a**2 + 5.0 * b**2 + c**4 + 10.0 * d**4, np.array(g)
+
+
+def brown(p):  # badly scaled: the minimum lies at (1e6, 2e-6)
+    x, y = p
+    a, b, c = x - 1e6, y - 2e-6, x * y - 2.0
+    return a * a + b * b + c * c, np.array([2.0 * (a + c * y), 2.0 * (b + c * x)])
+
+
+def rippled(beta, ripples):
+    """|1 - x|, rounded within beta of its kink, with sines on it: More & Thuente, equation 5.3."""
+    size, pace = 2.0 * (1.0 - beta) / (ripples * math.pi), 0.5 * ripples * math.pi
+
+    def function(p):
+        x = float(p[0])
+        apart = abs(x - 1.0)
+        value, slope = (
+            (apart, math.copysign(1.0, x - 1.0)) if apart > beta else ((apart**2 / beta + beta) / 2.0, (x - 1.0) / beta)
+        )
+        return value + size * math.sin(pace * x), np.array([slope + size * pace * math.cos(pace * x)])
+
+    return function
+
+
+def two_bends(beta_1, beta_2):
+    """Straight but near 0 and 1, where it bends as sharply as it is told: More & Thuente, equation 5.4."""
+    first, second = (math.sqrt(1.0 + beta**2) - beta for beta in (beta_1, beta_2))
+
+    def function(p):
+        x = float(p[0])
+        one, other = math.hypot(1.0 - x, beta_2), math.hypot(x, beta_1)
+        return first * one + second * other, np.array([second * x / other - first * (1.0 - x) / one])
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "function, start",
+    [
+        (beale, [1.0, 1.0]),
+        (powell, [3.0, -1.0, 0.0, 1.0]),
+        (brown, [1.0, 1.0]),
+        # A step that ends with a negative curvature must not be remembered.
+        (rippled(0.001, 7), [0.3]),
+        (rippled(0.001, 39), [-1.0]),
+        # An interval that shrinks too slowly is cut in half.
+        (rippled(0.001, 15), [-3.0]),
+        # A step that goes on may take two thirds of the interval, not more.
+        (rippled(0.1, 15), [0.3]),
+        (two_bends(0.01, 0.001), [0.9]),
+        (two_bends(0.001, 0.01), [0.2]),
+    ],
+    ids=["beale", "powell", "brown", *(f"rippled-{i}" for i in range(4)), *(f"two-bends-{i}" for i in range(2))],
+)
+def test_crooked_valleys_take_the_iterations_that_scipy_takes(function, start):
+    found = minimize(function, np.array(start), **LIMITS)
+    theirs = scipy_minimize(function, np.array(start), jac=True, method="L-BFGS-B", options={"gtol": 1e-8})
+    assert (found.n_iter, found.n_fun) == (theirs.nit, theirs.nfev)
+    # Measured: equal to all digits but those that the order of a sum decides.
+    np.testing.assert_allclose(found.p, theirs.x, rtol=1e-6, atol=1e-6)
 
 
 def test_a_line_search_that_ignores_the_slope_is_not_as_good(monkeypatch):
@@ -146,6 +221,54 @@ def test_numbers_that_are_not_finite_are_told_not_followed():
 
     found = minimize(cliff, np.array([-50.0, 0.0]), **LIMITS)
     np.testing.assert_allclose(found.p, 1.9, atol=1e-6)
+
+
+def test_a_search_turns_back_where_the_loss_is_not_finite():
+    tried = []
+
+    def fence(p):  # falls towards 1, where it ends
+        x = float(p[0])
+        tried.append(x)
+        return (-0.1 * x - 1e-3 * math.log(1.0 - x), np.array([1e-3 / (1.0 - x) - 0.1])) if x < 1.0 else (math.inf, p)
+
+    for start in (-50.0, -5.0, -0.5):
+        tried.clear()
+        found = minimize(fence, np.array([start]), **LIMITS | {"max_iter": 1})
+        assert start < found.p[0] < 1.0
+        beyond = [min((x for x in tried[:i] if x >= 1.0), default=math.inf) for i in range(len(tried))]
+        assert all(x <= nearest for x, nearest in zip(tried, beyond, strict=True)), tried
+        assert beyond[-1] < math.inf, "it never got there, so nothing was shown"
+
+
+def test_a_memory_that_leads_nowhere_is_forgotten():
+    target = np.linspace(-1.0, 1.0, 5)
+
+    def function(p):
+        return float(0.5 * np.sum((p - target) ** 2)), p - target
+
+    p = np.full(5, 3.0)
+    # One pair from which the curvature seems to be 1e40: no step along that direction changes p.
+    state, runner = (
+        State(p, (function(p)[1], np.full(5, 1e-20), np.full(5, 1e20)), 1),
+        lbfgs.Runner(function, max_fun=100, tol=1e-8),
+    )
+    while not (why := runner.finished(state)):
+        state, _ = runner.epoch(state)
+    assert why == "gradient"
+    np.testing.assert_allclose(state.p, target, atol=1e-8)
+
+
+def test_at_the_bottom_of_a_bowl_in_float32_the_search_gives_up_once():
+    curvature, target = np.linspace(1, 50, 20, dtype="float32"), np.linspace(-1, 1, 20, dtype="float32")
+
+    def function(p):  # around 100 a float32 has steps of 8e-6, in which the last of the way is lost
+        r = p - target
+        return np.float32(100) + np.sum(curvature * r * r) / 2, curvature * r
+
+    found = minimize(function, np.zeros(20, "float32"), **LIMITS | {"tol": 0.0})
+    assert found.stopped_by == "line search"
+    assert found.n_fun < 100  # 30 were seen; without forgetting the memory it goes on for all 1000
+    np.testing.assert_allclose(found.p, target, atol=2e-3)
 
 
 def test_flat_ground_in_float32_ends_without_a_loop():

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from witnesses import mlp
 
 from xpmlp.optim.optimizers import OPTIMIZERS, clip, optimizer
 
@@ -181,13 +182,27 @@ def test_decoupled_decay_takes_from_the_weights_only(backend):
 def test_a_factor_multiplies_the_rate_of_its_element_and_zero_freezes_it(row, backend, problem):
     p, gradients = problem
     factors = np.array([0.0, 0.5, 1.0, 2.0, 0.0, 0.25, 1.0])
-    ours = run(row, backend.put, p, gradients, factors=backend.put(factors))
-    desired = np.stack(  # rows without decay: the update of an element depends on nothing but its own history
-        [PAPERS["adam" if row.name == "adamw" else row.name](p[:, i], [g[:, i] for g in gradients], factor * np.array(RATES)) for i, factor in enumerate(factors)],
+    decay = backend.put(np.ones(7)) if row.weight_decay else None
+    ours = run(row, backend.put, p, gradients, factors=backend.put(factors), decay=decay)
+    desired = np.stack(  # the update of an element depends on nothing but its own history
+        [PAPERS[row.name](p[:, i], [g[:, i] for g in gradients], factor * np.array(RATES)) for i, factor in enumerate(factors)],
         axis=1,
     )  # fmt: skip
     backend.assert_close(ours, desired, rtol=TOLERANCE[backend.dtypes[0]])
     np.testing.assert_array_equal(backend.get(ours)[:, factors == 0], backend.get(backend.put(p))[:, factors == 0])
+
+
+def test_a_frozen_layer_does_not_shrink_by_its_decay_either(backend, rng):
+    x, y = (
+        backend.put(rng.normal(size=(12, 3)), backend.dtypes[0]),
+        backend.put(rng.normal(size=(12, 1)), backend.dtypes[0]),
+    )
+    net = mlp(backend, [3, 4, 1], "tanh")
+    frozen, free = (backend.get(net.W[k]).copy() for k in (1, 2))
+    options = {"optimizer": optimizer("adamw", weight_decay=0.5), "learning_rate_factors": [0.0, 1.0]}
+    net.fit(x, y, epochs=3, batch_size=5, learning_rate=0.1, **options)
+    np.testing.assert_array_equal(backend.get(net.W[1]), frozen)
+    assert np.max(np.abs(backend.get(net.W[2]) - free)) > 0.01
 
 
 def test_clipping_shortens_what_is_too_long_network_by_network(backend):

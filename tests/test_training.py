@@ -14,9 +14,10 @@ from xpmlp.backends import BACKENDS, Place
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.schedules import SCHEDULES
 from xpmlp.runners.step import State
-from xpmlp.training.loop import Plan, train
+from xpmlp.training.loop import Plan, Standing, train
 
 LAYOUT = Layout((1, 1))  # W[1] and b[1]: two numbers
+PASSED_ON = ("validate", "greater_is_better", "on_epoch", "on_snapshot")  # to train, not to its plan
 
 
 class Script:
@@ -38,7 +39,7 @@ class Script:
 
 def play(losses, networks=None, **options):
     """Train by the script, from parameters 0; the result and the runner."""
-    arguments = {name: options.pop(name) for name in ("validate", "greater_is_better", "on_epoch") if name in options}
+    arguments = {name: options.pop(name) for name in PASSED_ON if name in options}
     plan = Plan(
         n_epochs=options.pop("n_epochs", len(losses)),
         learning_rate=1.0,
@@ -143,6 +144,38 @@ def test_a_report_says_what_the_epoch_was():
     reports = []
     play([3.0, 2.0], validate=lambda p: np.asarray(p[0] + 0.5), on_epoch=[lambda report: reports.append(report[:4])])
     assert [tuple(map(float, report)) for report in reports] == [(1.0, 3.0, 1.5, 1.0), (2.0, 2.0, 2.5, 1.0)]
+
+
+def test_a_new_optimizer_begins_at_the_full_rate_and_goes_on_where_the_samples_stand():
+    def rates_of(t, epochs=3):
+        plan = Plan(epochs, 1.0, SCHEDULES["inverse_scaling"], n_batches=2, n_samples=10)
+        runner, place = Script([1.0] * epochs), Place(BACKENDS["numpy"], np, "cpu")
+        begun = State(np.zeros(2), (), t)
+        train(runner, begun, plan, place, LAYOUT, orders=lambda: None, standing=Standing(samples=30))
+        return runner.rates
+
+    # 1 / sqrt(samples + 1), after the 30 samples of an earlier fit, at 10 an epoch
+    np.testing.assert_allclose(rates_of(t=0), [1.0, 41**-0.5, 51**-0.5], rtol=1e-15)
+    np.testing.assert_allclose(rates_of(t=6), [31**-0.5, 41**-0.5, 51**-0.5], rtol=1e-15)
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+@pytest.mark.parametrize("networks", [None, 2])
+def test_what_a_snapshot_keeps_is_no_memory_that_the_next_step_writes_into(networks, keep_best):
+    seen = []
+
+    def look(snapshot):
+        for name in ("safe", "final"):
+            kept = getattr(snapshot, name)
+            if kept is not None:
+                assert not np.shares_memory(kept, snapshot.state.p), (name, snapshot.epoch)
+                seen.append((name, snapshot.epoch))
+
+    # All networks tire together, twice, and the plan goes on at a lower rate.
+    losses = np.array([1.0, 2.0, 2.0, 2.0, 0.5, 2.0, 2.0, 2.0])
+    losses = losses if networks is None else np.stack([losses, losses], axis=1)
+    play(losses, networks, patience=1, on_plateau="divide", keep_best=keep_best, on_snapshot=look)
+    assert {("final", 3), ("final", 7), ("safe", 5)} <= set(seen)
 
 
 # --- Divergence ---

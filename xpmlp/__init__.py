@@ -16,8 +16,9 @@ from xpmlp.backends.transfer import to_backend, to_device, to_numpy
 if TYPE_CHECKING:
     from xpmlp.estimators import MLPClassifier, MLPRegressor
     from xpmlp.inspection import check_gradients
+    from xpmlp.inspection.diagnosis import diagnose
     from xpmlp.inspection.explanation import explain_step
-    from xpmlp.inspection.health import Health, diagnose
+    from xpmlp.inspection.health import Health
     from xpmlp.interop.loading import load, resume
     from xpmlp.io.storage import FileFormatError
     from xpmlp.mlp import MLP

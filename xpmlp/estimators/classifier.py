@@ -150,8 +150,10 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
     Examples
     --------
     >>> from sklearn.datasets import load_iris
+    >>> from sklearn.preprocessing import scale
     >>> from xpmlp import MLPClassifier
     >>> X, y = load_iris(return_X_y=True)
+    >>> X = scale(X)
     >>> clf = MLPClassifier(solver="lbfgs", random_state=0).fit(X, y)
     >>> clf.predict(X[:3])
     array([0, 0, 0])
@@ -162,8 +164,8 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
 
     >>> clf = MLPClassifier(class_weight="balanced", early_stopping=True, scoring="balanced_accuracy", random_state=0)
     >>> clf = clf.fit(X[::2], y[::2] == 0, X_val=X[1::2], y_val=y[1::2] == 0)
-    >>> clf.best_validation_score_
-    1.0
+    >>> clf.best_validation_score_ > 0.95
+    True
     """
 
     loss = "log_loss"  # scikit-learn's attribute of that name

@@ -1,12 +1,13 @@
 """For those who look: numerical derivatives, one step explained, what each layer does epoch by epoch.
 
 `checking` (check_gradients; differences, precise and report are its parts), `explanation` (explain_step), `health`
-(Health, diagnose), `models` (an MLP or an estimator opened up).
+(Health), `diagnosis` (diagnose), `models` (an MLP or an estimator opened up).
 """
 
 from xpmlp.inspection.checking import check_gradients
+from xpmlp.inspection.diagnosis import diagnose
 from xpmlp.inspection.explanation import explain_step
-from xpmlp.inspection.health import Health, diagnose
+from xpmlp.inspection.health import Health
 from xpmlp.inspection.report import GradientReport, GradientRow
 
 __all__ = ["GradientReport", "GradientRow", "Health", "check_gradients", "diagnose", "explain_step"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp.backends import HostArray, place_of
-from xpmlp.inspection.differences import Compared, Problem
+from xpmlp.inspection.differences import Compared, LossSurface
 from xpmlp.inspection.models import open_up
 from xpmlp.inspection.precise import Precise
 from xpmlp.inspection.report import GradientReport, GradientRow
@@ -114,23 +114,23 @@ def check_gradients(
     elements = checks.integer(elements, "elements", least=1)
     rng = np.random.default_rng(checks.integer(random_state, "random_state", least=0))
 
-    problem = Problem(net, X, y, sample_weight)
-    layout, ours = problem.network.layout, problem.derivatives()
+    surface = LossSurface(net, X, y, sample_weight)
+    layout, ours = surface.network.layout, surface.derivatives()
     if gradients is not None:
         ours = _foreign(layout, ours.shape[:-1], gradients)
     chosen = {segment: _chosen(segment, elements, rng) for segment in sorted(layout.segments, key=lambda it: it.layer)}
     precise = None
     if digits is not None:
         passes = sum(map(len, chosen.values()))
-        precise = Precise(problem, checks.integer(digits, "digits", least=20), passes)
+        precise = Precise(surface, checks.integer(digits, "digits", least=20), passes)
     rows = []
     for segment, elements_of_it in chosen.items():
         index = segment.start + elements_of_it
         mine = ours[..., index]
-        compared = problem.compare(index, mine, h) if precise is None else precise.compare(index, mine)
+        compared = surface.compare(index, mine, h) if precise is None else precise.compare(index, mine)
         rows.append(_row(segment, elements_of_it, mine, compared, tolerance))
     resolution = max(row.resolution for row in rows)
-    return GradientReport(tuple(rows), problem.loss, problem.n, h, tolerance, resolution, digits)
+    return GradientReport(tuple(rows), surface.loss, surface.n, h, tolerance, resolution, digits)
 
 
 def _chosen(segment: Segment, elements: int, rng: np.random.Generator) -> HostArray:

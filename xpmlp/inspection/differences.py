@@ -33,7 +33,7 @@ class Compared(NamedTuple):
     digits: str | None = None  # of the numerical derivative that is furthest from ours, where it has more than a float
 
 
-class Problem:
+class LossSurface:
     """L as a function of the flat vector, in float64, for one batch."""
 
     def __init__(self, model: Any, X: Array, y: Array, sample_weight: Array | None) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
-from xpmlp.inspection.differences import Compared, Problem, same_side
+from xpmlp.inspection.differences import Compared, LossSurface, same_side
 from xpmlp.network import Trace, forward, mean, sample_losses
 
 # Measured on one core: 10 microseconds for each product of two numbers and for each use of an activation.
@@ -26,18 +26,18 @@ ROUNDING = 8.0  # times what the last digit of the parameters does
 class Precise:
     """L as a function of the flat vector, in numbers of many digits."""
 
-    def __init__(self, problem: Problem, digits: int, passes: int) -> None:
+    def __init__(self, surface: LossSurface, digits: int, passes: int) -> None:
         self.xp, self.mp = _libraries()
-        self.problem, self.digits, self.network = problem, digits, problem.network
+        self.surface, self.digits, self.network = surface, digits, surface.network
         self._demand_small(passes)
-        self.resolutions = ROUNDING * problem.sensitivity()
+        self.resolutions = ROUNDING * surface.sensitivity()
         with self.mp.workdps(2 * digits + 10):
             self.h = self.mp.mpf(10) ** -(digits + 5)
             self.x, self.y, self.w = (
-                None if values is None else self._numbers(problem._host(values))
-                for values in (problem.x, problem.y, problem.w)
+                None if values is None else self._numbers(surface._host(values))
+                for values in (surface.x, surface.y, surface.w)
             )
-            self.flat = np.vectorize(self.mp.mpf, otypes=[object])(problem.flat)
+            self.flat = np.vectorize(self.mp.mpf, otypes=[object])(surface.flat)
             try:
                 self.trace, self.values = self._forward(self.flat)
             except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
@@ -93,7 +93,7 @@ class Precise:
         return np.array(found, dtype=object).reshape(values.shape)
 
     def _demand_small(self, passes: int) -> None:
-        sizes, (*lead, n) = self.network.layout.sizes, self.problem.values.shape
+        sizes, (*lead, n) = self.network.layout.sizes, self.surface.values.shape
         each = sum(a * b + 5 * b for a, b in pairwise(sizes))
         products = math.prod(lead) * n * each * passes
         if products > MOST_PRODUCTS:

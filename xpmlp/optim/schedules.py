@@ -16,7 +16,7 @@ class Progress(NamedTuple):
 
     step: int  # updates done
     epoch: float  # epochs done, with the part of the one in progress
-    samples: int  # samples seen before this epoch
+    samples: int  # samples seen before this epoch, in earlier fits too; 0 in the first epoch of a new optimizer
     n_epochs: int  # epochs planned
 
 

@@ -260,8 +260,12 @@ class _Rates:
         plan = self.plan
         base = plan.learning_rate * scale
 
+        # scikit-learn's invscaling counts samples over all fits, but a new optimizer begins at the full rate. (SGDOptimizer
+        # of its _stochastic_optimizers.py: `iteration_ends` lowers the rate only once an epoch is over.)
+        seen = samples if step else 0
+
         def at(i: int) -> float:
-            return base * plan.schedule(Progress(step + i, epoch + i / plan.n_batches, samples, plan.n_epochs))
+            return base * plan.schedule(Progress(step + i, epoch + i / plan.n_batches, seen, plan.n_epochs))
 
         if plan.schedule.per_step:
             return at
