@@ -25,6 +25,7 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of
+from xpmlp.backends.arithmetic import unwarned
 from xpmlp.inspection.models import Batch, Opened, batch_of, curves_of, open_up
 from xpmlp.mlp import MLP
 from xpmlp.network import Layers, backward, forward
@@ -108,6 +109,7 @@ class Health:
         return self.__dict__ | {"_batch": None, "_before": None}
 
 
+@unwarned
 def measure(model: Opened, batch: Batch, before: Layers | None = None) -> dict[str, Any]:
     """One record of the module's names: floats, or arrays of shape (m,). What cannot be known is NaN.
 
@@ -415,6 +417,34 @@ def unscaled_inputs(chart: _Chart) -> Iterator[Finding]:
         )
 
 
+def equal_units(chart: _Chart) -> Iterator[Finding]:
+    """Units of one layer that have the same weights, in and out: they get the same derivatives, and stay equal."""
+    to_numpy = chart.model.place.backend.to_numpy
+    W, b = (
+        [None, *(np.asarray(to_numpy(values), dtype=float) for values in layers[1:])]
+        for layers in (chart.model.W, chart.model.b)
+    )
+    for j, k, _ in _hidden(chart):
+        several = W[k].ndim == 3
+        into, bias, out = (values[j] if several else values for values in (W[k], b[k], W[k + 1]))
+        parts = (into.T, bias.reshape(-1, 1), out)
+        # To rounding, which may differ from column to column of a product.
+        units = np.concatenate([part / (np.max(np.abs(part)) or 1.0) for part in parts], axis=1)
+        if not np.all(np.isfinite(units)):
+            continue
+        n, different = len(units), len(np.unique(np.round(units, 6) + 0.0, axis=0))
+        if different < n:
+            which = f"all {n} units of layer {k}" if different == 1 else f"{n} units of layer {k} are {different}: some"
+            yield Finding(
+                "equal units",
+                f"{which} have the same weights, in and out, and nothing tells them apart, so they get the same "
+                f"derivatives and stay the same: the layer learns as if it had {different}",
+                "begin with random weights (an initializer other than zeros, or initialize() with the usual one)",
+                layer=k,
+                network=chart.who(j),
+            )
+
+
 def dead_units(chart: _Chart) -> Iterator[Finding]:
     """Units of ReLU and its kin that let nothing through, for any sample."""
     for j, k, row in _hidden(chart):
@@ -502,9 +532,11 @@ def too_fast(chart: _Chart) -> Iterator[Finding]:
     for j in chart.networks:
         evidence = ""
         ratios = np.array([chart.series(f"update_ratio.{k}", j)[: chart.n_records] for k in range(1, chart.K + 1)])
-        steps = np.nanmin(ratios[:, -3:], axis=1) if ratios.shape[-1] > 3 else np.zeros(0)
-        if steps.size and np.nanmax(steps) > 1.0:
-            k = int(np.nanargmax(steps)) + 1
+        recent = ratios[:, -3:] if ratios.shape[-1] > 3 else np.zeros((0, 1))
+        steps = np.min(np.where(np.isnan(recent), np.inf, recent), axis=1)
+        steps[np.isnan(recent).all(axis=1)] = 0.0  # weights of 0 that do not move
+        if steps.size and np.max(steps) > 1.0:
+            k = int(np.argmax(steps)) + 1
             evidence = (
                 f"each epoch moves the weights of layer {k} by {_percent(steps[k - 1])} of their size, to the end"
             )
@@ -587,6 +619,7 @@ def _pull(chart: _Chart, k: int, network: int) -> HostArray:
 COMPLAINTS: tuple[Callable[[_Chart], Iterator[Finding]], ...] = (
     not_finite,
     unscaled_inputs,
+    equal_units,
     exploding_gradients,
     vanishing_gradients,
     dead_units,
