@@ -4,15 +4,18 @@ Every message says what must hold, what came, and what to do.
 """
 
 import difflib
+import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from xpmlp._typing import Array
-from xpmlp.backends import Place, place_of
+from xpmlp.backends import Place, array_namespace, backend_of, place_of
 
 Row = TypeVar("Row")
 
@@ -33,6 +36,32 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else []
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r};{hint} Choose one of {', '.join(known)}."
+
+
+def genuine(row: Any, table: Mapping[str, Any]) -> bool:
+    """Whether `row` still is the row of `table` that it is named after: every function in it is the table's.
+
+    Whoever takes a short cut for a row (a column, a fused kernel, a name in a file) asks this first: a row that was
+    made with `dataclasses.replace` keeps its name, and does what its functions do. A function that is bound to
+    parameters must be bound to those that the row names.
+    """
+    original = table.get(row.name)
+    if original is None or type(row) is not type(original):
+        return False
+    for column in fields(row):
+        own, known = getattr(row, column.name), getattr(original, column.name)
+        if (callable(own) or callable(known)) and not _same_function(own, known, getattr(row, "parameters", {})):
+            return False
+    return True
+
+
+def _same_function(own: Any, known: Any, parameters: Mapping[str, Any]) -> bool:
+    if not (isinstance(own, partial) and isinstance(known, partial)):
+        return own is known
+    # huber with another delta is still huber, if the row says so
+    bound, usual = own.keywords, known.keywords
+    told = all(bound[name] == parameters.get(name, usual.get(name)) for name in bound)
+    return own.func is known.func and own.args == known.args and set(bound) == set(usual) and told
 
 
 def known_parameters(row: Any, names: Iterable[str], kind: str) -> None:
@@ -142,6 +171,8 @@ def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the pa
     if isinstance(x, (list, tuple)):
         x = _from_lists(x, name, place, dtype)
     here = place_of(**{name: x})
+    if getattr(x, "requires_grad", False):
+        x = x.detach()  # the derivatives here are written by hand: a graph of PyTorch's would only grow
     if here.backend != place.backend or here.device_name != place.device_name:
         raise ValueError(
             f"{name} is {here.describe()}, {like} are {place.describe(plural=True)}; move one with "
@@ -155,6 +186,17 @@ def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the pa
             f'Convert it first, on NumPy with {name}.astype("{dtype}").'
         )
     return x
+
+
+def numbers_of_any_kind(x: Any, dtype: str) -> Any:
+    """`x` with whole numbers and truth values as `dtype`, if that holds them exactly; all else as it came."""
+    if backend_of(x) is None:
+        return x
+    xp = array_namespace(x)
+    if not xp.isdtype(x.dtype, ("integral", "bool")):
+        return x
+    cast = xp.astype(x, getattr(xp, dtype))
+    return cast if bool(xp.all(xp.astype(cast, x.dtype) == x)) else x
 
 
 def finite(x: Array, name: str, xp: Any) -> None:
@@ -178,10 +220,32 @@ def sample_weight(w: Any, name: str, place: Place, dtype: str, n: int) -> Array 
 
 
 def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A user's own pair of functions, or TypeError."""
+    """A user's own pair of functions, or TypeError; `first` and `second` say what each is to take, as in "f(z)"."""
     if isinstance(value, tuple) and len(value) == 2 and all(callable(function) for function in value):
+        for function, form in zip(value, (first, second), strict=True):
+            wanted = form.count(",") + 1
+            if not takes(function, wanted):
+                name = getattr(function, "__name__", repr(function))
+                raise TypeError(
+                    f"{kind} is a pair of functions ({first}, {second}); {name} does not take {wanted} "
+                    f"argument{'s' if wanted > 1 else ''}. Write it as {form}, and use of them what it needs."
+                )
         return value
     raise TypeError(f"{kind} must be a name or a pair of functions ({first}, {second}); got {value!r}.")
+
+
+def takes(function: Callable[..., Any], wanted: int) -> bool:
+    """Whether `function` can be called with so many arguments; where that cannot be found out, it can."""
+    inputs = getattr(function, "nin", None)  # of a NumPy ufunc: what comes after its inputs would be written into
+    if isinstance(inputs, int):
+        return inputs == wanted
+    try:
+        inspect.signature(function).bind(*[None] * wanted)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def functions(value: object, name: str) -> tuple[Callable[..., Any], ...]:
@@ -220,6 +284,8 @@ def _shaped(x: Array, name: str, xp: Any, width: int | None, networks: int | Non
             cure = f" One sample alone needs {name}[None, :]."
         elif x.ndim == 1:
             cure = f" One feature alone needs {name}[:, None]."
+        elif x.ndim > 2 and width is not None and math.prod(x.shape[1:]) == width:
+            cure = f" Lay the numbers of each sample in one row: {name}.reshape({x.shape[0]}, -1)."
         raise ValueError(f"{name} must have shape {wanted} to {where}; got {tuple(x.shape)}.{cure}")
     return x
 

@@ -204,6 +204,34 @@ def unscaled_inputs(observed: Observed) -> Iterator[Finding]:
         )
 
 
+def equal_units(observed: Observed) -> Iterator[Finding]:
+    """Units of one layer that have the same weights, in and out: they get the same derivatives, and stay equal."""
+    to_numpy = observed.model.place.backend.to_numpy
+    W, b = (
+        [None, *(np.asarray(to_numpy(values), dtype=float) for values in layers[1:])]
+        for layers in (observed.model.W, observed.model.b)
+    )
+    for j, k, _ in _hidden(observed):
+        several = W[k].ndim == 3
+        into, bias, out = (values[j] if several else values for values in (W[k], b[k], W[k + 1]))
+        parts = (into.T, bias.reshape(-1, 1), out)
+        # To rounding, which may differ from column to column of a product.
+        units = np.concatenate([part / (np.max(np.abs(part)) or 1.0) for part in parts], axis=1)
+        if not np.all(np.isfinite(units)):
+            continue
+        n, different = len(units), len(np.unique(np.round(units, 6) + 0.0, axis=0))
+        if different < n:
+            which = f"all {n} units of layer {k}" if different == 1 else f"{n} units of layer {k} are {different}: some"
+            yield Finding(
+                "equal units",
+                f"{which} have the same weights, in and out, and nothing tells them apart, so they get the same "
+                f"derivatives and stay the same: the layer learns as if it had {different}",
+                "begin with random weights (an initializer other than zeros, or initialize() with the usual one)",
+                layer=k,
+                network=observed.who(j),
+            )
+
+
 def dead_units(observed: Observed) -> Iterator[Finding]:
     """Units of ReLU and its kin that let nothing through, for any sample."""
     for j, k, row in _hidden(observed):
@@ -291,10 +319,14 @@ def too_fast(observed: Observed) -> Iterator[Finding]:
     """A learning rate that throws the weights about."""
     for j in observed.networks:
         evidence = ""
-        ratios = np.array([observed.series(f"update_ratio.{k}", j)[: observed.n_records] for k in range(1, observed.K + 1)])
-        steps = np.nanmin(ratios[:, -3:], axis=1) if ratios.shape[-1] > 3 else np.zeros(0)
-        if steps.size and np.nanmax(steps) > 1.0:
-            k = int(np.nanargmax(steps)) + 1
+        ratios = np.array(
+            [observed.series(f"update_ratio.{k}", j)[: observed.n_records] for k in range(1, observed.K + 1)]
+        )
+        recent = ratios[:, -3:] if ratios.shape[-1] > 3 else np.zeros((0, 1))
+        steps = np.min(np.where(np.isnan(recent), np.inf, recent), axis=1)
+        steps[np.isnan(recent).all(axis=1)] = 0.0  # weights of 0 that do not move
+        if steps.size and np.max(steps) > 1.0:
+            k = int(np.argmax(steps)) + 1
             evidence = (
                 f"each epoch moves the weights of layer {k} by {_percent(steps[k - 1])} of their size, to the end"
             )
@@ -378,6 +410,7 @@ def _pull(observed: Observed, k: int, network: int) -> HostArray:
 COMPLAINTS: tuple[Callable[[Observed], Iterator[Finding]], ...] = (
     not_finite,
     unscaled_inputs,
+    equal_units,
     exploding_gradients,
     vanishing_gradients,
     dead_units,

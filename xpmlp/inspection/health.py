@@ -22,6 +22,7 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of
+from xpmlp.backends.arithmetic import unwarned
 from xpmlp.inspection.models import Batch, Opened, batch_of, open_up
 from xpmlp.mlp import MLP
 from xpmlp.network import Layers, backward, forward
@@ -114,6 +115,7 @@ class Health:
         return self.__dict__ | {"_batch": None, "_before": None}
 
 
+@unwarned
 def measure(model: Opened, batch: Batch, before: Layers | None = None) -> dict[str, Any]:
     """One record of the module's names: floats, or arrays of shape (m,). What cannot be known is NaN.
 

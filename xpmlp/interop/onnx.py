@@ -131,8 +131,7 @@ ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
 
 
 def _activation(row: Activation) -> Callable[[_Graph, str], str]:
-    own = ROWS.get(row.name)
-    if own is None or own.function is not row.function or row.name not in ACTIVATIONS:
+    if row.name not in ACTIVATIONS or not checks.genuine(row, ROWS):
         raise ValueError(
             f"ONNX has no word for the activation {row.name!r}, which is a function of your own; "
             f"choose one of {', '.join(sorted(ACTIVATIONS))}."

@@ -3,8 +3,9 @@
 from importlib import import_module
 from typing import Any
 
+from xpmlp import checks
 from xpmlp.network import Network, Parameters
-from xpmlp.network.activations import LEAKY_SLOPE
+from xpmlp.network.activations import ACTIVATIONS, LEAKY_SLOPE
 
 # The module of each activation, and what it is made with.
 MODULES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,13 +47,13 @@ def sequential(network: Network, p: Parameters) -> Any:
             linear.weight.copy_(weight)
             linear.bias.copy_(torch.tensor(p.b[k].copy()))
         modules.append(linear)
+        if not checks.genuine(row, ACTIVATIONS) or row.name not in {*MODULES, "exp"}:
+            raise ValueError(f"PyTorch has no module for the activation {row.name!r} of layer {k}; write it by hand.")
         if row.name == "exp":
             modules.append(_exp(torch)())
-        elif row.name in MODULES:
+        else:
             name, options = MODULES[row.name]
             modules.append(getattr(torch.nn, name)(**options))
-        else:
-            raise ValueError(f"PyTorch has no module for the activation {row.name!r} of layer {k}; write it by hand.")
     return torch.nn.Sequential(*modules)
 
 

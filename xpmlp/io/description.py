@@ -5,8 +5,6 @@ function of the user's own cannot be named, so what contains one is refused.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
-from functools import partial
 from typing import Any
 
 from xpmlp import checks
@@ -95,22 +93,12 @@ def _row(row: Any, table: Mapping[str, Any], kind: str) -> Document:
 
 
 def _name(row: Any, table: Mapping[str, Any], kind: str) -> str:
-    original = table.get(row.name)
-    if original is None or any(
-        _bare(getattr(row, column.name)) != _bare(getattr(original, column.name))
-        for column in fields(row)
-        if callable(getattr(row, column.name)) or callable(getattr(original, column.name))
-    ):
+    if not checks.genuine(row, table):
         raise ValueError(
             f"a file names its {kind} and holds no functions, so it cannot hold {row.name!r}, which is a function of "
             f"your own. Save the parameters (numpy.savez), or add a row to the table of the package."
         )
     return str(row.name)
-
-
-def _bare(function: Any) -> Any:
-    # huber with another delta is still huber
-    return function.func if isinstance(function, partial) else function
 
 
 def _text(value: object) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import select, warn
+from xpmlp.backends.arithmetic import unwarned
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.faults import telling_of_memory
 from xpmlp.io import storage
@@ -17,7 +18,7 @@ from xpmlp.mlp import serialization
 from xpmlp.mlp.content import Content, build_network, first_parameters, seeds_of
 from xpmlp.mlp.fitting import Options, fit_network
 from xpmlp.mlp.observers import predicted
-from xpmlp.mlp.validation import Door
+from xpmlp.mlp.validation import Door, is_output
 from xpmlp.network import Gradients, Layout, Trace, backward, forward
 from xpmlp.network.initializers import initializer as find_initializer
 from xpmlp.network.losses import loss as find_loss
@@ -131,12 +132,22 @@ class MLP:
         """All derivatives of the loss for the batch last seen by `forward`; read them as dz, da, dW, db."""
         if self._trace is None:
             raise ValueError("backward needs the z and a of a batch; call forward(X) first.")
-        y, w = self._door.targets(y, int(self._trace.a[-1].shape[-2]), sample_weight)
+        yhat = self._trace.a[-1]
+        if is_output(sample_weight, yhat):
+            raise ValueError(
+                "backward(y) knows yhat from the last forward, and takes the targets alone; its second argument is "
+                "sample_weight, one weight per sample. Call backward(y)."
+            )
+        y, w = self._door.targets(y, int(yhat.shape[-2]), sample_weight)
         self._gradients = backward(self.network, self.layout.unpack(self._p), self._trace, y, w, show=True, inputs=True)
 
     def update(self, learning_rate: float) -> None:
         """One step of plain gradient descent: W[k] -= learning_rate * dW[k], b[k] -= learning_rate * db[k]."""
         rate = checks.number(learning_rate, "learning_rate", above=0.0)
+        self._move(rate)
+
+    @unwarned
+    def _move(self, rate: float) -> None:
         self._p = self._p - rate * self.layout.pack(self._seen().d)
 
     # --- What can be looked at ---

@@ -31,6 +31,15 @@ class Samples(NamedTuple):
         return Samples(take(self.x, index, axis=self.x.ndim - 2), take(self.y, index, axis=self.y.ndim - 2), w)
 
 
+def is_output(given: Any, yhat: Array) -> bool:
+    """Whether `given` is yhat: of backward(y, yhat), as the tutorial has it, it would be taken for weights."""
+    shape = tuple(getattr(given, "shape", ()))
+    if type(given) is not type(yhat) or (shape != tuple(yhat.shape) and shape != tuple(yhat.shape[:-1])):
+        return False
+    alone = yhat.shape[-1] == 1 and len(shape) == yhat.ndim - 1
+    return shape == tuple(yhat.shape) or (alone and bool((given == yhat[..., 0]).all()))
+
+
 class Door(NamedTuple):
     """What samples must be, for this network, here."""
 
@@ -48,13 +57,25 @@ class Door(NamedTuple):
         """Targets in the loss's domain, and weights."""
         width = self.network.loss.target_width or self.network.layout.sizes[-1]
         where = "be compared with the outputs"
+        y = checks.numbers_of_any_kind(y, self.dtype)
+        self._demand_one_hot(y, n, width, name)
         y = checks.array(y, name, self.place, self.dtype, width=width, networks=self.n_networks, where=where)
         if y.shape[-2] != n:
             raise ValueError(f"x and {name} must hold the same number of samples; got {n} and {int(y.shape[-2])}.")
-        check_targets(self.network.loss, y)
+        y = check_targets(self.network.loss, y)
         return y, checks.sample_weight(w, "sample_weight", self.place, self.dtype, n)
 
     def samples(self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")) -> Samples:
         """All three."""
         x = self.inputs(X, names[0])
         return Samples(x, *self.targets(y, int(x.shape[-2]), w, names[1]))
+
+    def _demand_one_hot(self, y: Any, n: int, width: int, name: str) -> None:
+        # Class numbers have one column, or none: to say how a column is made would lead to the next error.
+        shape = np.shape(y) if isinstance(y, (list, tuple)) else tuple(getattr(y, "shape", ()))
+        if self.network.loss.targets == "distribution" and width > 1 and shape in ((n,), (n, 1)):
+            raise ValueError(
+                f"{name} must hold one-hot rows (or soft targets) of shape ({n}, {width}) for the loss "
+                f"{self.network.loss.name!r}; got {shape}, as class numbers have. Of classes 0 to {width - 1}, "
+                f"numpy.eye({width})[numpy.ravel({name}).astype(int)] makes one-hot rows."
+            )

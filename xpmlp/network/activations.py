@@ -209,9 +209,22 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+@dataclass(frozen=True)
+class DerivativeOfOne:
+    """f'(z, a) from a derivative of one argument, which is z; or a, where the function calls it so."""
+
+    function: Callable[[Array], Array]
+
+    def __call__(self, z: Array, a: Array) -> Array:
+        names = list(getattr(getattr(self.function, "__code__", None), "co_varnames", ()))
+        return self.function(a if names[:1] == ["a"] else z)
+
+
 def activation(value: object) -> Activation:
-    """The row for a name, a row, or a user's own pair (f, f'), with f(z) and f'(z, a)."""
+    """The row for a name, a row, or a user's own pair (f, f'), with f(z) and f'(z, a), or f'(z), or f'(a)."""
     if isinstance(value, (str, Activation)):
         return checks.choose(ACTIVATIONS, value, "activation")
+    if isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)) and not checks.takes(value[1], 2):
+        value = (value[0], DerivativeOfOne(value[1])) if checks.takes(value[1], 1) else value
     f, derivative = checks.pair(value, "an activation", "f(z)", "f'(z, a)")
     return Activation(f"own {getattr(f, '__name__', 'function')}", f, derivative)

@@ -17,7 +17,7 @@ from typing import Any
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
-from xpmlp.network.activations import softplus
+from xpmlp.network.activations import ACTIVATIONS, Activation
 
 # Which outputs a loss can follow: each kind of output is also one of the kinds to its left.
 KINDS_OF_OUTPUT = ("real", "positive", "probability", "distribution")
@@ -52,6 +52,27 @@ class Loss:
     def target_width(self) -> int | None:
         """The columns of y where they are not those of yhat: several quantiles are of one target."""
         return None if self.n_outputs is None else 1
+
+    def canonical(self, output: Activation) -> bool:
+        """Whether value and derivative may be taken from the scores of `output`, which then is the link itself.
+
+        Not where the forms on scores are left over from a row of LOSSES whose value or derivative was replaced.
+        """
+        if output.name != self.link or (self.link in ACTIVATIONS and not checks.genuine(output, ACTIVATIONS)):
+            return False
+        value, derivative, *forms = self._functions()
+        for row in LOSSES.values():
+            known_value, known_derivative, *known_forms = row._functions()
+            # A derivative from scores serves several rows: the name tells whose it was.
+            shared = forms if row.name == self.name else forms[:1]
+            left_over = any(form is not None and form in known_forms for form in shared)
+            if left_over and (value, derivative) != (known_value, known_derivative):
+                return False
+        return True
+
+    def _functions(self) -> list[Any]:
+        functions = (self.value, self.derivative, self.value_from_scores, self.derivative_from_scores)
+        return [function.func if isinstance(function, partial) else function for function in functions]
 
     def accepts(self, outputs: str) -> bool:
         """Whether yhat of this kind lies in the domain of the loss."""
@@ -147,8 +168,26 @@ def poisson_derivative(y: Array, yhat: Array) -> Array:
 
 def poisson_from_scores(y: Array, z: Array) -> Array:
     # yhat = exp(z). Above z = 88 (float32) or 709 (float64) the loss itself is beyond the largest float: inf is right.
+    # exp(z) - y z - y + y log y = y (exp(t) - 1 - t) with t = z - log y: near the optimum the terms on the left are
+    # large and cancel, those on the right are as small as the loss.
     xp = array_namespace(z)
-    return xp.sum(_y_log_y(y) - y * z - y + xp.exp(z), axis=-1)
+    some = y > 0
+    positive = xp.where(some, y, xp.ones_like(y))
+    t = z - xp.log(positive)
+    near = xp.abs(t) < 0.5
+    t_near = xp.where(near, t, xp.zeros_like(t))
+    t_far = xp.where(near, xp.zeros_like(t), t)
+    far = xp.exp(z) - positive * (1.0 + t_far)
+    values = xp.where(near, positive * _exp_beyond_linear(t_near), far)
+    return xp.sum(xp.where(some, values, xp.exp(z)), axis=-1)
+
+
+def _exp_beyond_linear(t: Array) -> Array:
+    # exp(t) - 1 - t for |t| < 0.5, by its series t^2 / 2 (1 + t / 3 (1 + t / 4 (...))): 13 terms reach float64's digits.
+    series = 1.0 + t / 15.0
+    for n in range(14, 2, -1):
+        series = 1.0 + series * t / n
+    return 0.5 * t * t * series
 
 
 def binary_cross_entropy(y: Array, yhat: Array) -> Array:
@@ -160,8 +199,11 @@ def binary_cross_entropy_derivative(y: Array, yhat: Array) -> Array:
 
 
 def binary_cross_entropy_from_scores(y: Array, z: Array) -> Array:
-    # -y log s(z) - (1 - y) log s(-z) = log(1 + exp(z)) - y z
-    return array_namespace(z).sum(softplus(z) - y * z, axis=-1)
+    # -y log s(z) - (1 - y) log s(-z) = log(1 + exp(z)) - y z, with max(z, 0) - y z taken first: for y in {0, 1} that is
+    # exact, and what is left of a sure, right answer, log(1 + exp(-|z|)), keeps all its digits for either class.
+    xp = array_namespace(z)
+    linear = xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device_of(z))) - y * z
+    return xp.sum(xp.log1p(xp.exp(-xp.abs(z))) + linear, axis=-1)
 
 
 def _smoothed(y: Array, label_smoothing: float) -> Array:
@@ -178,10 +220,13 @@ def cross_entropy_derivative(y: Array, yhat: Array, label_smoothing: float) -> A
 
 
 def cross_entropy_from_scores(y: Array, z: Array, label_smoothing: float) -> Array:
-    # -sum_i y_i log softmax(z)_i = log sum_j exp(z_j) - sum_i y_i z_i, since the y_i sum to 1; shifted to max z = 0
+    # -sum_i y_i log softmax(z)_i = log sum_j exp(z_j) - sum_i y_i z_i, since the y_i sum to 1; shifted to max z = 0.
+    # The largest term of the sum is then 1 and stays out of it: log1p keeps what the others add, however small.
     xp = array_namespace(z)
     z = z - xp.max(z, axis=-1, keepdims=True)
-    return xp.log(xp.sum(xp.exp(z), axis=-1)) - xp.sum(_smoothed(y, label_smoothing) * z, axis=-1)
+    below = xp.astype(z < 0, z.dtype)
+    others = xp.sum(below * xp.exp(z), axis=-1) + (xp.sum(1.0 - below, axis=-1) - 1.0)
+    return xp.log1p(others) - xp.sum(_smoothed(y, label_smoothing) * z, axis=-1)
 
 
 def cross_entropy_derivative_from_scores(y: Array, z: Array, yhat: Array, label_smoothing: float) -> Array:
@@ -301,11 +346,15 @@ _PARAMETER_CHECKS: dict[str, Callable[[object], Any]] = {
 }
 
 
-def check_targets(row: Loss, y: Array) -> None:
-    """ValueError where targets lie outside the domain of the loss."""
+def check_targets(row: Loss, y: Array) -> Array:
+    """The targets, if they lie in the domain of the loss, or ValueError.
+
+    Soft targets whose rows sum to 1 within 1e-3 come back divided by their sums: value and derivatives from scores take
+    a sum of exactly 1 for granted.
+    """
     xp = array_namespace(y)
     if row.targets == "real":
-        return
+        return y
     if bool(xp.any(y < 0)):
         raise ValueError(f"y must not be negative for the loss {row.name!r}; got a target of {float(xp.min(y)):g}.")
     if row.targets in ("probability", "distribution") and bool(xp.any(y > 1)):
@@ -314,8 +363,11 @@ def check_targets(row: Loss, y: Array) -> None:
             "Encode class labels first, as 0 and 1 or one-hot."
         )
     if row.targets == "distribution":
-        off = float(xp.max(xp.abs(xp.sum(y, axis=-1) - 1.0)))
+        sums = xp.sum(y, axis=-1, keepdims=True)
+        off = float(xp.max(xp.abs(sums - 1.0)))
         if off > 1e-3:  # float16-born targets of many classes sum to 1 only this well
             raise ValueError(
                 f"each row of y must sum to 1 for the loss {row.name!r} (one-hot or soft targets); one is {off:g} off."
             )
+        return y if off == 0.0 else y / sums
+    return y

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
+from xpmlp.backends.arithmetic import unwarned
 from xpmlp.network import dropout
 from xpmlp.network.activations import Activation
 from xpmlp.network.losses import Loss
@@ -38,7 +39,7 @@ class Network:
     @cached_property
     def canonical(self) -> bool:
         """Whether the loss can be taken from the scores z[K]."""
-        return self.activations[-1].name == self.loss.link
+        return self.loss.canonical(self.activations[-1])
 
 
 class Trace(NamedTuple):
@@ -75,6 +76,7 @@ class Drop(NamedTuple):
     step: Array
 
 
+@unwarned
 def forward(network: Network, p: Parameters, x: Array, drop: Drop | None = None) -> Trace:
     """All z and a for the inputs `x`; a[K] is yhat. Without `drop` (in prediction) no unit is dropped."""
     xp = array_namespace(x)
@@ -95,6 +97,7 @@ def forward(network: Network, p: Parameters, x: Array, drop: Drop | None = None)
     return Trace(z, a, h, masks)
 
 
+@unwarned
 def sample_losses(network: Network, trace: Trace, y: Array) -> Array:
     """The loss of each sample, shape (batch,) or (m, batch)."""
     if network.canonical and network.loss.value_from_scores is not None:
@@ -102,6 +105,7 @@ def sample_losses(network: Network, trace: Trace, y: Array) -> Array:
     return network.loss.value(y, trace.a[-1])
 
 
+@unwarned
 def mean(values: Array, w: Array | None = None) -> Array:
     """sum(w l) / sum(w) over the last axis, and 0 where the weights sum to 0."""
     xp = array_namespace(values)
@@ -110,6 +114,7 @@ def mean(values: Array, w: Array | None = None) -> Array:
     return xp.sum(values * shares(w), axis=-1)
 
 
+@unwarned
 def shares(w: Array) -> Array:
     """Return w / sum(w), the share of each sample in L."""
     return w * reciprocal(array_namespace(w).sum(w, axis=-1, keepdims=True))
@@ -122,6 +127,7 @@ def reciprocal(total: Array) -> Array:
     return xp.astype(some, total.dtype) / xp.where(some, total, xp.ones_like(total))
 
 
+@unwarned
 def output_derivative(
     network: Network, z: Array, a: Array, y: Array, share: Array | float
 ) -> tuple[Array | None, Array]:
@@ -136,6 +142,7 @@ def output_derivative(
     return da, pullback(network.activations[-1], da, z, a, show=True)
 
 
+@unwarned
 def backward(
     network: Network,
     p: Parameters,

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpmlp.backends.config import get_config
-from xpmlp.optim.optimizers import adam_step
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import Task
 
@@ -31,7 +30,7 @@ class Compiled(NamedTuple):
 def find(task: Task, data: Data) -> Compiled | None:
     """The compiled functions, or None where NumPy's serve this task better or are the only ones."""
     setting = get_config()["compiled"]
-    if setting == "never" or task.optimizer.step is not adam_step or task.factors is not None:
+    if setting == "never" or not task.is_adam:
         return None
     if setting == "auto" and data.n_batches * task.network.layout.size < WORTHWHILE:
         return None

@@ -8,6 +8,7 @@ OPTIMIZERS below. tests/test_cuda_kernels.py holds every row against the functio
 import re
 from typing import Any, NamedTuple
 
+from xpmlp import checks
 from xpmlp.network import activations, losses
 from xpmlp.network.losses import Loss
 from xpmlp.optim import optimizers
@@ -76,12 +77,12 @@ LOSSES = {
     "poisson": LossColumn(
         "minus_y_log(y, a) - minus_y_log(y, y) - y + a",
         "T(1) - y_over(y, a)",
-        "-minus_y_log(y, y) - y * z - y + exp(z)",
+        "poisson(y, z)",
     ),
     "binary_cross_entropy": LossColumn(
         "minus_y_log(y, a) + minus_y_log(T(1) - y, T(1) - a)",
         "y_over(T(1) - y, T(1) - a) - y_over(y, a)",
-        "softplus(z) - y * z",
+        "log1p(exp(-fabs(z))) + ((z > T(0) ? z : T(0)) - y * z)",
     ),
     "cross_entropy": LossColumn("", ""),  # follows softmax alone: `softmax_cross_entropy`
 }
@@ -114,6 +115,16 @@ static __device__ T huber(T r) { T c = smaller(r, T(@DELTA)); return c * (r - T(
 static __device__ T quantile(unsigned j) { const T q[] = {@QUANTILES}; return q[@N_QUANTILES == 1 ? 0 : j]; }
 static __device__ T pinball(T r, T q) { return r > T(0) ? q * r : (q - T(1)) * r; }
 static __device__ T minus_y_log(T y, T p) { return y > T(0) ? -y * log(p) : T(0) * y; }
+static __device__ T beyond_linear(T t) {  // exp(t) - 1 - t, as losses.poisson_from_scores has it
+  T series = T(1) + t / T(15);
+  for (int n = 14; n > 2; n--) series = T(1) + series * t / T(n);
+  return T(0.5) * t * t * series;
+}
+static __device__ T poisson(T y, T z) {
+  if (!(y > T(0))) return exp(z) + T(0) * y;
+  T t = z - log(y);
+  return fabs(t) < T(0.5) ? y * beyond_linear(t) : exp(z) - y * (T(1) + t);
+}
 static __device__ T y_over(T y, T p) { return y > T(0) ? y / p : T(0) * y; }
 static __device__ unsigned mix(unsigned x) {
   x ^= x >> 16; x *= 0x7feb352du; x ^= x >> 15; x *= 0x846ca68bu; return x ^ (x >> 16);
@@ -128,30 +139,17 @@ static __device__ T mask(int seed, unsigned step, unsigned layer, unsigned eleme
 def obstacle(task: Task) -> str:
     """Why no CUDA kernels can be made for a task; "" where they can."""
     network = task.network
-    for f in network.activations:
-        if f != activations.ACTIVATIONS.get(f.name) or f.name not in {*ACTIVATIONS, SOFTMAX}:
-            return f"{f!r} has no column of C in runners/cuda_columns.py"
     rows: list[tuple[str, Any, Any, Any]] = [
+        *(("activation", row, activations.ACTIVATIONS, {*ACTIVATIONS, SOFTMAX}) for row in network.activations),
         ("loss", network.loss, losses.LOSSES, LOSSES),
         ("optimizer", task.optimizer, optimizers.OPTIMIZERS, OPTIMIZERS),
     ]
     for kind, row, table, columns in rows:
-        if row.name not in columns or not _same_functions(row, table.get(row.name)):
+        if row.name not in columns or not checks.genuine(row, table):
             return f"the {kind} {row.name!r} has no column of C in runners/cuda_columns.py"
     if network.loss.name == "cross_entropy" and not network.canonical:
         return "cross_entropy follows softmax only"
     return ""
-
-
-def _same_functions(row: Any, genuine: Any) -> bool:
-    # Parameters are bound with `partial`: the functions underneath tell whether the row is the table's own.
-    names = ("value", "derivative") if isinstance(row, Loss) else ("rates", "step")
-
-    def function(of: Any, name: str) -> Any:
-        value = getattr(of, name, None)
-        return getattr(value, "func", value)
-
-    return all(function(row, name) is function(genuine, name) for name in names)
 
 
 def functions(loss: Loss) -> str:

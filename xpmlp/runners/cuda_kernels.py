@@ -96,12 +96,15 @@ _SHIFTED = """T top = row[0] + b[0], total = T(0), value = T(0);
 _SOFTMAX_CROSS_ENTROPY = (
     _SHIFTED
     + """
+  T others = T(0);  // of total, which is 1 and these: log1p keeps what they add, however small
+  bool seen = false;
   for (unsigned j = 0; j < n; j++) {{
-    T y = targets[j]{smoothed}, z = row[j];
+    T y = targets[j]{smoothed}, z = row[j], p = exp(z);
+    if (z < T(0)) others += p; else if (seen) others += T(1); else seen = true;
     value -= y * z;
-    row[j] = (exp(z) / total - y) * share;
+    row[j] = (p / total - y) * share;
   }}
-  value += log(total);"""
+  value += log1p(others);"""
 )
 _SOFTMAX_OTHER = (
     _SHIFTED

@@ -15,10 +15,13 @@ column, and a user's own functions, run as they are on transposed views. Results
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
 from xpmlp.network import Trace, dropout, output_derivative, pullback, reciprocal, sample_losses, shares
-from xpmlp.optim.optimizers import Rates, adam_step, clip
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.losses import LOSSES
+from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, loss_or_nan, total_weight
 
@@ -83,9 +86,16 @@ class InPlaceRunner:
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
         self.task, self.data, self.seed = task, data, seed
         network = task.network
-        self.activations = [None, *(self.columns.activations.get(row.name) for row in network.activations)]
-        self.is_adam = task.optimizer.step is adam_step and task.factors is None
-        self.loss = self.columns.losses.get(network.loss.name) if network.canonical else None
+        self.activations = [
+            None,
+            *(
+                self.columns.activations.get(row.name) if checks.genuine(row, ACTIVATIONS) else None
+                for row in network.activations
+            ),
+        ]
+        self.is_adam = task.is_adam
+        known_loss = network.canonical and checks.genuine(network.loss, LOSSES)
+        self.loss = self.columns.losses.get(network.loss.name) if known_loss else None
         self.buffers: dict[int, Buffers] = {}
         self.taken: dict[tuple[int, int], Array] = {}
         self.p: Any = None

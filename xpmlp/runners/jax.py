@@ -35,7 +35,7 @@ class _SameArithmetic:
         self.task = replace(task, factors=None, decays=None)
         network, optimizer, loss = task.network, task.optimizer, task.network.loss
         self.key = (
-            (network.layout, network.activations, network.dropout, loss.name),
+            (network.layout, network.activations, network.dropout, loss.name, loss.link),
             tuple(map(_meaning, (loss.value, loss.derivative, loss.value_from_scores, loss.derivative_from_scores))),
             (optimizer.name, optimizer.step, tuple(optimizer.parameters.items()), optimizer.weight_decay),
             (task.l2, task.clip_norm),

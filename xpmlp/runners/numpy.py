@@ -89,21 +89,26 @@ def cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
     z -= np.maximum.reduce(z, axis=-2, keepdims=True)
     np.multiply(y, z, out=note)
     values = np.add.reduce(note, axis=-2)
+    np.less(z, 0.0, out=note, casting="unsafe")
     np.exp(z, out=z)
     total = np.add.reduce(z, axis=-2, keepdims=True)
+    np.multiply(note, z, out=note)
+    others = np.add.reduce(note, axis=-2)
+    others += np.rint(total[..., 0, :] - others) - 1.0  # those that are as large as the largest, which is 1
     z /= total
     z -= y
-    return np.subtract(np.log(total[..., 0, :]), values, out=values)
+    return np.subtract(np.log1p(others, out=others), values, out=values)
 
 
 def binary_cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
-    # losses.binary_cross_entropy_from_scores: max(z, 0) + log(1 + exp(-|z|)) - y z
+    # losses.binary_cross_entropy_from_scores: log(1 + exp(-|z|)) + (max(z, 0) - y z), and the bracket is exact
     np.abs(z, out=note)
     np.negative(note, out=note)
     np.exp(note, out=note)
     np.log1p(note, out=note)
-    note += np.maximum(z, 0.0)
-    note -= y * z
+    linear = np.maximum(z, 0.0)
+    linear -= y * z
+    note += linear
     values: HostArray = np.add.reduce(note, axis=-2)
     sigmoid(z, note)
     z -= y

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
 from xpmlp.network import Drop, Network, Parameters, backward, forward, mean, reciprocal, sample_losses
-from xpmlp.optim.optimizers import Optimizer, Rates, Slots, clip
+from xpmlp.optim.optimizers import OPTIMIZERS, Optimizer, Rates, Slots, adam_step, clip
 
 
 class CannotRunError(Exception):
@@ -24,6 +25,12 @@ class Task:
     factors: Array | None = None  # per-element factors on the learning rate, shape (P,)
     decays: Array | None = None  # 1 for weights, 0 for biases, shape (P,), where the optimizer decays weights
     precision: str = "highest"  # "high" lets a device round the factors of float32 products to TF32; others ignore it
+
+    @property
+    def is_adam(self) -> bool:
+        """Whether an update is that of Adam and nothing else, so that a runner may have it fused."""
+        optimizer = self.optimizer
+        return optimizer.step is adam_step and self.factors is None and checks.genuine(optimizer, OPTIMIZERS)
 
 
 class State(NamedTuple):

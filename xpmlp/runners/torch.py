@@ -54,15 +54,19 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def cross_entropy(z: Tensor, y: Tensor, note: Tensor) -> Tensor:
-    torch.log_softmax(z, -2, out=note)
-    values = (y * note).sum(-2).neg_()
-    torch.exp(note, out=z).sub_(y)
-    return values
+    # losses.cross_entropy_from_scores: the largest term of the sum is 1 and stays out of the logarithm
+    z.sub_(z.amax(-2, keepdim=True))
+    linear = torch.mul(y, z, out=note).sum(-2)
+    below = z < 0
+    z.exp_()
+    others = torch.mul(z, below, out=note).sum(-2).sub_(below.sum(-2)).add_(z.shape[-2] - 1)
+    z.div_(z.sum(-2, keepdim=True)).sub_(y)
+    return others.log1p_().sub_(linear)
 
 
 def binary_cross_entropy(z: Tensor, y: Tensor, note: Tensor) -> Tensor:
-    # max(z, 0) + log(1 + exp(-|z|)) - y z
-    torch.abs(z, out=note).neg_().exp_().log1p_().add_(z.clamp(min=0.0)).sub_(y * z)
+    # log(1 + exp(-|z|)) + (max(z, 0) - y z), and the bracket is exact
+    torch.abs(z, out=note).neg_().exp_().log1p_().add_(z.clamp(min=0.0).sub_(y * z))
     values = note.sum(-2)
     z.sigmoid_().sub_(y)
     return values
@@ -96,13 +100,14 @@ def adam(
     *,
     beta_1: float,
     beta_2: float,
-    epsilon: float,
+    **_: float,
 ) -> None:
     # PyTorch's kernel, one pass. After infinitely many steps its own correction of the bias is 1: ours is in lr_t.
     # The slots hold m and v themselves here, see Runner.epoch; so do lr_t and epsilon fit, with optimizers.adam_rates
     # undone.
     m, v = slots
-    lr_t = rates[1] * (1.0 - beta_2) ** 0.5 / (1.0 - beta_1)
+    root = (1.0 - beta_2) ** 0.5
+    lr_t, epsilon = rates[1] * root / (1.0 - beta_1), rates[2] * root
     options = {"lr": lr_t, "beta1": beta_1, "beta2": beta_2, "weight_decay": 0.0, "eps": epsilon}
     aten._fused_adam_([p], [g], [m], [v], [], [_infinity(p.device)], **options, amsgrad=False, maximize=False)
 

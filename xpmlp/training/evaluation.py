@@ -7,6 +7,7 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
+from xpmlp.backends.arithmetic import unwarned
 from xpmlp.network import Network, Parameters, forward, reciprocal, sample_losses
 from xpmlp.runners import Data
 
@@ -31,6 +32,7 @@ def outputs(network: Network, p: Parameters, blocks: Iterable[Array], layer: int
     return _joined(found)
 
 
+@unwarned
 def evaluate(network: Network, p: Array, data: Data) -> Outcome:
     """The mean loss of `data`, in its batches, and the outputs."""
     xp, parameters = data.place.xp, network.layout.unpack(p)
