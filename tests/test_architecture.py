@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"_typing", "faults"},
     {"backends"},
-    {"checks"},
+    {"checks", "threads"},
     {"network"},
     {"optim"},
     {"runners"},

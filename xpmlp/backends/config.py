@@ -4,7 +4,11 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-_SETTINGS = {"fallback": ("warn", "error"), "compiled": ("auto", "always", "never")}  # the first is the default
+_SETTINGS = {  # the first is the default
+    "fallback": ("warn", "error"),
+    "compiled": ("auto", "always", "never"),
+    "threads": ("auto", "all"),
+}
 _values = {name: ContextVar(f"xpmlp_{name}", default=choices[0]) for name, choices in _SETTINGS.items()}
 
 
@@ -13,7 +17,7 @@ def get_config() -> dict[str, str]:
     return {name: value.get() for name, value in _values.items()}
 
 
-def set_config(*, fallback: str | None = None, compiled: str | None = None) -> None:
+def set_config(*, fallback: str | None = None, compiled: str | None = None, threads: str | None = None) -> None:
     """Change settings for what follows in this thread (as scikit-learn does); None leaves a setting as it is.
 
     Parameters
@@ -25,8 +29,15 @@ def set_config(*, fallback: str | None = None, compiled: str | None = None) -> N
         Whether training on NumPy with Adam or AdamW compiles its update with Numba: "auto" does where Numba is
         installed (the extra `numba`) and an epoch updates at least 8 million parameters, batches times parameters;
         "always" wherever it can, and raises ImportError without Numba. The results are the same to rounding.
+    threads : {"auto", "all"}, optional
+        How many threads NumPy's BLAS may take in a fit, and in a prediction of more than 1000 rows: "auto" gives it one
+        where a step is of less than 100 million flops (50 million on four cores or more), which more threads hardly
+        make faster on a free machine and many times slower on a busy one, and leaves it alone above; "all" leaves it
+        alone everywhere. It is never more than BLAS may take now (`OMP_NUM_THREADS`, threadpoolctl). The limit holds
+        for the whole process while the fit runs.
     """
-    changes = {name: value for name, value in (("fallback", fallback), ("compiled", compiled)) if value is not None}
+    given = (("fallback", fallback), ("compiled", compiled), ("threads", threads))
+    changes = {name: value for name, value in given if value is not None}
     for name, value in changes.items():
         if value not in _SETTINGS[name]:
             *some, last = map(repr, _SETTINGS[name])
@@ -36,7 +47,9 @@ def set_config(*, fallback: str | None = None, compiled: str | None = None) -> N
 
 
 @contextlib.contextmanager
-def config_context(*, fallback: str | None = None, compiled: str | None = None) -> Iterator[None]:
+def config_context(
+    *, fallback: str | None = None, compiled: str | None = None, threads: str | None = None
+) -> Iterator[None]:
     """Change settings inside a `with` block; see `set_config`.
 
     Examples
@@ -44,10 +57,10 @@ def config_context(*, fallback: str | None = None, compiled: str | None = None) 
     >>> import xpmlp
     >>> with xpmlp.config_context(fallback="error"):
     ...     xpmlp.get_config()
-    {'fallback': 'error', 'compiled': 'auto'}
+    {'fallback': 'error', 'compiled': 'auto', 'threads': 'auto'}
     """
     before = get_config()
-    set_config(fallback=fallback, compiled=compiled)
+    set_config(fallback=fallback, compiled=compiled, threads=threads)
     try:
         yield
     finally:

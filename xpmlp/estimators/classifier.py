@@ -14,7 +14,9 @@ from xpmlp.backends import HostArray, array_namespace
 from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.conversion import Exchange
 from xpmlp.estimators.fitting import Samples, fit_estimator
+from xpmlp.estimators.monitor import HeldOut
 from xpmlp.estimators.prediction import Predicting, bring
+from xpmlp.estimators.scores import Score, accuracy_of
 from xpmlp.estimators.targets import (
     Labels,
     check_known,
@@ -24,7 +26,7 @@ from xpmlp.estimators.targets import (
     labels_of,
     weigh,
 )
-from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
+from xpmlp.estimators.validation import Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.network.losses import Loss, loss
 
 
@@ -410,9 +412,9 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
     def _fitted_targets(self) -> dict[str, Any]:
         return {"classes_": self.classes_}
 
-    def _score_outputs(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
-        predicted = Labels(self._kind, self.classes_).decode(yhat, NUMPY, NUMPY)
-        return float(accuracy_score(y, predicted, sample_weight=w))
+    def _score_of(self, held_out: HeldOut) -> Score:
+        exclusive = self._kind_of_outputs() != "multilabel"
+        return accuracy_of(held_out.targets, held_out.w, exclusive=exclusive, n_classes=len(self.classes_))
 
     def _sklearn_twin(self, _: Any) -> tuple[Any, dict[str, Any], HostArray]:
         from sklearn.neural_network import MLPClassifier as Theirs

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.metrics import check_scoring
 
 from xpmlp.backends import HostArray
+from xpmlp.estimators.scores import Score
 from xpmlp.estimators.validation import Inputs
 from xpmlp.training import Fitted, Observer, Outcome
 
@@ -59,7 +60,10 @@ class Watcher(Observer):
         given = estimator.callbacks
         self.callbacks: Sequence[Any] = () if given is None else [given] if callable(given) else list(given)
         self.scorer: Any = None
-        if held_out is not None and estimator.scoring not in ("loss", None):
+        self.score: Score | None = None
+        if held_out is not None and estimator.scoring is None:
+            self.score = estimator._score_of(held_out)
+        elif held_out is not None and estimator.scoring != "loss":
             self.scorer = check_scoring(estimator, scoring=estimator.scoring)
 
     def begin(self) -> None:
@@ -78,8 +82,8 @@ class Watcher(Observer):
         yhat = held.inputs.place.backend.to_numpy(seen.yhat)
         if not bool(np.all(np.isfinite(yhat))):
             return {"validation_score": math.nan}
-        if self.scorer is None:
-            return {"validation_score": float(self.estimator._score_outputs(held.y, yhat, held.w))}
+        if self.score is not None:
+            return {"validation_score": self.score(yhat)}
         viewer = self.estimator._viewer(self.show(now), held.inputs.place)
         weights = {} if held.w is None else {"sample_weight": held.w}
         return {"validation_score": float(self.scorer(viewer, held.inputs.on_host(), held.y, **weights))}

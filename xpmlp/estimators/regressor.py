@@ -15,7 +15,9 @@ from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.classifier import _is_stochastic
 from xpmlp.estimators.conversion import Exchange
 from xpmlp.estimators.fitting import Samples, fit_estimator
+from xpmlp.estimators.monitor import HeldOut
 from xpmlp.estimators.prediction import Predicting, bring
+from xpmlp.estimators.scores import Score, r2_of
 from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.network.losses import Loss, loss
 
@@ -337,8 +339,11 @@ class MLPRegressor(RegressorMixin, Exchange, Predicting, CallbackSupportMixin, B
     def _fitted_targets(self) -> dict[str, Any]:
         return {}
 
-    def _score_outputs(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
-        return self._score_predictions(y, self._uncrossed(yhat, NUMPY), w)
+    def _score_of(self, held_out: HeldOut) -> Score:
+        y, w = held_out.y, held_out.w
+        if not self._quantiles():
+            return r2_of(y, w, held_out.inputs.dtype)
+        return lambda yhat: self._score_predictions(y, self._uncrossed(yhat, NUMPY), w)
 
     def _score_predictions(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
         quantiles = self._quantiles()

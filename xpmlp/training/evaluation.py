@@ -1,16 +1,20 @@
 """What a network says of samples and how far off it is, in blocks, so that memory stays bounded."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, array_namespace
+from xpmlp.backends import HostArray, array_namespace, place_of
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.network import Network, Parameters, forward, reciprocal, sample_losses
 from xpmlp.runners import Data
+from xpmlp.threads import enough_for, flops_of_forward
 
+MANY = 1000  # rows of a prediction from which on its threads are worth a look
 BLOCK_BYTES = 2**26  # of the widest layer, so that a prediction of any size needs this much room for each layer
 
 
@@ -28,7 +32,13 @@ def rows_at_once(sizes: tuple[int, ...], networks: int | None = None) -> int:
 
 def outputs(network: Network, p: Parameters, blocks: Iterable[Array], layer: int = -1) -> Array:
     """a[layer], by default yhat, of all blocks."""
-    found = [forward(network, p, x).a[layer] for x in blocks]
+    blocks = iter(blocks)
+    first = next(blocks)
+    rows = int(first.shape[-2])
+    # To set and to put back the threads takes as long as one row does.
+    few = enough_for(flops_of_forward(network.layout.sizes, rows), place_of(first)) if rows > MANY else nullcontext()
+    with few:
+        found = [forward(network, p, x).a[layer] for x in chain([first], blocks)]
     return _joined(found)
 
 

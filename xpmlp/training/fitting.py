@@ -8,6 +8,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.runners.step import State
+from xpmlp.threads import enough_for, flops_of_step
 from xpmlp.training.checkpoints import Checkpoints, demand_same_run
 from xpmlp.training.evaluation import evaluate, plain
 from xpmlp.training.loop import BEGINNING, Report, Snapshot, train
@@ -68,22 +69,25 @@ class _Fit:
         problem, begin = self.problem, self.begin
         if self.saved is not None:
             problem.draws.go_on(self.saved.draws)  # all that a fit draws before it trains has been drawn
+        place, layout = problem.data.place, problem.task.network.layout
         try:
-            result = train(
-                problem.runner(problem.task, problem.data, problem.seed),
-                State(begin.p, self.carried.slots, self.carried.t),
-                problem.plan,
-                problem.data.place,
-                problem.task.network.layout,
-                orders=self.order,
-                validate=None if problem.monitor == "loss" else self.validate,
-                greater_is_better=problem.greater_is_better,
-                on_epoch=[self.end],
-                assigned=self.assigned,
-                standing=self.standing,
-                on_snapshot=self.snapshot,
-                start=None if self.saved is None else self.saved.snapshot,
-            )
+            runner = problem.runner(problem.task, problem.data, problem.seed)
+            with enough_for(flops_of_step(layout.sizes, problem.data.batch_size), place):
+                result = train(
+                    runner,
+                    State(begin.p, self.carried.slots, self.carried.t),
+                    problem.plan,
+                    place,
+                    layout,
+                    orders=self.order,
+                    validate=None if problem.monitor == "loss" else self.validate,
+                    greater_is_better=problem.greater_is_better,
+                    on_epoch=[self.end],
+                    assigned=self.assigned,
+                    standing=self.standing,
+                    on_snapshot=self.snapshot,
+                    start=None if self.saved is None else self.saved.snapshot,
+                )
         finally:
             for observer in self.observers:
                 observer.close()
