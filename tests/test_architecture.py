@@ -33,7 +33,7 @@ FLOORS = [
     {"runners"},
     {"io"},
     {"training"},
-    {"estimators", "mlp"},
+    {"estimators", "mlp", "tabular"},
     {"inspection"},
     {"interop"},
     {"cli", "plotting"},
@@ -70,7 +70,7 @@ NO_NUMPY = {
     *("_typing", "faults", "optim", "network.activations", "network.dropout", "network.losses"),
     *("network.parameters", "network.propagation", "runners.lbfgs", "runners.step", "io.description"),
 }
-USE_SCIKIT_LEARN = {"estimators", "interop.onnx", "cli"}
+USE_SCIKIT_LEARN = {"estimators", "tabular", "interop.onnx", "cli"}
 VAGUE = {"base", "common", "core", "helpers", "utils"}
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xpmlp.network.losses import loss
     from xpmlp.optim.optimizers import optimizer
     from xpmlp.optim.schedules import schedule
+    from xpmlp.tabular import TablePreparation
     from xpmlp.training.loop import DivergenceError, DivergenceWarning
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _ROOMS = {
     "MLP": "mlp",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "TablePreparation": "tabular",
     "check_gradients": "inspection",
     "diagnose": "inspection",
     "explain_step": "inspection",
@@ -61,6 +63,7 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "PrecisionWarning",
+    "TablePreparation",
     "available_backends",
     "check_gradients",
     "config_context",
