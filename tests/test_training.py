@@ -164,7 +164,7 @@ def test_a_new_optimizer_begins_at_the_full_rate_and_goes_on_where_the_samples_s
 def test_what_a_snapshot_keeps_is_no_memory_that_the_next_step_writes_into(networks, keep_best):
     seen = []
 
-    def look(snapshot):
+    def look(snapshot, last):
         for name in ("safe", "final"):
             kept = getattr(snapshot, name)
             if kept is not None:

@@ -92,7 +92,8 @@ def _pools(_loaded: tuple[str, ...]) -> tuple[Any, Any]:
     from threadpoolctl import ThreadpoolController
 
     found = ThreadpoolController().select(user_api="blas")
-    own, shared = [], []
+    own: list[str] = []
+    shared: list[str] = []
     for library in found.lib_controllers:
         alone = library.internal_api == "mkl" or getattr(library, "threading_layer", "") == "openmp"
         (own if alone else shared).append(library.filepath)

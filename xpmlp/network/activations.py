@@ -216,6 +216,7 @@ class DerivativeOfOne:
     function: Callable[[Array], Array]
 
     def __call__(self, z: Array, a: Array) -> Array:
+        """f'(z, a)."""
         names = list(getattr(getattr(self.function, "__code__", None), "co_varnames", ()))
         return self.function(a if names[:1] == ["a"] else z)
 

@@ -183,7 +183,7 @@ def poisson_from_scores(y: Array, z: Array) -> Array:
 
 
 def _exp_beyond_linear(t: Array) -> Array:
-    # exp(t) - 1 - t for |t| < 0.5, by its series t^2 / 2 (1 + t / 3 (1 + t / 4 (...))): 13 terms reach float64's digits.
+    # exp(t) - 1 - t for |t| < 0.5, by its series t^2 / 2 (1 + t / 3 (1 + t / 4 (...))); 13 terms for float64.
     series = 1.0 + t / 15.0
     for n in range(14, 2, -1):
         series = 1.0 + series * t / n

@@ -154,7 +154,7 @@ class Runner:
             self.next = self._search()
         return "" if self.next is not None else "calls" if self.calls.spent else "line search"
 
-    def epoch(self, state: State, *_: object) -> tuple[State, Array]:
+    def epoch(self, state: State, *_: object) -> tuple[State, Array]:  # noqa: ARG002 - `finished` has taken it up
         """One iteration, and the loss after it."""
         assert self.next is not None  # `finished` has been asked
         (step, loss, p, g), self.next = self.next, None

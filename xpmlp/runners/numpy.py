@@ -88,7 +88,7 @@ def cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
     # losses.cross_entropy_from_scores and its derivative, which share the shift and the exponential
     z -= np.maximum.reduce(z, axis=-2, keepdims=True)
     np.multiply(y, z, out=note)
-    values = np.add.reduce(note, axis=-2)
+    values: HostArray = np.add.reduce(note, axis=-2)
     np.less(z, 0.0, out=note, casting="unsafe")
     np.exp(z, out=z)
     total = np.add.reduce(z, axis=-2, keepdims=True)
@@ -97,7 +97,8 @@ def cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
     others += np.rint(total[..., 0, :] - others) - 1.0  # those that are as large as the largest, which is 1
     z /= total
     z -= y
-    return np.subtract(np.log1p(others, out=others), values, out=values)
+    np.subtract(np.log1p(others, out=others), values, out=values)
+    return values
 
 
 def binary_cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:

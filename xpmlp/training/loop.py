@@ -199,9 +199,7 @@ def train(
             diverged = watch.diverged(losses)
             if _some(diverged):
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
-                if plan.on_divergence == "raise":
-                    raise DivergenceError(message)
-                notes.append((f"{message} The best finite weights were put back.", DivergenceWarning))
+                notes.append(_note_or_raise(message, plan))
             validation, plateau, broken_off = None, False, interrupted()
             if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported
                 validation = None if validate is None else np.asarray(validate(state.p))
@@ -212,18 +210,9 @@ def train(
             if plateau and plan.on_plateau == "divide" and rate > 1e-6:
                 scale /= 5.0
                 plateau = watch.go_on()
-            if wish == "interrupt":
-                stopped_by = wish
-            elif watch.dead.all():
-                stopped_by = "divergence"
-            elif plateau:
-                stopped_by = "patience"
-            elif wish == "callback":
-                stopped_by = wish
-            elif time.perf_counter() - started > plan.max_time:
-                stopped_by = "time"
-            elif epoch < plan.n_epochs and (why := finished(state)):
-                stopped_by = why
+            late = time.perf_counter() - started > plan.max_time
+            stopped_by = _why(wish, bool(watch.dead.all()), plateau, late)
+            stopped_by = stopped_by or (finished(state) if epoch < plan.n_epochs else "") or "epochs"
             last = stopped_by != "epochs" or epoch == plan.n_epochs
             if not broken_off:
                 on_snapshot(watch.snapshot(state, epoch, samples, scale, stopped_by), last)
@@ -250,6 +239,18 @@ def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], inte
     return "callback" if any(stop) else ""
 
 
+def _why(wish: str, dead: bool, plateau: bool, late: bool) -> str:
+    """What ends training after this epoch, first things first; "" where nothing does."""
+    reasons = {
+        "interrupt": wish == "interrupt",
+        "divergence": dead,
+        "patience": plateau,
+        "callback": wish == "callback",
+        "time": late,
+    }
+    return next((why for why, holds in reasons.items() if holds), "")
+
+
 class _Rates:
     """The learning rate of every step, asked of the schedule as often as it moves."""
 
@@ -260,8 +261,8 @@ class _Rates:
         plan = self.plan
         base = plan.learning_rate * scale
 
-        # scikit-learn's invscaling counts samples over all fits, but a new optimizer begins at the full rate. (SGDOptimizer
-        # of its _stochastic_optimizers.py: `iteration_ends` lowers the rate only once an epoch is over.)
+        # scikit-learn's invscaling counts samples over all fits, but a new optimizer begins at the full rate.
+        # (SGDOptimizer of its _stochastic_optimizers.py: `iteration_ends` lowers the rate only once an epoch is over.)
         seen = samples if step else 0
 
         def at(i: int) -> float:
@@ -350,6 +351,12 @@ class _Watch:
         if which.ndim == 0 or which.all():
             return self._copy(new)
         return self.place.xp.where(self.place.asarray(np.asarray(which)[:, None]), new, old)
+
+
+def _note_or_raise(message: str, plan: Plan) -> tuple[str, type[Warning]]:
+    if plan.on_divergence == "raise":
+        raise DivergenceError(message)
+    return f"{message} The best finite weights were put back.", DivergenceWarning
 
 
 def _some(which: HostArray) -> bool:
