@@ -16,6 +16,7 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import Place, array_namespace, backend_of, place_of
+from xpmlp.backends.kinds import oddity
 
 Row = TypeVar("Row")
 
@@ -162,12 +163,41 @@ def array(
     x = _shaped(floating(x, name, place, dtype, like=like), name, place.xp, width, networks, where)
     if math.prod(x.shape) == 0:
         raise ValueError(f"{name} must hold at least one sample and one column; got shape {tuple(x.shape)}.")
-    finite(x, name, place.xp)
-    return place.xp.astype(x, getattr(place.xp, dtype), copy=False)
+    return narrowed(x, name, place.xp, dtype)
+
+
+def narrowed(x: Array, name: str, xp: Any, dtype: str) -> Array:
+    """`x` as `dtype`, finite before and after; a column that is not 0 does not become 0 either.
+
+    Raises
+    ------
+    ValueError
+        If `x` holds NaN or infinity, or numbers that `dtype` cannot tell from infinity, or a whole column from 0.
+    """
+    finite(x, name, xp)
+    wanted = getattr(xp, dtype)
+    bounds = xp.finfo(wanted)
+    if xp.finfo(x.dtype).bits <= bounds.bits:
+        return xp.astype(x, wanted, copy=False)
+    largest = xp.max(xp.abs(x), axis=-2) if x.ndim > 1 else xp.abs(x)
+    if bool(xp.any(largest > float(bounds.max))):
+        raise ValueError(
+            f"{name} reaches {float(xp.max(largest)):.3g}, and {dtype} ends at {float(bounds.max):.3g}; scale it, or "
+            'train with dtype="float64".'
+        )
+    if x.ndim > 1 and bool(xp.any((largest > 0) & (largest < float(bounds.smallest_normal)))):
+        least = float(xp.min(xp.where(largest > 0, largest, xp.max(largest))))
+        raise ValueError(
+            f"a column of {name} holds nothing larger than {least:.3g}, which {dtype} cannot tell from 0; scale it, or "
+            'train with dtype="float64".'
+        )
+    return xp.astype(x, wanted, copy=False)
 
 
 def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the parameters") -> Array:
     """`x` as an array of real floating numbers on `place`, of any shape; lists become `dtype`, arrays keep theirs."""
+    if odd := oddity(x, name):
+        raise TypeError(odd)
     if isinstance(x, (list, tuple)):
         x = _from_lists(x, name, place, dtype)
     here = place_of(**{name: x})
@@ -216,7 +246,16 @@ def sample_weight(w: Any, name: str, place: Place, dtype: str, n: int) -> Array 
     finite(w, name, place.xp)
     if bool(place.xp.any(w < 0)):
         raise ValueError(f"{name} must not be negative; got a weight of {float(place.xp.min(w)):g}.")
-    return place.xp.astype(w, getattr(place.xp, dtype), copy=False)
+    scale = weight_scale(float(place.xp.max(w)))
+    return place.xp.astype(w if scale == 1.0 else w * scale, getattr(place.xp, dtype), copy=False)
+
+
+def weight_scale(largest: float) -> float:
+    """What weights are multiplied with: 1, but for weights of a size whose sums and casts would be 0 or infinite.
+
+    A loss sum(w l) / sum(w) knows no scale; a penalty divided by sum(w) does, and must be multiplied, too.
+    """
+    return 1.0 if largest == 0.0 or 1e-18 < largest < 1e18 else 1.0 / largest
 
 
 def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..., Any], Callable[..., Any]]:

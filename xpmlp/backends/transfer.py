@@ -6,11 +6,14 @@ short cut would be a pair to test on its own. Nothing in the maths calls these f
 
 from __future__ import annotations
 
+import math
+
 import array_api_compat
 import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import DTYPES, HostArray, Place, backend_of, place_of, select
+from xpmlp.backends.kinds import oddity
 
 
 def to_backend(x: object, backend: str, *, device: str | None = None, dtype: object = None) -> Array:
@@ -49,6 +52,8 @@ def to_backend(x: object, backend: str, *, device: str | None = None, dtype: obj
     >>> xpmlp.to_backend([1, 2, 3], "numpy", dtype="float32")
     array([1., 2., 3.], dtype=float32)
     """
+    if odd := oddity(x, "x"):
+        raise TypeError(odd)
     array = _as_array(x)
     source, place = place_of(x=array), select(backend, device)
     if device is None and source.backend is place.backend:
@@ -88,6 +93,26 @@ def to_numpy(x: object) -> HostArray:
 
 
 def _ferry(array: Array, source: Place, place: Place, dtype: str | None) -> Array:
+    moved = _moved(array, source, place, dtype)
+    if source.xp.isdtype(array.dtype, "real floating") and place.xp.isdtype(moved.dtype, "real floating"):
+        _demand_nothing_lost(array, source, moved, place)
+    return moved
+
+
+def _demand_nothing_lost(array: Array, source: Place, moved: Array, place: Place) -> None:
+    """ValueError where a number has become infinite on its way."""
+    if place.xp.finfo(moved.dtype).max >= source.xp.finfo(array.dtype).max or not math.prod(array.shape):
+        return
+    here, there = (bool(xp.all(xp.isfinite(x))) for xp, x in ((source.xp, array), (place.xp, moved)))
+    if here and not there:
+        largest = float(source.xp.max(source.xp.abs(array)))
+        name = str(moved.dtype).rpartition(".")[2]
+        raise ValueError(
+            f"x reaches {largest:.3g}, and {name} ends at {float(place.xp.finfo(moved.dtype).max):.3g}; scale it first."
+        )
+
+
+def _moved(array: Array, source: Place, place: Place, dtype: str | None) -> Array:
     is_ = str(array.dtype).rpartition(".")[2]  # "float32", "torch.float32", "array_api_strict.float32"
     wanted = is_ if dtype is None else dtype
     lacking = source.backend.lacks(source.device) | place.backend.lacks(place.device)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -100,6 +101,8 @@ def fit_network(
     samples, held_out = _samples(net.door, X, y, o, orders[0])
     data = Data(net.place, *samples, _batch_size(o, samples, net))
     task, plan = _task(net, o), _plan(o, data)
+    if samples.w is not None:
+        task = replace(task, l2=task.l2 * checks.weight_scale(_largest(o.sample_weight)))
     every = checks.integer(o.checkpoint_every, "checkpoint_every", least=1)
     metric = find_metric(o.metric, net.network)
     callbacks = checks.functions(o.callbacks, "callbacks")
@@ -258,6 +261,10 @@ def _factors(net: Content, factors: Sequence[float]) -> Array:
         raise ValueError(f"learning_rate_factors must hold one for each of the {K} layers; got {len(factors)}.")
     each = [checks.number(it, f"learning_rate_factors[{k}]", least=0.0) for k, it in enumerate(factors)]
     return layout.fill(lambda segment: each[max(segment.layer, 1) - 1], net.p)
+
+
+def _largest(w: Any) -> float:
+    return float(np.max(to_numpy(w)))
 
 
 def _dropout_seed(net: Content, epochs: int) -> Array | None:
