@@ -117,8 +117,8 @@ def kernels(session: nox.Session, kernel: str) -> None:
         env["NPY_DISABLE_CPU_FEATURES"] = str(session.run("python", "-c", extensions, silent=True)).strip()
     else:
         env["OPENBLAS_CORETYPE"] = kernel
-    shown = "import numpy as np, threadpoolctl as it; print(it.threadpool_info(), np.show_config('dicts')['SIMD Extensions'])"
-    session.run("python", "-c", shown, env=env)
+    chosen = "import numpy, threadpoolctl; print(threadpoolctl.threadpool_info(), numpy.show_config('dicts'))"
+    session.run("python", "-c", chosen, env=env)
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
 

@@ -155,8 +155,8 @@ def direction_faults(source: str, module: str, *, is_package: bool = False) -> l
 def module_edges(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
     """Who imports whom, module by module, late imports and those for type checkers counted.
 
-    `from xpmlp.network import dropout` is an arrow to the module dropout; `from xpmlp.network import forward` one to the
-    package, whose `__init__` says where that comes from.
+    `from xpmlp.network import dropout` is an arrow to the module dropout; `from xpmlp.network import forward` one to
+    the package, whose `__init__` says where that comes from.
     """
     edges: dict[str, set[str]] = {}
     for module, (source, is_package) in sources.items():
