@@ -104,6 +104,24 @@ def cuda(session: nox.Session, extra: str) -> None:
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
 
+@nox.session(default=False)
+@nox.parametrize("kernel", [nox.param(name, id=name) for name in ("Prescott", "Haswell", "SkylakeX", "no-SIMD")])
+def kernels(session: nox.Session, kernel: str) -> None:
+    """Run the tests on NumPy with the BLAS kernels of another processor, two threads; or without NumPy's own SIMD."""
+    if kernel == "SkylakeX" and "avx512f" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        session.skip("this processor has no AVX-512")
+    session.install("-e.", *group("test"))
+    env = {"XPMLP_BACKENDS": "numpy", "OPENBLAS_NUM_THREADS": "2"}
+    if kernel == "no-SIMD":
+        extensions = "import numpy; print(*numpy.show_config(mode='dicts')['SIMD Extensions']['found'])"
+        env["NPY_DISABLE_CPU_FEATURES"] = str(session.run("python", "-c", extensions, silent=True)).strip()
+    else:
+        env["OPENBLAS_CORETYPE"] = kernel
+    chosen = "import numpy, threadpoolctl; print(threadpoolctl.threadpool_info(), numpy.show_config('dicts'))"
+    session.run("python", "-c", chosen, env=env)
+    session.run("python", "-m", "pytest", *session.posargs, env=env)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff; `nox -s lint -- --fix` mends what it can."""

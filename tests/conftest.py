@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +22,10 @@ import numpy as np
 import pytest
 
 from xpmlp.backends import BACKENDS, Place, State, backend_of, probe
+
+# A shell has the jobs that it puts into the background ignore Ctrl-C, and the tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -155,8 +155,8 @@ def direction_faults(source: str, module: str, *, is_package: bool = False) -> l
 def module_edges(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
     """Who imports whom, module by module, late imports and those for type checkers counted.
 
-    `from xpmlp.network import dropout` is an arrow to the module dropout; `from xpmlp.network import forward` one to the
-    package, whose `__init__` says where that comes from.
+    `from xpmlp.network import dropout` is an arrow to the module dropout; `from xpmlp.network import forward` one to
+    the package, whose `__init__` says where that comes from.
     """
     edges: dict[str, set[str]] = {}
     for module, (source, is_package) in sources.items():
@@ -322,10 +322,18 @@ def test_a_module_that_is_missing_is_an_attribute_error():
 
 
 def test_ci_runs_the_test_command_of_the_readme():
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
+    source = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", "")
+    *commands, again = [line for line in source.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert " && ".join(commands) in readme.replace("\\\n", " ").replace("  ", " ")
+    assert f"    {' && '.join(commands)}\n" in readme
+
+    # And then its last line once more, with other BLAS kernels, on some of the files: nothing else.
+    settings, files = again.split(commands[-1])
+    assert settings == "OPENBLAS_CORETYPE=Prescott XPMLP_BACKENDS=numpy "
+    named = [name for group in re.findall(r"tests/test_\{([\w,]+)\}\.py", files) for name in group.split(",")]
+    assert re.sub(r"tests/test_\{[\w,]+\}\.py", "", files).strip() == ""
+    assert named == sorted(named)
+    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in named), named
 
 
 # The test is tested: each of these breaks one rule, and the checker must say so.

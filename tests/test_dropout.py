@@ -114,7 +114,7 @@ def test_a_step_drops_units_of_each_hidden_layer_at_its_rate_and_of_no_other(rat
     p, x, y = rng.normal(size=layout.size), rng.normal(size=(n, 3)), rng.normal(size=(n, 2))
 
     # The step with its masks, by hand: h[k] = a[k] * mask[k] goes into layer k + 1, and da[k] comes back through it.
-    parts = {(name, k): p[start:stop].reshape(shape) for name, k, start, stop, shape in layout.segments}
+    parts = {(it.name, it.layer): p[it.start : it.stop].reshape(it.shape) for it in layout.segments}
     masks = [None, *(mask_of(r, seed, done + 1, k, (n, sizes[k])) for k, r in enumerate(rates, start=1)), 1.0]
     h, a = [x], [x]
     for k in range(1, 5):
@@ -131,6 +131,8 @@ def test_a_step_drops_units_of_each_hidden_layer_at_its_rate_and_of_no_other(rat
     data = Data(place, x, y, None, n)
     runner = eager.Runner(Task(network, optimizer("sgd")), data, np.full((1, 1), seed, dtype=np.int32))
     state, _ = runner.epoch(State(p.copy(), (), done), None, lambda _: rate)
-    for name, k, start, stop, shape in layout.segments:
+    for it in layout.segments:
         # 2e-16 was seen; a layer that is not dropped is off by 1e-2.
-        np.testing.assert_allclose(state.p[start:stop].reshape(shape), desired[name, k], rtol=0, atol=1e-14)
+        np.testing.assert_allclose(
+            state.p[it.start : it.stop].reshape(it.shape), desired[it.name, it.layer], rtol=0, atol=1e-14
+        )

@@ -315,20 +315,20 @@ def test_adaptive_lowers_the_rate_until_it_is_nothing():
 
 
 @quiet
-def test_invscaling_goes_on_from_the_samples_seen():
+def test_invscaling_goes_on_from_the_samples_seen_once_the_new_optimizer_has_begun_at_the_full_rate():
     rates = []
     clf = MLPClassifier(
         4,
         solver="sgd",
         learning_rate="invscaling",
         power_t=0.25,
-        max_iter=1,
+        max_iter=2,
         warm_start=True,
         callbacks=lambda _, __, logs: rates.append(logs["learning_rate"]),
     )
     for _ in range(3):
         clf.fit([[3, 2], [1, 6], [5, 6], [-2, -4]], [1, 1, 1, 0])
-    np.testing.assert_allclose(rates, [1e-3 / (1 + t) ** 0.25 for t in (0, 4, 8)])
+    np.testing.assert_allclose(rates, [1e-3 / (1 + t) ** 0.25 for t in (0, 4, 0, 12, 0, 20)])
 
 
 @BOTH

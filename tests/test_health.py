@@ -241,31 +241,33 @@ def test_a_learning_rate_that_is_too_small():
 # A training at too high a rate is chaotic: the last digit of one product decides what its losses are. So the sentences
 # are told of losses that are given here; each condition is met by a hair in one line and missed by a hair in the next.
 BEFORE = [6.0, 6.0, 6.0, 6.0]  # of nine epochs the last five are looked at for rises
+ROSE = "the loss rose in {} of the last {} epochs, by {} % on average".format
+LOWEST = "the loss was lowest in epoch {} and is {} times as large now".format
 
 
 @pytest.mark.parametrize(
     "losses, evidence",
     [
-        ([*BEFORE, 4.0, 6.0, 4.0, 6.0, 5.0], "the loss rose in 2 of the last 4 epochs, by 40 % on average"),
-        ([*BEFORE, 9.0, 4.0, 8.0, 4.0, 6.0, 4.0], "the loss rose in 2 of the last 4 epochs, by 58 % on average"),
+        ([*BEFORE, 4.0, 6.0, 4.0, 6.0, 5.0], ROSE(2, 4, 40)),
+        ([*BEFORE, 9.0, 4.0, 8.0, 4.0, 6.0, 4.0], ROSE(2, 4, 58)),
         # In at least three of ten: of four rises that is two, of ten three.
         ([*BEFORE, 7.0, 6.0, 8.0, 6.0, 5.0], ""),
-        ([7.0] * 10 + [7, 6, 6, 9, 8, 7, 10, 9, 7, 9, 8], "the loss rose in 3 of the last 10 epochs, by 34 % on average"),
+        ([7.0] * 10 + [7, 6, 6, 9, 8, 7, 10, 9, 7, 9, 8], ROSE(3, 10, 34)),
         ([7.0] * 10 + [7, 6, 6, 9, 8, 7, 10, 9, 8, 7, 7], ""),
         # By more than a fifth of what the loss is on average: here 5 and 5.05.
         ([*BEFORE, 4.0, 5.0, 6.0, 5.0, 5.0], ""),
-        ([*BEFORE, 4.0, 5.125, 6.125, 5.0, 5.0], "the loss rose in 2 of the last 4 epochs, by 21 % on average"),
+        ([*BEFORE, 4.0, 5.125, 6.125, 5.0, 5.0], ROSE(2, 4, 21)),
         # And as long as anything is left of the loss: above a twentieth of the first.
         ([100.0, *BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], ""),
-        ([99.0, *BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], "the loss rose in 2 of the last 4 epochs, by 40 % on average"),
+        ([99.0, *BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], ROSE(2, 4, 40)),
         # Fewer than nine epochs say nothing yet.
         ([*BEFORE[1:], 4.0, 6.0, 4.0, 6.0, 5.0], ""),
         # It does not jump, but it has left the best behind: by more than three tenths of it, for three epochs.
-        ([9.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], "the loss was lowest in epoch 4 and is 1.3 times as large now"),
+        ([9.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], LOWEST(4, 1.3)),
         ([9.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.2, 5.2, 5.2], ""),
-        ([9.0, 8.0, 7.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], "the loss was lowest in epoch 4 and is 3.0 times as large now"),
-        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 5.0, 6.0, 5.5], "the loss was lowest in epoch 6 and is 1.4 times as large now"),
-        ([104.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], "the loss was lowest in epoch 4 and is 1.3 times as large now"),
+        ([9.0, 8.0, 7.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], LOWEST(4, 3.0)),
+        ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 5.0, 6.0, 5.5], LOWEST(6, 1.4)),
+        ([104.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], LOWEST(4, 1.3)),
         ([106.0, 8.0, 7.0, 4.0, 5.0, 5.25, 5.25, 5.25, 5.25], ""),
         ([9.0, 8.0, 7.0, 6.0, 5.0, 4.5, 4.0, 5.5, 5.75], ""),
         # What falls steeply to the end has left nothing behind, nor has what fell to 0.
