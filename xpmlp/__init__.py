@@ -15,7 +15,7 @@ from xpmlp.backends.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:
     from xpmlp.estimators import MLPClassifier, MLPRegressor
-    from xpmlp.inspection import check_gradients
+    from xpmlp.inspection import check_gradients, curvature
     from xpmlp.inspection.explanation import explain_step
     from xpmlp.inspection.health import Health, diagnose
     from xpmlp.interop.loading import load, resume
@@ -39,6 +39,7 @@ _ROOMS = {
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "check_gradients": "inspection",
+    "curvature": "inspection",
     "diagnose": "inspection",
     "explain_step": "inspection",
     "load": "interop.loading",
@@ -63,6 +64,7 @@ __all__ = [
     "available_backends",
     "check_gradients",
     "config_context",
+    "curvature",
     "diagnose",
     "explain_step",
     "get_backend",
