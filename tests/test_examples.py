@@ -110,19 +110,42 @@ def test_the_published_recipe_is_taken_apart(why, tmp_path, capsys):
     assert file.read_bytes().startswith(PNG)
     assert str(file) in printed
     assert max(len(line) for line in printed.splitlines() if str(file) not in line) <= 84
-    for text in ("1. WRONG LINES.", "2. WHAT EACH MEND CHANGES.", "3. THREE FAULTS, TOLD APART."):
+    for text in ("1. THE RUN", "2. THE LINES.", "3. THE RATE.", "4. BOTH."):
         assert text in printed
+
+
+def test_the_published_run_gives_the_numbers_that_were_printed(why):
+    # 150 epochs leave 1e-9 on the Prescott, Haswell and SkylakeX kernels of OpenBLAS; of 1,000 epochs nothing holds.
+    run = why.train(0)
+    for _, epoch, loss, right in why.PRINTED:
+        assert 1000 * run.loss[epoch] == pytest.approx(loss, abs=1e-6)
+        assert right is None or run.accuracy[epoch] == right
+    assert run.accuracy.max() < 0.98
+
+
+def test_the_rate_times_the_curvature_passes_two_where_the_loss_first_jumps(why):
+    run = why.train(0, watch=True, epochs=124)
+    assert int(np.argmax(run.rate_times_curvature > 2.0)) == 122
+    assert run.rate_times_curvature[:122].max() < 1.5
+    assert int(np.argmax(np.diff(run.loss) > 0.01 * run.loss[:-1])) + 1 == 122
+
+
+def test_mending_db_alone_puts_the_first_step_above_two(why):
+    for seed in range(3):
+        first = (why.train(seed, wrong, epochs=1, watch=True) for wrong in (why.PUBLISHED, frozenset({why.DOUBLED})))
+        published, mended = (run.rate_times_curvature[0] for run in first)
+        assert published < 0.3
+        assert mended > 2.4
 
 
 def test_each_wrong_line_leaves_its_factor(why):
     n = 200
     expected = {
         (): (1, 1),
-        (why.NO_SHARE,): (n, n),
         (why.MEAN_DB,): (1, 1 / n),
         (why.DOUBLED,): (2, 2),
         (why.SIGN,): (-1, -1),
-        tuple(why.PUBLISHED): (2 * n, 2),
+        tuple(why.PUBLISHED): (2, 2 / n),
     }
     for lines, (of_dW, of_db) in expected.items():
         report = why.check(frozenset(lines), n)
@@ -132,13 +155,11 @@ def test_each_wrong_line_leaves_its_factor(why):
 
 
 def test_what_the_readme_says_of_the_published_recipe(why):
-    # The README says: nine of ten at some epoch and none at the end; mended, nine.
-    with np.errstate(over="ignore"):
-        published, mended = (why.train(why.RECIPES[i], 10, 1000) for i in (0, 5))
-    # The first oscillates, so another BLAS may move it a little; the contrast must stay.
-    assert published.once_good >= 7
-    assert published.good <= 2
-    assert mended.good >= 8
+    # As published none of ten is ever good (150 epochs do not depend on rounding); mended, most are at the end: 7, and
+    # 9 from He's start, on one kernel. These descend steadily but for a few epochs, so another may move one or two.
+    assert all(why.train(seed).accuracy.max() < 0.98 for seed in range(10))
+    mended = [why.train(seed, frozenset(), "he", why.RATE / 10, 1000).accuracy[-1] for seed in range(10)]
+    assert sum(accuracy >= 0.98 for accuracy in mended) >= 6
 
 
 def blocks_of_the_readme() -> list[str]:
@@ -164,7 +185,7 @@ def test_the_code_of_the_readme_runs(hidden, capsys, tmp_path, monkeypatch):
             exec(compile(block, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     claims = re.findall(r"^print\(.*\)  # ([0-9.]+|\([0-9, ]+\)|True)|^# (.+)$", "".join(run), re.MULTILINE)
-    assert len(claims) == 4 - (OPTIONAL["mparray"] in missing)
+    assert len(claims) == 5 - (OPTIONAL["mparray"] in missing)
     for of_a_line, of_the_line_above in claims:
         assert (of_a_line or of_the_line_above) in printed
 

@@ -15,7 +15,7 @@ from xpmlp.backends.transfer import to_backend, to_device, to_numpy
 
 if TYPE_CHECKING:
     from xpmlp.estimators import MLPClassifier, MLPRegressor
-    from xpmlp.inspection import check_gradients
+    from xpmlp.inspection import check_gradients, curvature
     from xpmlp.inspection.diagnosis import diagnose
     from xpmlp.inspection.explanation import explain_step
     from xpmlp.inspection.health import Health
@@ -42,6 +42,7 @@ _ROOMS = {
     "MLPRegressor": "estimators",
     "TablePreparation": "tabular",
     "check_gradients": "inspection",
+    "curvature": "inspection",
     "diagnose": "inspection",
     "explain_step": "inspection",
     "load": "interop.loading",
@@ -67,6 +68,7 @@ __all__ = [
     "available_backends",
     "check_gradients",
     "config_context",
+    "curvature",
     "diagnose",
     "explain_step",
     "get_backend",
