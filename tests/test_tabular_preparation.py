@@ -409,7 +409,7 @@ def test_another_writing_of_every_row_is_a_warning():
         ({"x": [date(2024, 1, 1)] * 12}, "column 'x' must hold numbers, as in fit; it holds dates"),
         ({"x": [0.0] * 5 + [math.inf] + [0.0] * 6}, "column 'x' must be finite; it holds infinity in row 5"),
         ({"when": [1.5] * 12}, "column 'when' must hold dates, as in fit; it holds numbers"),
-        ({"x": [[1, 2]] * 12}, "column 'x' must hold numbers, texts, truths or dates; it holds a list"),
+        ({"x": [[1, 2]] * 12}, "column 'x' must hold numbers, texts, truths or dates; it holds a list."),
     ],
 )
 def test_what_does_not_fit_is_named(columns, message):
