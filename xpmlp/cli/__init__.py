@@ -1,9 +1,9 @@
 """The command line: `xpmlp`, also as `python -m xpmlp`.
 
 To add a command, write the function that runs it, in the file of its family, and its row and parser in `commands`. It
-returns its exit status: 0, or 1 where it did its work and the answer is no. It raises `CliError` where it cannot
-go on; argparse leaves with 2 where the command line itself is wrong. The file of a command is imported when it is run,
-so that help costs no library.
+returns its exit status: 0, or 1 where it did its work and the answer is no. It raises `CliError` where it cannot go on;
+argparse leaves with 2 where the command line itself is wrong. The file of a command is imported when it is run, so that
+help costs no library.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, *, before: Callable[[], Any] | 
 
 
 def _version() -> str:
-    return str(importlib.import_module("xpmlp").__version__)
+    return str(sys.modules["xpmlp"].__version__)  # not an import: that would go upward
 
 
 def _run(options: argparse.Namespace, before: Callable[[], Any] | None) -> int:

@@ -59,9 +59,7 @@ def inspect(options: argparse.Namespace) -> int:
         rest += [("left out", f"{name}: {why}") for name, why in preparation.left_out_.items()]
     if isinstance(summary, dict):
         with storage.believing(options.model):
-            told = ", ".join(
-                f"{label} {value}" for label, value, _ in scores.rows_of(summary["scores"], summary["baseline"])
-            )
+            told = ", ".join(f"{label} {value}" for label, value in scores.rows_of(summary["scores"]))
             held = int(summary["rows"]["held_out"])
         rest.append(("score", f"{told} on {held:,} rows held out"))
     print("\n" + "\n".join(columns(rest)))

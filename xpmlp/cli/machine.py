@@ -34,7 +34,7 @@ def table(found: dict[str, Probe]) -> str:
     rows += [(name, it.version or "-", it.state) for name, it in found.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     starts = ["".join(f"{cell:{width}}  " for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines = [starts[0] + "devices", "-" * width()]
+    lines = [*wrap("devices", starts[0]), "-" * width()]
     for start, it in zip(starts[1:], found.values(), strict=True):
         state = f"{it.state:{widths[2]}}"
         colour = "yellow" if it.hint else "green"

@@ -28,7 +28,13 @@ def predict(options: argparse.Namespace) -> int:
     file = read(options.data, Reading(options.delimiter, options.header, options.encoding))
     for note in file.notes:
         say(note, "note: ")
-    X = opened.inputs(file, chosen(file, options.drop, list(file.table.columns)))
+    drop = chosen(file, options.drop, list(file.table.columns))
+    try:
+        X = opened.inputs(file, drop)
+    except CliError:
+        raise
+    except ValueError as error:
+        raise CliError(f"{file.path}: {error}") from error
     found = answers(model, X, options.proba)
     target = opened.target or "prediction"
     header = [target if name == "prediction" else name for name in found]

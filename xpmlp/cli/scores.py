@@ -50,7 +50,7 @@ def of_amounts(predicted: HostArray, y: HostArray) -> Scores:
 
 
 def of_constant(known: HostArray, y: HostArray, classes: HostArray | None) -> dict[str, Any]:
-    """Scores on y of an answer that is always the same, learned from `known`: how often each class is there, or the mean."""
+    """Scores on y of an answer that is always the same: the mean of `known`, or how often each class is in it."""
     if classes is None:
         mean = float(np.mean(known))
         return {"always": mean} | of_amounts(np.full(len(y), mean), y) | ({"r2": 0.0} if len(y) > 1 else {})

@@ -1,4 +1,4 @@
-"""What reaches the terminal: at most 80 columns, fewer where it is narrower; colour; notes on stderr; a progress bar."""
+"""What reaches the terminal: 80 columns at most, fewer where it is narrow; colour; notes on stderr; a progress bar."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
 def wrap(text: str, start: str = "", rest: str | None = None) -> list[str]:
     """Lines of at most so many columns; a command to copy is not cut inside a word."""
     rest = " " * len(start) if rest is None else rest
-    if len(start) > width() // 2:
+    if len(start) > max(width() - 20, width() // 2):
         lines = textwrap.wrap(start, width(), subsequent_indent="    ")
         return [*lines, *textwrap.wrap(text, width(), initial_indent="    ", subsequent_indent="    ")]
     return textwrap.wrap(text, width(), initial_indent=start, subsequent_indent=rest, break_on_hyphens=False) or [start]

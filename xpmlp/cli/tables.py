@@ -28,8 +28,13 @@ NEEDS_PANDAS = "pip install 'pandas>=2.2' 'pyarrow>=17'"
 DELIMITERS = (",", ";", "\t", "|")
 SPACES = r"\s+"
 SAMPLE = 50  # lines that say which delimiter it is
-BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
-BOMS += ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+BOMS = (  # UTF-32's before UTF-16's, which it begins with
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
@@ -77,7 +82,9 @@ def read(path: str, how: Reading | None = None) -> File:
     elif data.startswith((ZIP, OLD_EXCEL)) or suffix in (".xlsx", ".xls", ".ods"):
         found = File(path, _archive(path, data))
     elif suffix in (".parquet", ".pq", ".npz"):
-        raise CliError(f"{path} is no {'npz' if suffix == '.npz' else 'Parquet'} file, though it is named so.")
+        raise CliError(
+            f"{path} is no {'npz file of arrays' if suffix == '.npz' else 'Parquet file'}, as its name says."
+        )
     else:
         found = _text(path, data, how)
     if not found.table.columns or not found.table.n_rows:
@@ -143,7 +150,7 @@ def _excel(path: str, data: bytes) -> Table:
         what = wanted[1] if wanted and wanted[1] != "pandas" else "pandas openpyxl"
         raise CliError(f"reading {path} needs {what}: pip install {what}; or save it as CSV.") from error
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CliError(f"{path} is no spreadsheet that can be read: {error}") from error
+        raise CliError(f"{path} is no spreadsheet that can be read; save it as CSV. {error}") from error
     frame.columns = _names([str(name) for name in frame.columns])[0]
     table = table_of(frame) if len(frame) else Table({}, 0)
     return Table(table.columns, table.n_rows, place=lambda row: f"row {row + 2} of the sheet")
@@ -329,7 +336,7 @@ def _without_comments(text: str, delimiter: str) -> tuple[str, list[int] | range
 def _why_ragged(
     path: str, text: str, delimiter: str, numbers: Any, before: int, *, open_quote: bool = False
 ) -> str | None:
-    """A sentence about the first row that has not the cells of the first one, or about the last, whose quote is open."""
+    """A sentence about the first row that has not the cells of the first one, or about an open quote."""
     if open_quote:
         *_, (start, _, _) = _spans(text, delimiter)
         return f"{path}, line {numbers[start - 1] + before}: a cell begins with a quote that is never closed."
@@ -345,7 +352,7 @@ def _why_ragged(
 
 
 def _names(names: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Names of their own for all columns, and which of them had to be changed: the second a is a.1, as pandas has it."""
+    """Names of their own for all columns, and which had to be changed: the second a is a.1, as pandas has it."""
     found: list[str] = []
     changed = []
     for i, given in enumerate(names, start=1):

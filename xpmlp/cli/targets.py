@@ -142,8 +142,8 @@ def _classes(target: Target) -> Target:
 def as_classes(y: HostArray, classes: HostArray) -> tuple[HostArray, HostArray]:
     """The labels of a table as those of a model, and which of them it knows; the others mean nothing.
 
-    Compared as they are written: a cast to the classes' own type would cut text, and take apple for a. What is not found
-    so is found by what two writings of one label share: 3 and 3.0, True and TRUE.
+    Compared as they are written: a cast to the classes' own type would cut text, and take apple for a. What is not
+    found so is found by what two writings of one label share: 3 and 3.0, True and TRUE.
     """
     names = [str(label) for label in classes.tolist()]
     where = {name: i for i, name in enumerate(names)}

@@ -52,7 +52,8 @@ def train(options: argparse.Namespace) -> int:
         say(note, "note: ")
     X, _ = preparation.transform_with_notes(table.take(target.rows))
     parts = Parts([X[part] for part in rows], [target.values[part] for part in rows])
-    left_out = [*dropped, *preparation.left_out_.items()]
+    why = dict(dropped) | preparation.left_out_
+    left_out = [(name, why[name]) for name in file.table.columns if name in why]
     if not options.json:
         print("\n".join(_describe(file, target, preparation, left_out, parts)), flush=True)
 
