@@ -115,7 +115,7 @@ def test_what_is_not_installed_says_how_to_install_it(unplugged):
     found = probe("cupy")
     assert found.state is State.NOT_INSTALLED
     assert found.message == "CuPy is not installed"
-    assert found.hint == "pip install 'xpmlp[cuda13]', or 'xpmlp[cuda12]' for a driver older than 580"
+    assert found.hint == "pip install 'cupy-cuda13x[ctk]>=14', or 'cupy-cuda12x[ctk]>=14' for a driver older than 580"
 
 
 PRINT_CUPY = (
@@ -129,7 +129,7 @@ def test_a_broken_installation_gives_the_cause_from_beneath_the_banner(tmp_path)
     state, message, hint = json.loads(run(PRINT_CUPY, first_on_path=tmp_path))
     assert state == State.BROKEN_INSTALL
     assert message == "CuPy is installed but cannot be imported: ImportError: libcudart.so.13: no such file"
-    assert hint.startswith("reinstall it (pip install 'xpmlp[cuda13]'")
+    assert hint.startswith("reinstall it (pip install 'cupy-cuda13x[ctk]>=14'")
 
 
 def machine_has_a_driver() -> bool:
@@ -194,7 +194,7 @@ def pretend_gpu(monkeypatch):
     "driver, hint",
     [
         (11080, "install a newer NVIDIA driver"),
-        (12080, "pip install 'xpmlp[cuda12]' in place of this wheel, or install a newer NVIDIA driver"),
+        (12080, "pip install 'cupy-cuda12x[ctk]>=14' in place of this wheel, or install a newer NVIDIA driver"),
     ],
 )
 def test_a_driver_that_is_too_old_for_the_wheel_may_do_for_an_older_one(pretend_gpu, monkeypatch, driver, hint):
@@ -370,7 +370,7 @@ def test_nothing_named_is_numpy():
 def test_a_backend_that_cannot_run_falls_back_to_numpy_and_says_why_and_what_to_do(unplugged):
     message = (
         "backend 'cupy' cannot run here: not installed (CuPy is not installed). Going on with NumPy on the CPU. "
-        "What to do: pip install 'xpmlp[cuda13]', or 'xpmlp[cuda12]' for a driver older than 580."
+        "What to do: pip install 'cupy-cuda13x[ctk]>=14', or 'cupy-cuda12x[ctk]>=14' for a driver older than 580."
     )
     with pytest.warns(BackendFallbackWarning, match=f"^{re.escape(message)}$") as caught:
         place = select("cupy")

@@ -250,7 +250,7 @@ def test_a_dtype_that_runtimes_lack_is_refused(path):
 
 def test_without_onnx_the_error_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(ImportError, match=re.escape("pip install 'xpmlp[onnx]'")):
+    with pytest.raises(ImportError, match=re.escape("pip install 'onnx>=1.17'")):
         MLP([2, 1]).to_onnx(path)
 
 

@@ -407,7 +407,7 @@ def test_what_was_set_in_mpmath_is_left_alone(rng):
 def test_without_mparray_it_says_what_to_install(monkeypatch, rng):
     monkeypatch.setitem(sys.modules, "mparray", None)
     net, X, y = small(ACTIVATIONS["tanh"], ACTIVATIONS["identity"], LOSSES["squared_error"], rng)
-    cure = "check_gradients with digits= needs mparray; install it with pip install 'xpmlp[precision]'."
+    cure = "check_gradients with digits= needs mparray; install it with pip install 'mparray>=0.2.2'."
     with pytest.raises(ImportError, match=re.escape(cure)):
         check_gradients(net, X, y, digits=50)
 

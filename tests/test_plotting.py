@@ -459,4 +459,4 @@ def test_without_matplotlib_the_message_says_what_to_install():
                 print(error)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["plots need matplotlib; install it with pip install 'xpmlp[plot]'."] * 3
+    assert done.stdout.splitlines() == ["plots need matplotlib; install it with pip install 'matplotlib>=3.9'."] * 3

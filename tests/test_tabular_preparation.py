@@ -404,12 +404,12 @@ def test_another_writing_of_every_row_is_a_warning():
     [
         (
             {"x": ["wide"] * 11 + ["1"]},
-            "column 'x' must hold numbers, as in fit; it has 'wide' in row 0, and 11 of its 12",
+            "column 'x' must hold numbers, as in training; it has 'wide' in row 0, and 11 of its 12",
         ),
-        ({"x": [date(2024, 1, 1)] * 12}, "column 'x' must hold numbers, as in fit; it holds dates"),
+        ({"x": [date(2024, 1, 1)] * 12}, "column 'x' must hold numbers, as in training; it holds dates"),
         ({"x": [0.0] * 5 + [math.inf] + [0.0] * 6}, "column 'x' must be finite; it holds infinity in row 5"),
-        ({"when": [1.5] * 12}, "column 'when' must hold dates, as in fit; it holds numbers"),
-        ({"x": [[1, 2]] * 12}, "column 'x' must hold numbers, texts, truths or dates; it holds a list"),
+        ({"when": [1.5] * 12}, "column 'when' must hold dates, as in training; it holds numbers"),
+        ({"x": [[1, 2]] * 12}, "column 'x' must hold numbers, texts, truths or dates; it holds a list."),
     ],
 )
 def test_what_does_not_fit_is_named(columns, message):
@@ -421,7 +421,7 @@ def test_what_does_not_fit_is_named(columns, message):
 def test_a_missing_column_is_named():
     table = changed()
     del table["town"]
-    with pytest.raises(ValueError, match=r"had in fit; 'town' is not there\. Its columns: x, whole"):
+    with pytest.raises(ValueError, match=r"the columns of the training; 'town' is not there\. Its columns: x, whole"):
         fitted().transform(table)
 
 

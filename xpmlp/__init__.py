@@ -3,17 +3,16 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from xpmlp.backends import (
-    BackendFallbackWarning,
-    BackendUnavailableError,
-    PrecisionWarning,
-    available_backends,
-    get_backend,
-)
-from xpmlp.backends.config import config_context, get_config, set_config
-from xpmlp.backends.transfer import to_backend, to_device, to_numpy
-
 if TYPE_CHECKING:
+    from xpmlp.backends import (
+        BackendFallbackWarning,
+        BackendUnavailableError,
+        PrecisionWarning,
+        available_backends,
+        get_backend,
+    )
+    from xpmlp.backends.config import config_context, get_config, set_config
+    from xpmlp.backends.transfer import to_backend, to_device, to_numpy
     from xpmlp.estimators import MLPClassifier, MLPRegressor
     from xpmlp.inspection import check_gradients, curvature
     from xpmlp.inspection.diagnosis import diagnose
@@ -31,8 +30,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# What is not needed to choose a backend is imported when it is first asked for (PEP 562).
+# Everything is imported when it is first asked for (PEP 562): the command line must hear Ctrl-C before NumPy loads.
 _ROOMS = {
+    "BackendFallbackWarning": "backends",
+    "BackendUnavailableError": "backends",
     "DivergenceError": "training.loop",
     "DivergenceWarning": "training.loop",
     "FileFormatError": "io.storage",
@@ -40,17 +41,26 @@ _ROOMS = {
     "MLP": "mlp",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "PrecisionWarning": "backends",
     "TablePreparation": "tabular",
+    "available_backends": "backends",
     "check_gradients": "inspection",
+    "config_context": "backends.config",
     "curvature": "inspection",
     "diagnose": "inspection",
     "explain_step": "inspection",
+    "get_backend": "backends",
+    "get_config": "backends.config",
     "load": "interop.loading",
     "loss": "network.losses",
     "normal": "network.initializers",
     "optimizer": "optim.optimizers",
     "resume": "interop.loading",
     "schedule": "optim.schedules",
+    "set_config": "backends.config",
+    "to_backend": "backends.transfer",
+    "to_device": "backends.transfer",
+    "to_numpy": "backends.transfer",
 }
 
 __all__ = [

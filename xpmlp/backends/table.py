@@ -71,7 +71,7 @@ def _cupy_device(name: str | None) -> Device:
         if error.status == 35:  # cudaErrorInsufficientDriver
             knows, needs = (f"CUDA {version // 1000}.{version % 1000 // 10}" for version in (driver, wheel))
             message = f"the NVIDIA driver knows {knows}, and this CuPy wheel needs {needs}"
-            older = "pip install 'xpmlp[cuda12]' in place of this wheel, or " if driver >= 12000 else ""
+            older = "pip install 'cupy-cuda12x[ctk]>=14' in place of this wheel, or " if driver >= 12000 else ""
             hint = f"{older}install a newer NVIDIA driver"
             raise BackendUnavailableError(message, State.DRIVER_TOO_OLD, hint) from error
         if error.status != 100:  # cudaErrorNoDevice
@@ -251,7 +251,7 @@ BACKENDS = {
             noun="CuPy array",
             module="array_api_compat.cupy",
             package="cupy",
-            install="pip install 'xpmlp[cuda13]', or 'xpmlp[cuda12]' for a driver older than 580",
+            install="pip install 'cupy-cuda13x[ctk]>=14', or 'cupy-cuda12x[ctk]>=14' for a driver older than 580",
             device_kinds=("cuda",),
             owns=array_api_compat.is_cupy_array,
             find_device=_cupy_device,
@@ -266,7 +266,7 @@ BACKENDS = {
             noun="PyTorch tensor",
             module="array_api_compat.torch",
             package="torch",
-            install="pip install 'xpmlp[torch]'",
+            install="pip install 'torch>=2.6'",
             device_kinds=("cpu", "cuda", "mps", "xpu"),
             owns=array_api_compat.is_torch_array,
             find_device=_torch_device,
@@ -283,7 +283,7 @@ BACKENDS = {
             noun="JAX array",
             module="jax.numpy",
             package="jax",
-            install="pip install 'xpmlp[jax]'",
+            install="pip install 'jax>=0.6'",
             device_kinds=("cpu", "cuda", "gpu", "rocm", "tpu"),
             owns=array_api_compat.is_jax_array,
             find_device=_jax_device,

@@ -1,36 +1,24 @@
 """The command line: `xpmlp`, also as `python -m xpmlp`.
 
-To add a command, write the function that adds its parser and the one that runs it, in the file of its family, and name
-the first in COMMANDS. A command returns its exit status: 0, or 1 where it did its work and the answer is no. It raises
-`CliError` where it cannot go on; argparse leaves with 2 where the command line itself is wrong.
+To add a command, write the function that runs it, in the file of its family, and its row and parser in `commands`. It
+returns its exit status: 0, or 1 where it did its work and the answer is no. It raises `CliError` where it cannot go on;
+argparse leaves with 2 where the command line itself is wrong. The file of a command is imported when it is run, so that
+help costs no library.
 """
 
 import argparse
+import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from xpmlp.cli.demo import add_demo
-from xpmlp.cli.look import add_check_gradients, add_export, add_inspect
-from xpmlp.cli.machine import add_backends, add_bench, table
-from xpmlp.cli.predict import add_predict
+from xpmlp.cli.commands import COMMANDS
 from xpmlp.cli.screen import CliError, say_error, show_warning
-from xpmlp.cli.train import add_train
 
-__all__ = ["COMMANDS", "CliError", "main", "table"]
-
-COMMANDS = (
-    add_backends,
-    add_demo,
-    add_train,
-    add_predict,
-    add_inspect,
-    add_export,
-    add_check_gradients,
-    add_bench,
-)
+__all__ = ["COMMANDS", "CliError", "main"]
 
 EXAMPLES = """\
 examples:
@@ -40,11 +28,15 @@ examples:
   {prog} predict model.safetensors new.csv --out answers.csv
   {prog} inspect model.safetensors
 
-exit status: 0 done; 1 failed, and the last lines say why; 2 wrong command line"""
+exit status: 0 done; 1 failed, and the last lines say why; 2 wrong command line;
+130 interrupted"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status; a command line that is wrong leaves with status 2."""
+def main(arguments: Sequence[str] | None = None, *, before: Callable[[], Any] | None = None) -> int:
+    """Run a command and return its exit status; a command line that is wrong leaves with status 2.
+
+    `before` is called once the libraries are there and the command begins.
+    """
     prog = "xpmlp" if Path(sys.argv[0]).stem == "xpmlp" else "python -m xpmlp"
     parser = argparse.ArgumentParser(
         prog,
@@ -52,27 +44,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"xpmlp {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
+    for command in COMMANDS:
+        command.add_to(commands)
     options = parser.parse_args(arguments)
     if "run" not in options:
         parser.print_help()
         return 0
+    try:
+        status = _run(options, before)
+    except KeyboardInterrupt:
+        say_error("interrupted.")
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        say_error(f"{error.strerror}: {error.filename!r}." if error.strerror and error.filename else str(error))
+        return 1
+    except (ArithmeticError, ImportError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        # The library's own messages say what must hold, what came and what to do.
+        say_error(str(error) or type(error).__name__)
+        return 1
+    return status
+
+
+def _version() -> str:
+    return str(sys.modules["xpmlp"].__version__)  # not an import: that would go upward
+
+
+def _run(options: argparse.Namespace, before: Callable[[], Any] | None) -> int:
+    """Import what the command needs, run it, and see whether Ctrl-C broke its training off."""
+    interrupted = False
+
+    def show(message: Any, *_: Any, **__: Any) -> None:
+        nonlocal interrupted
+        interrupted |= "interrupted by user" in str(message)
+        show_warning(message)
+
+    module, _, function = options.run.partition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = show_warning
-        try:
-            status: int = options.run(options)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            say_error("interrupted.")
-            return 130
-        except BrokenPipeError:  # `| head` has seen enough; nothing may be written at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
-            # The library's own messages say what must hold, what came and what to do.
-            say_error(str(error) or type(error).__name__)
-            return 1
-    return status
+        warnings.showwarning = show
+        run = getattr(importlib.import_module(f"xpmlp.cli.{module}"), function)
+        if before is not None:
+            before()
+        status: int = run(options)
+        sys.stdout.flush()
+    return 130 if interrupted else status

@@ -10,27 +10,12 @@ from sklearn.datasets import load_digits, make_circles
 
 from xpmlp.backends.config import config_context
 from xpmlp.backends.transfer import to_backend, to_numpy
-from xpmlp.cli.screen import Bar, add_backend, add_command, add_json, dump, paint
+from xpmlp.cli.screen import Bar, dump, paint
 from xpmlp.estimators import MLPClassifier
 from xpmlp.mlp import MLP
 
 SHADES = " .:-=+*#%@"
 COLUMNS, LINES = 56, 22
-
-
-def add_demo(commands: Any) -> None:
-    """Add `demo`."""
-    parser = add_command(
-        commands,
-        "demo",
-        "watch a network learn: two circles, or hand-written digits",
-        "xpmlp demo circles\nxpmlp demo digits --backend torch",
-        demo,
-    )
-    parser.add_argument("what", choices=("circles", "digits"))
-    parser.add_argument("--seed", type=int, default=0, help="of data and weights (default: 0)")
-    add_backend(parser)
-    add_json(parser)
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -1,36 +1,24 @@
-"""`inspect`, `export`, `check-gradients`: look into a model file, hand it to other runtimes, check its derivatives."""
+"""`inspect`, `check-gradients`: look into a model file, check its derivatives."""
 
 import argparse
-import copy
 from typing import Any
 
 import numpy as np
 
 from xpmlp.backends.transfer import to_numpy
-from xpmlp.cli.predict import Opened, as_classes, open_model
-from xpmlp.cli.preparation import Number, Preparation, read_target
-from xpmlp.cli.screen import CliError, add_command, add_json, columns, dump, paint, say
-from xpmlp.cli.tables import read
-from xpmlp.cli.train import add_reading, names, score_rows
+from xpmlp.cli import scores
+from xpmlp.cli.models import Opened, open_model
+from xpmlp.cli.screen import CliError, columns, dump, paint
+from xpmlp.cli.tables import Reading, read
+from xpmlp.cli.targets import as_classes, read_target
 from xpmlp.inspection import check_gradients
 from xpmlp.inspection.models import batch_of, open_up
 from xpmlp.io import storage
 from xpmlp.mlp import MLP
+from xpmlp.tabular import TablePreparation
+from xpmlp.tabular.kinds import CategoryKind, DateKind, Kind, LeftOut, NumberKind
 
 ROWS = 32  # of a gradient check
-
-
-def add_inspect(commands: Any) -> None:
-    """Add `inspect`."""
-    parser = add_command(
-        commands,
-        "inspect",
-        "say what is in a model file: layers, columns, classes, training, score",
-        "xpmlp inspect model.safetensors\nxpmlp inspect model.safetensors --json",
-        inspect,
-    )
-    parser.add_argument("model", help="the model file")
-    add_json(parser)
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -40,7 +28,8 @@ def inspect(options: argparse.Namespace) -> int:
     if options.json:
         dump(found)
         return 0
-    print(paint(f"{options.model}: {found['kind']}, {found['parameters']:,} parameters, {found['dtype']}", "bold"))
+    head = f"{options.model}: {found['kind']}, {found['parameters']:,} parameters, {found['dtype']}"
+    print("\n".join(paint(line, "bold") for line in columns([(head,)])))
     rows = [("layer", "W", "b", "activation", "mean |W|", "max |W|")]
     rows += [
         (
@@ -65,28 +54,35 @@ def inspect(options: argparse.Namespace) -> int:
     summary = opened.document.get("summary")
     preparation = opened.preparation
     if preparation is not None:
-        rest.append(("target", f"{preparation.target} ({preparation.task})"))
-        rest += [("column", _column(column)) for column in preparation.columns]
-        rest += [("left out", f"{name}: {why}") for name, why in preparation.left_out]
+        rest.append(("target", f"{opened.target} ({opened.task})"))
+        rest += [("column", told) for told in _columns(preparation)]
+        rest += [("left out", f"{name}: {why}") for name, why in preparation.left_out_.items()]
     if isinstance(summary, dict):
         with storage.believing(options.model):
-            scores = score_rows(summary["scores"], summary["baseline"])
+            told = ", ".join(f"{label} {value}" for label, value in scores.rows_of(summary["scores"]))
             held = int(summary["rows"]["held_out"])
-        rest.append(
-            ("score", ", ".join(f"{label} {value}" for label, value, _ in scores) + f" on {held:,} rows held out")
-        )
+        rest.append(("score", f"{told} on {held:,} rows held out"))
     print("\n" + "\n".join(columns(rest)))
     return 0
 
 
-def _column(column: Any) -> str:
-    if isinstance(column, Number):
-        gaps = ", with an input for missing" if column.flags_missing else ""
-        return (
-            f"{column.name}: number, mean {column.mean:.4g}, scale {column.scale:.4g}, median {column.fill:.4g}{gaps}"
-        )
-    levels = ["(missing)" if level is None else level for level in column.levels]
-    return f"{column.name}: " + ", ".join(levels[:8]) + (f", ... ({len(levels)})" if len(levels) > 8 else "")
+def _columns(preparation: TablePreparation) -> list[str]:
+    """A line for each column that is used."""
+    scales = iter(preparation.scales_)
+    return [_column(kind, scales) for kind in preparation.kinds_ if not isinstance(kind, LeftOut)]
+
+
+def _column(kind: Kind, scales: Any) -> str:
+    if isinstance(kind, CategoryKind):
+        levels = ["(missing)" if level is None else level for level in kind.levels]
+        return f"{kind.name}: " + ", ".join(levels[:8]) + (f", ... ({len(levels)})" if len(levels) > 8 else "")
+    gaps = ", with an input for missing" if isinstance(kind, NumberKind | DateKind) and kind.gaps else ""
+    if isinstance(kind, DateKind):
+        for _ in kind.parts:
+            next(scales)
+        return f"{kind.name}: dates from {kind.first[:10]}, as {', '.join(kind.parts)}{gaps}"
+    scale = next(scales)
+    return f"{kind.name}: number, median {scale.centre:.4g}, quartiles {scale.width:.4g} apart{gaps}"
 
 
 def describe(opened: Opened) -> dict[str, Any]:
@@ -117,96 +113,14 @@ def describe(opened: Opened) -> dict[str, Any]:
         "epochs": len(curve),
         "first_loss": float(np.mean(curve[0])) if curve else None,
         "last_loss": float(np.mean(curve[-1])) if curve else None,
-        "inputs": opened.preparation.inputs if opened.preparation else None,
-        "preparation": opened.preparation.document() if opened.preparation else None,
+        "inputs": None if opened.preparation is None else opened.preparation.get_feature_names_out().tolist(),
+        "preparation": opened.document.get("preparation"),
         "summary": opened.document.get("summary"),
         "versions": opened.document.get("versions"),
     }
 
 
-# --- Export ---
-
-
-def add_export(commands: Any) -> None:
-    """Add `export`."""
-    parser = add_command(
-        commands,
-        "export",
-        "write a model for other runtimes: ONNX",
-        "xpmlp export model.safetensors --onnx model.onnx\n\n"
-        "Standardisation becomes part of the first layer: the inputs are the numbers as\n"
-        "they stand in the table (the median for a missing one), then 0 and 1 for each\n"
-        "category, in the order that is printed.",
-        export,
-    )
-    parser.add_argument("model", help="the model file")
-    parser.add_argument("--onnx", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
-    add_json(parser)
-
-
-def export(options: argparse.Namespace) -> int:
-    """Load, fold the standardisation into the first layer, write."""
-    opened = open_model(options.model)
-    model = opened.model
-    if opened.preparation is not None:
-        model = fold(model, opened.preparation, options.dtype)
-        offsets = [abs(c.mean) / c.scale for c in opened.preparation.columns if isinstance(c, Number)]
-        if options.dtype == "float32" and max(offsets, default=0.0) > 1e4:
-            say(
-                "a column lies more than 10,000 of its standard deviations from 0: float32 loses digits; "
-                "--dtype float64 does not.",
-                "note: ",
-            )
-    model.to_onnx(options.onnx, dtype=options.dtype)
-    inputs = opened.preparation.inputs if opened.preparation else None
-    if options.json:
-        dump({"onnx": options.onnx, "dtype": options.dtype, "inputs": inputs})
-        return 0
-    print(f"{options.onnx}: input X, {options.dtype}, of any number of rows")
-    if inputs:
-        print("\n".join(columns([(f"X[:, {i}]", name) for i, name in enumerate(inputs)], indent="  ")))
-    return 0
-
-
-def fold(model: Any, preparation: Preparation, dtype: str = "float64") -> Any:
-    """A copy of an estimator whose first layer takes the numbers of the table as they are.
-
-    (x - mean) / scale @ W + b = x @ (W / scale) + (b - mean / scale @ W)
-    """
-    W, b = (to_numpy(values[0]).astype(np.float64) for values in (model.coefs_, model.intercepts_))
-    mean, scale = np.zeros(len(W)), np.ones(len(W))
-    at = 0
-    for column in preparation.columns:
-        if isinstance(column, Number):
-            mean[at], scale[at] = column.mean, column.scale
-        at += len(column.inputs)
-    folded = copy.deepcopy(model)
-    W = W / scale[:, None]
-    b = b - mean @ W
-    rest = [[to_numpy(values).astype(dtype) for values in layers[1:]] for layers in (model.coefs_, model.intercepts_)]
-    folded.coefs_, folded.intercepts_ = [W.astype(dtype), *rest[0]], [b.astype(dtype), *rest[1]]
-    return folded
-
-
 # --- Derivatives ---
-
-
-def add_check_gradients(commands: Any) -> None:
-    """Add `check-gradients`."""
-    parser = add_command(
-        commands,
-        "check-gradients",
-        "compare every derivative of a model's loss with a numerical one",
-        "xpmlp check-gradients model.safetensors data.csv\nxpmlp check-gradients model.safetensors\n\n"
-        f"On {ROWS} rows of the table, or on random numbers. Exit status 1 if one is wrong.",
-        check,
-    )
-    parser.add_argument("model", help="the model file")
-    parser.add_argument("data", nargs="?", help="a table with the target (default: random numbers)")
-    parser.add_argument("--drop", metavar="COLUMNS", type=names, default=[], help="columns that are not inputs")
-    add_reading(parser)
-    add_json(parser)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -258,12 +172,12 @@ def _random(net: MLP) -> tuple[Any, Any]:
 
 
 def _from_table(opened: Opened, options: argparse.Namespace) -> tuple[Any, Any]:
-    table = read(options.data, delimiter=options.delimiter, header=not options.no_header)
+    file = read(options.data, Reading(options.delimiter, options.header, options.encoding))
     if opened.preparation is None:
         raise CliError(
             "this file was not written by `train`, so the target's column is not known; leave the table out."
         )
-    target = read_target(table, opened.preparation.target, opened.preparation.task)
+    target = read_target(file, str(opened.target), opened.task)
     some = target.rows[:: max(len(target.rows) // ROWS, 1)][:ROWS]
     values = target.values[np.searchsorted(target.rows, some)]
     if hasattr(opened.model, "classes_"):
@@ -271,6 +185,6 @@ def _from_table(opened: Opened, options: argparse.Namespace) -> tuple[Any, Any]:
         values, some = values[known], some[known]
         if not len(some):
             raise CliError(f"the model knows none of the labels that {options.data} has.")
-    X, _ = opened.preparation.apply(table.rows(some))
+    X, _ = opened.preparation.transform_with_notes(file.table.take(some))
     batch = batch_of(opened.model, X.astype(opened.model.dtype_), values)
     return to_numpy(batch.x).astype(np.float64), to_numpy(batch.y).astype(np.float64)

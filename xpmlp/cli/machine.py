@@ -11,23 +11,11 @@ import numpy as np
 from xpmlp.backends import BACKENDS, Probe, available_backends, probe
 from xpmlp.backends.config import config_context
 from xpmlp.backends.transfer import to_backend
-from xpmlp.cli.screen import WIDTH, CliError, add_command, add_json, dump, paint, say, wrap
+from xpmlp.cli.screen import CliError, dump, paint, say, width, wrap
 from xpmlp.mlp import MLP
 
 SIZES = [64, 256, 128, 10]
 ROWS, BATCH = 10_000, 250
-
-
-def add_backends(commands: Any) -> None:
-    """Add `backends`: the table of array libraries."""
-    parser = add_command(
-        commands,
-        "backends",
-        "show which array libraries work on this machine, and what to do about the others",
-        "xpmlp backends\nxpmlp backends --json",
-        show_backends,
-    )
-    add_json(parser)
 
 
 def show_backends(options: argparse.Namespace) -> int:
@@ -46,7 +34,7 @@ def table(found: dict[str, Probe]) -> str:
     rows += [(name, it.version or "-", it.state) for name, it in found.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     starts = ["".join(f"{cell:{width}}  " for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines = [starts[0] + "devices", "-" * WIDTH]
+    lines = [*wrap("devices", starts[0]), "-" * width()]
     for start, it in zip(starts[1:], found.values(), strict=True):
         state = f"{it.state:{widths[2]}}"
         colour = "yellow" if it.hint else "green"
@@ -55,23 +43,6 @@ def table(found: dict[str, Probe]) -> str:
         if it.hint:
             lines += [*wrap(f"{it.message}.", "    "), *wrap(f"What to do: {it.hint}.", "    ")]
     return "\n".join(lines)
-
-
-def add_bench(commands: Any) -> None:
-    """Add `bench`: a small measurement."""
-    parser = add_command(
-        commands,
-        "bench",
-        "train a network of the size of a tutorial's on each backend that works, and compare",
-        "xpmlp bench\nxpmlp bench --backend torch --seconds 5\n\n"
-        "The thorough measurements, against other libraries, are in benchmarks/ of the\nrepository: nox -s bench.",
-        bench,
-    )
-    parser.add_argument(
-        "--backend", metavar="NAME", action="append", choices=sorted(BACKENDS), help="only this one; may be repeated"
-    )
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each backend and dtype (default: 1)")
-    add_json(parser)
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -13,8 +13,10 @@ import numpy as np
 
 from xpmlp.backends import HostArray
 from xpmlp.backends.transfer import to_numpy
-from xpmlp.cli.preparation import Preparation
+from xpmlp.cli import scores as scoring
 from xpmlp.io import storage
+from xpmlp.tabular import TablePreparation
+from xpmlp.tabular.kinds import LeftOut
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 26, 44
@@ -42,23 +44,27 @@ svg { width: 100%; height: auto; max-width: 640px } svg text { fill: var(--ink);
 
 
 def write_report(
-    path: str, model: Any, preparation: Preparation, summary: dict[str, Any], X: HostArray, y: HostArray
+    path: str, model: Any, preparation: TablePreparation, summary: dict[str, Any], X: HostArray, y: HostArray
 ) -> None:
     """Write the page; X and y are the rows held out."""
     with storage.replacing(path) as file:
         file.write(page(model, preparation, summary, X, y).encode("utf-8"))
 
 
-def page(model: Any, preparation: Preparation, summary: dict[str, Any], X: HostArray, y: HostArray) -> str:
+def page(model: Any, preparation: TablePreparation, summary: dict[str, Any], X: HostArray, y: HostArray) -> str:
     """The page as text."""
-    from xpmlp.cli.train import score_rows
-
     X = X.astype(model.dtype_)
     title = f"{summary['target']}: {summary['task']} from {summary['data']['file']}"
-    scores = score_rows(summary["scores"], summary["baseline"])
+    others = [summary["baseline"], *([] if summary["linear"] is None else [summary["linear"]])]
+    scores = scoring.rows_of(summary["scores"], *others)
     always = summary["baseline"]["always"]
     always = f"{always:.4g}" if isinstance(always, float) else str(always)
-    head = ("", f"on {summary['rows']['held_out']:,} rows held out", f"if the answer were always {always}")
+    head = (
+        "",
+        f"on {summary['rows']['held_out']:,} rows held out",
+        f"if the answer were always {always}",
+        "a linear model",
+    )[: 2 + len(others)]
     sections = [curves(model, summary)]
     if summary["task"] == "classification":
         p = to_numpy(model.predict_proba(X))
@@ -81,7 +87,7 @@ def page(model: Any, preparation: Preparation, summary: dict[str, Any], X: HostA
             *(f"<section>{section}</section>" for section in sections if section),
             "</div>",
             f"<section><h2>The network</h2>{_network(model)}</section>",
-            f"<section><h2>The columns</h2>{_columns(preparation)}</section>",
+            f"<section><h2>The columns</h2>{_columns(preparation, summary)}</section>",
             "</body></html>\n",
         ]
     )
@@ -102,12 +108,13 @@ def _network(model: Any) -> str:
     return _table(rows)
 
 
-def _columns(preparation: Preparation) -> str:
+def _columns(preparation: TablePreparation, summary: dict[str, Any]) -> str:
     rows = [("column", "", "inputs")]
-    for column in preparation.columns:
-        kind = type(column).__name__.lower()
-        rows.append((column.name, kind, str(len(column.inputs))))
-    rows += [(name, f"left out: {why}", "") for name, why in preparation.left_out]
+    for i, kind in enumerate(preparation.kinds_):
+        if not isinstance(kind, LeftOut):
+            what = type(kind).__name__.removesuffix("Kind").lower()
+            rows.append((kind.name, what, str(int(np.sum(preparation.sources_ == i)))))
+    rows += [(name, f"left out: {why}", "") for name, why in summary["left_out"]]
     return _table(rows)
 
 
@@ -190,20 +197,20 @@ def scatter(y: HostArray, predicted: HostArray) -> str:
     return f"<h2>Answers and truth</h2><p>On the line: right. {len(some):,} rows held out.</p>{chart.svg()}"
 
 
-def importance(model: Any, preparation: Preparation, X: HostArray, y: HostArray) -> str:
+def importance(model: Any, preparation: TablePreparation, X: HostArray, y: HostArray) -> str:
     """How much worse the score gets when a column is shuffled among the rows."""
     rng = np.random.default_rng(0)
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_ROWS)).astype(int)
     X, y = X[some], y[some]
     score = float(model.score(X, y))
     losses = []
-    at = 0
-    for column in preparation.columns:
-        stop = at + len(column.inputs)
+    for i, kind in enumerate(preparation.kinds_):
+        if isinstance(kind, LeftOut):
+            continue
+        inputs = np.flatnonzero(preparation.sources_ == i)
         mixed = X.copy()
-        mixed[:, at:stop] = X[rng.permutation(len(X)), at:stop]
-        losses.append((score - float(model.score(mixed, y)), column.name))
-        at = stop
+        mixed[:, inputs] = X[rng.permutation(len(X))][:, inputs]
+        losses.append((score - float(model.score(mixed, y)), kind.name))
     losses = sorted(losses, key=lambda pair: -pair[0])
     rest = len(losses) - MOST_BARS
     losses = losses[:MOST_BARS]

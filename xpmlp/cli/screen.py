@@ -1,6 +1,5 @@
-"""What reaches the terminal: 80 columns, colour where it is wanted, notes and warnings on stderr, a progress bar."""
+"""What reaches the terminal: 80 columns at most, fewer where it is narrow; colour; notes on stderr; a progress bar."""
 
-import argparse
 import json
 import os
 import shutil
@@ -10,14 +9,17 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from xpmlp.backends import BACKENDS
-
-WIDTH = 80
+WIDTH, NARROWEST = 80, 20
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 class CliError(ValueError):
     """What was asked for cannot be done, through no fault of the program; the message says why and what to do."""
+
+
+def width() -> int:
+    """How many columns to use: those of the terminal, at most 80."""
+    return max(min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH), NARROWEST)
 
 
 def coloured(stream: TextIO) -> bool:
@@ -35,9 +37,12 @@ def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
 
 
 def wrap(text: str, start: str = "", rest: str | None = None) -> list[str]:
-    """Lines of at most 80 columns; a command to copy is not cut inside a word."""
+    """Lines of at most so many columns; a command to copy is not cut inside a word."""
     rest = " " * len(start) if rest is None else rest
-    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False) or [start]
+    if len(start) > max(width() - 20, width() // 2):
+        lines = textwrap.wrap(start, width(), subsequent_indent="    ")
+        return [*lines, *textwrap.wrap(text, width(), initial_indent="    ", subsequent_indent="    ")]
+    return textwrap.wrap(text, width(), initial_indent=start, subsequent_indent=rest, break_on_hyphens=False) or [start]
 
 
 def say(text: str, start: str = "") -> None:
@@ -65,19 +70,27 @@ def _say_about(word: str, colour: str, text: str) -> None:
 
 
 def columns(rows: Iterable[Sequence[str]], *, right: Sequence[int] = (), indent: str = "") -> list[str]:
-    """Rows of cells as lines with aligned columns, the last one wrapped at 80; `right` are flush right."""
+    """Rows of cells as lines with aligned columns, the last one wrapped; `right` are flush right.
+
+    Where the terminal is too narrow for that, the first cell stands alone, and the others below it.
+    """
     rows = [list(row) for row in rows]
     if not rows:
         return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    fits = len(indent) + sum(widths[:-1]) + 2 * len(widths) <= max(width() - min(widths[-1], 20), width() // 2)
     lines = []
     for row in rows:
+        if not fits:
+            lines += textwrap.wrap(row[0], width(), initial_indent=indent, subsequent_indent=indent)
+            lines += wrap("  ".join(cell for cell in row[1:] if cell), indent + "  ")
+            continue
         cells = [
-            f"{cell:>{width}}" if i in right else f"{cell:<{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:>{size}}" if i in right else f"{cell:<{size}}"
+            for i, (cell, size) in enumerate(zip(row, widths, strict=True))
         ]
         start = indent + "".join(f"{cell}  " for cell in cells[:-1])
-        lines += wrap(cells[-1].rstrip(), start) if len(start) < WIDTH - 20 else [(start + cells[-1]).rstrip()]
+        lines += [start + cells[-1]] if len(start + cells[-1]) <= width() else wrap(cells[-1].strip(), start)
     return [line.rstrip() for line in lines]
 
 
@@ -88,38 +101,6 @@ def dump(document: Any) -> None:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def add_command(commands: Any, name: str, summary: str, examples: str, run: Any) -> argparse.ArgumentParser:
-    """A command's parser, whose help ends with examples."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=textwrap.fill(summary[0].upper() + summary[1:] + ".", WIDTH - 2),
-        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def add_backend(parser: argparse.ArgumentParser) -> None:
-    """The options that say where the arithmetic is done."""
-    parser.add_argument(
-        "--backend", metavar="NAME", choices=sorted(BACKENDS), help=f"{', '.join(BACKENDS)} (default: numpy)"
-    )
-    parser.add_argument("--device", metavar="NAME", help="of that library, as cuda:0")
-    parser.add_argument(
-        "--fallback",
-        choices=("warn", "error"),
-        default="warn",
-        help="where the backend cannot run here: go on with NumPy, or fail (default: warn)",
-    )
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option that every command with a result has."""
-    parser.add_argument("--json", action="store_true", help="print the result for a program to read")
 
 
 class Bar:
@@ -142,11 +123,15 @@ class Bar:
         if not self.shown or (now - self.drawn < 0.1 and done < self.total):
             return
         self.drawn = now
-        width = min(shutil.get_terminal_size().columns, WIDTH) - 1
-        text = "".join(f"  {name} {value:.4g}" for name, value in numbers.items())
+        room = width() - 1
+        seconds = f"  {now - self.began:.0f} s"
         head = f"{self.what} {done}/{self.total} "
-        tail = f"{text}  {now - self.began:.0f} s"
-        room = max(width - len(head) - len(tail) - 2, 4)
-        filled = round(room * done / self.total)
-        line = f"{head}[{'#' * filled}{'.' * (room - filled)}]{tail}"
-        print(f"\r\033[K{line[:width]}", end="", file=sys.stderr, flush=True)
+        text = "".join(f"  {name} {value:.4g}" for name, value in numbers.items())
+        if len(head + text) > room:  # a narrow one: the numbers matter, their names less
+            text = "".join(f" {name[:4]} {value:.3g}" for name, value in numbers.items())
+        if len(head + text + seconds) <= room:
+            text += seconds
+        left = room - len(head + text) - 2
+        filled = round(left * done / self.total)
+        bar = f"[{'#' * filled}{'.' * (left - filled)}]" if left >= 4 else ""
+        print(f"\r\033[K{(head + bar + text)[:room]}", end="", file=sys.stderr, flush=True)

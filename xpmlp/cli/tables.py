@@ -1,256 +1,366 @@
-"""Tables from files: CSV with the standard library, npz with NumPy, Parquet with pyarrow or polars where installed.
+"""Tables from files: CSV, Excel, Parquet and npz, known by their first bytes, packed or not.
 
-A column is a NumPy array: of floats, where NaN is missing, or of objects, each a text or None. A CSV file says only
-texts; whether they are numbers is asked of the column when it is used.
+Libraries read them: pandas CSV and Excel, pyarrow Parquet, NumPy npz. What is done here is what they leave to their
+caller: the encoding, the delimiter, comments, the names of the columns, and where in the file a cell stands.
 """
 
+import bz2
+import codecs
 import csv
+import gzip
 import io
-import math
+import lzma
+import re
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xpmlp.backends import HostArray
 from xpmlp.cli.screen import CliError
+from xpmlp.tabular.cells import GAPS_AMONG_NUMBERS, is_gap, read_number
+from xpmlp.tabular.columns import Table, of_texts, table_of
 
-MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "?"})
+NEEDS_PANDAS = "pip install 'pandas>=2.2' 'pyarrow>=17'"
 DELIMITERS = (",", ";", "\t", "|")
-FORMATS = (".csv", ".tsv", ".txt", ".npz", ".parquet", ".pq")
+SPACES = r"\s+"
+SAMPLE = 50  # lines that say which delimiter it is
+BOMS = (  # UTF-32's before UTF-16's, which it begins with
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\0": lzma.decompress,
+}
+ZSTD, ZIP, OLD_EXCEL = b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f]")
 
 
 @dataclass(frozen=True)
-class Table:
-    """Columns of one length, by name."""
+class File:
+    """The table in a file, and what is to be said of how it was read."""
 
-    source: str
-    columns: dict[str, HostArray]
-    first_line: int = 0  # of the first row in the file, where rows are lines
-    decimal_comma: bool = False  # whether 3,5 may be a number
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows there are."""
-        return len(next(iter(self.columns.values()))) if self.columns else 0
-
-    def place(self, row: int) -> str:
-        """Where a row is, in the words of who looks for it."""
-        return f"line {row + self.first_line}" if self.first_line else f"row {row + 1}"
-
-    def numbers(self, name: str) -> HostArray | None:
-        """The column as floats with NaN for what is missing, or None where some cell is no number."""
-        column = self.columns[name]
-        if column.dtype != object:
-            return column
-        texts = ["nan" if cell is None else cell for cell in column]
-        if self.decimal_comma:
-            texts = [text.replace(",", ".") for text in texts]
-        try:
-            # NumPy reads 1_000 and infinity too, as Python does.
-            return np.asarray(texts, dtype=np.str_).astype(np.float64) if texts else np.zeros(0)
-        except ValueError:
-            return None
-
-    def not_a_number(self, name: str) -> str:
-        """The first cell of a column that is none, and where it is."""
-        for row, cell in enumerate(self.columns[name]):
-            one = Table(self.source, {name: self.columns[name][row : row + 1]}, decimal_comma=self.decimal_comma)
-            if one.numbers(name) is None:
-                return f"{cell!r} in {self.place(row)}"
-        return "nothing"
-
-    def texts(self, name: str) -> HostArray:
-        """The column as texts, None for what is missing; whole numbers without a decimal point."""
-        column = self.columns[name]
-        if column.dtype == object:
-            return column
-        texts = np.empty(len(column), dtype=object)
-        texts[:] = [_text(value) for value in map(float, column)]
-        return texts
-
-    def without(self, names: set[str]) -> "Table":
-        """The table less some columns."""
-        left = {name: column for name, column in self.columns.items() if name not in names}
-        return Table(self.source, left, self.first_line, self.decimal_comma)
-
-    def rows(self, index: HostArray) -> "Table":
-        """Some of the rows; messages no longer know their lines."""
-        chosen = {name: column[index] for name, column in self.columns.items()}
-        return Table(self.source, chosen, 0, self.decimal_comma)
+    path: str
+    table: Table
+    notes: list[str] = field(default_factory=list)
 
 
-def _text(value: float) -> str | None:
-    if math.isnan(value):
-        return None
-    return f"{value:.0f}" if value.is_integer() else repr(value)
+@dataclass(frozen=True)
+class Reading:
+    """How a text is written, where its reader says so."""
+
+    delimiter: str | None = None
+    header: bool | None = None  # None: there is one, and it must look like one
+    encoding: str | None = None
 
 
-def read(path: str, *, delimiter: str | None = None, header: bool = True) -> Table:
-    """The table in a file, whose format its name says.
+def read(path: str, how: Reading | None = None) -> File:
+    """The table in a file; its first bytes say what it is.
 
     Raises
     ------
     CliError
-        If it is not such a file, or no table: rows of unequal length, two columns of one name, no rows.
+        If it is no table: rows of unequal length, no rows, bytes that are no text; or its reader is not installed.
     OSError
         If it cannot be opened.
     """
+    how = how or Reading()
+    if Path(path).is_dir():
+        raise CliError(f"{path} is a folder; a table is a file.")
+    data = _unpacked(path, Path(path).read_bytes())
     suffix = Path(path).suffix.lower()
-    readers: dict[str, Callable[[str], Table]] = {".npz": _npz, ".parquet": _parquet, ".pq": _parquet}
-    if suffix not in FORMATS:
-        raise CliError(f"{path}: a table must be a file named {', '.join(FORMATS)}; got {suffix or 'no ending'!r}.")
-    table = readers[suffix](path) if suffix in readers else _csv(path, delimiter, header)
-    if not table.columns or table.n_rows == 0:
-        raise CliError(f"{path} holds no rows.")
-    return table
-
-
-def _csv(path: str, delimiter: str | None, header: bool) -> Table:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+    if data.startswith(b"PAR1"):
+        found = File(path, _parquet(path, data))
+    elif data.startswith((ZIP, OLD_EXCEL)) or suffix in (".xlsx", ".xls", ".ods"):
+        found = File(path, _archive(path, data))
+    elif suffix in (".parquet", ".pq", ".npz"):
         raise CliError(
-            f"{path} must be UTF-8; byte {error.start:,} is not. Convert it: "
-            f"iconv -f latin1 -t utf-8 {path} > converted.csv"
-        ) from error
-    if "\0" in text:
-        raise CliError(f"{path} holds zero bytes, so it is no text. Is it a spreadsheet? Save it as CSV.")
-    first = text.lstrip("\r\n").partition("\n")[0]
-    if delimiter is None:
-        delimiter = max(DELIMITERS, key=first.count)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    try:
-        for row in reader:
-            if row:  # blank lines are none
-                rows.append([cell.strip() for cell in row])
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise CliError(f"{path}, line {reader.line_num}: {error}.") from error
-    if not rows:
-        raise CliError(f"{path} is empty.")
-    names = _header(path, rows.pop(0)) if header else [f"column{i}" for i in range(1, len(rows[0]) + 1)]
-    first_line = lines[1] if header and len(lines) > 1 else lines[0]
-    for row, line in zip(rows, lines[len(lines) - len(rows) :], strict=True):
-        if len(row) != len(names):
-            raise CliError(
-                f"{path}, line {line}: {len(row)} cells, where the header has {len(names)}. "
-                f"A cell that holds {delimiter!r} must be in quotes."
-            )
-    columns: dict[str, HostArray] = {}
-    for name, cells in zip(names, zip(*rows, strict=True), strict=False):
-        column = np.empty(len(cells), dtype=object)
-        column[:] = [None if cell.lower() in MISSING else cell for cell in cells]
-        columns[name] = column
-    return Table(path, columns, first_line, decimal_comma=delimiter == ";" and _has_decimal_commas(columns))
-
-
-def _has_decimal_commas(columns: dict[str, HostArray]) -> bool:
-    cells = [cell for column in columns.values() for cell in column[:100] if cell]
-    numbers = [cell for cell in cells if cell.lstrip("+-").replace(",", "", 1).replace(".", "", 1).isdigit()]
-    return any("," in cell for cell in numbers) and not any("." in cell for cell in numbers)
-
-
-def _header(path: str, names: list[str]) -> list[str]:
-    if all(name.lower() in MISSING or _is_number(name) for name in names):
-        raise CliError(
-            f"{path}: the first line must name the columns; it holds {', '.join(names[:3])}. Try --no-header."
+            f"{path} is no {'npz file of arrays' if suffix == '.npz' else 'Parquet file'}, as its name says."
         )
-    if "" in names:
-        names = [name or f"column{i}" for i, name in enumerate(names, start=1)]  # as pandas writes its index
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise CliError(f"{path}: every column needs a name of its own; {', '.join(map(repr, twice))} comes twice.")
-    return names
+    else:
+        found = _text(path, data, how)
+    if not found.table.columns or not found.table.n_rows:
+        raise CliError(f"{path} holds no rows.")
+    return found
 
 
-def _is_number(text: str) -> bool:
+def _unpacked(path: str, data: bytes) -> bytes:
+    for start, unpack in UNPACK.items():
+        if data.startswith(start):
+            try:
+                return unpack(data)
+            except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+                raise CliError(f"{path} is packed, and broken: {error}.") from error
+    if data.startswith(ZSTD):
+        try:
+            import pyarrow as pa
+        except ImportError as error:
+            raise CliError(f"reading {path}, which is packed by zstd, needs pyarrow: {NEEDS_PANDAS}.") from error
+        try:
+            return bytes(pa.CompressedInputStream(pa.BufferReader(data), "zstd").read())
+        except (OSError, ValueError) as error:
+            raise CliError(f"{path} is packed, and broken: {error}.") from error
+    return data
+
+
+# --- Frames and arrays ---
+
+
+def _parquet(path: str, data: bytes) -> Table:
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _npz(path: str) -> Table:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError as error:
+        raise CliError(f"reading {path} needs pyarrow; install it with {NEEDS_PANDAS}.") from error
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        frame = pyarrow.parquet.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise CliError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
+    return _at_rows(table_of(frame.rename_columns(_names(frame.column_names)[0])))
+
+
+def _archive(path: str, data: bytes) -> Table:
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).namelist() if data.startswith(ZIP) else []
+    except zipfile.BadZipFile as error:
+        raise CliError(f"{path} is an archive, and broken: {error}.") from error
+    if members and all(name.endswith(".npy") for name in members):
+        return _npz(path, data)
+    sheets = not members or any(name.startswith(("xl/", "content.xml")) for name in members)
+    if sheets:
+        return _excel(path, data)
+    raise CliError(f"{path} is an archive of {len(members)} files, and no table; unpack it first.")
+
+
+def _excel(path: str, data: bytes) -> Table:
+    try:
+        import pandas as pd
+
+        frame = pd.read_excel(io.BytesIO(data), dtype=object)
+    except ImportError as error:
+        wanted = re.search(r"'(\w+)'", str(error))
+        what = wanted[1] if wanted and wanted[1] != "pandas" else "pandas openpyxl"
+        raise CliError(f"reading {path} needs {what}: pip install {what}; or save it as CSV.") from error
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise CliError(f"{path} is no spreadsheet that can be read; save it as CSV. {error}") from error
+    frame.columns = _names([str(name) for name in frame.columns])[0]
+    table = table_of(frame) if len(frame) else Table({}, 0)
+    return Table(table.columns, table.n_rows, place=lambda row: f"row {row + 2} of the sheet")
+
+
+def _npz(path: str, data: bytes) -> Table:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise CliError(f"{path} is no npz file of plain arrays: {error}.") from error
-    columns: dict[str, HostArray] = {}
+    parts: dict[str, Any] = {}
     for name, array in arrays.items():
         if array.ndim not in (1, 2):
             raise CliError(f"{path}: arrays must have one axis or two; {name!r} has shape {array.shape}.")
-        parts = [(name, array)] if array.ndim == 1 else [(f"{name}{i}", array[:, i]) for i in range(array.shape[1])]
-        columns |= {part: _column(path, part, values) for part, values in parts}
-    lengths = {name: len(array) for name, array in arrays.items()}
+        parts |= {name: array} if array.ndim == 1 else {f"{name}{i}": array[:, i] for i in range(array.shape[1])}
+    lengths = {name: len(array) for name, array in parts.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} {n:,}" for name, n in lengths.items())
         raise CliError(f"{path}: all arrays must have the same number of rows; got {told}.")
-    return Table(path, columns)
+    return _at_rows(table_of({name: array.tolist() for name, array in parts.items()}))
 
 
-def _column(path: str, name: str, values: HostArray) -> HostArray:
-    if values.dtype.kind in "iuf":
-        return values.astype(np.float64)
-    if values.dtype.kind not in "bUO":
-        raise CliError(f"{path}: column {name!r} must hold numbers or text; its dtype is {values.dtype}.")
-    column = np.empty(len(values), dtype=object)
-    column[:] = [None if value is None or str(value).strip().lower() in MISSING else str(value) for value in values]
-    return column
+def _at_rows(table: Table) -> Table:
+    return Table(table.columns, table.n_rows, place=lambda row: f"row {row + 1}")
 
 
-def _parquet(path: str) -> Table:
-    with open(path, "rb"):  # says what is wrong in Python's words where it cannot be opened
-        pass
+# --- Texts ---
+
+
+def _text(path: str, data: bytes, how: Reading) -> File:
+    notes: list[str] = []
+    text = _decoded(path, data, how.encoding, notes)
+    if not text.strip():
+        raise CliError(f"{path} is empty.")
+    told = re.match(r"sep=(.)[\r\n]+", text)  # as Excel writes it
+    lines_before = 0
+    if told:
+        text, lines_before = text[told.end() :], 1
+    delimiter = how.delimiter or (told[1] if told else _delimiter(text))
+    text, numbers = _without_comments(text, delimiter)
     try:
-        columns = _with_pyarrow(path)
-    except ImportError:
-        try:
-            columns = _with_polars(path)
-        except ImportError as error:
-            raise CliError(f"reading {path} needs pyarrow; install it with pip install pyarrow.") from error
-    return Table(path, {name: _column(path, name, values) for name, values in columns.items()})
-
-
-def _with_pyarrow(path: str) -> dict[str, HostArray]:
-    import pyarrow as pa
-    import pyarrow.parquet
-
+        import pandas as pd
+    except ImportError as error:
+        raise CliError(f"reading {path} needs pandas; install it with {NEEDS_PANDAS}.") from error
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise CliError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
-    columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            columns[name] = column.cast(pa.float64()).to_numpy()
-        else:
-            columns[name] = _objects(column.to_pylist())
-    return columns
+        frame = pd.read_csv(
+            io.StringIO(text, newline=""),
+            sep=delimiter,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            index_col=False,
+        )
+    except pd.errors.ParserError as error:
+        why = _why_ragged(path, text, delimiter, numbers, lines_before, open_quote="EOF inside" in str(error))
+        raise CliError(why or f"{path}: {error}") from error
+    except pd.errors.EmptyDataError as error:
+        raise CliError(f"{path} is empty.") from error
+    cells = [[cell.strip() for cell in frame[i].tolist()] for i in frame.columns]
+    if any(cell == "" for cell in cells[-1]) and len(cells) > 1:  # where pandas fills a row that is too short
+        ragged = _why_ragged(path, text, delimiter, numbers, lines_before)
+        if ragged:
+            raise CliError(ragged)
+    header = how.header is not False
+    first = [column[0] for column in cells]
+    if header and how.header is None and all(is_gap(n, GAPS_AMONG_NUMBERS) or read_number(n) for n in first):
+        raise CliError(
+            f"{path}: the first line must name the columns; it holds {', '.join(first[:3])}. Try --no-header, or "
+            "--header if these are names."
+        )
+    names, twice = _names(first if header else [""] * len(cells))
+    notes += [f"two columns are called {old!r}; one of them is {new!r} here." for old, new in twice]
+    rows = [column[1:] if header else column for column in cells]
+    n = len(rows[0])
+
+    starts: list[str] = []
+
+    def place(row: int) -> str:
+        if not starts:  # only who meets a fault pays for this
+            records = [number for number, _ in _records(text, delimiter)][1 if header else 0 :]
+            whole = len(records) == n
+            starts.extend(
+                f"line {numbers[number - 1] + lines_before}" if whole else f"row {i + 1}"
+                for i, number in enumerate(records if whole else range(n))
+            )
+        return starts[row]
+
+    columns = {name: of_texts(name, column) for name, column in zip(names, rows, strict=True)}
+    return File(path, Table(columns, n, place=place), notes)
 
 
-def _with_polars(path: str) -> dict[str, HostArray]:
-    import polars as pl
-
+def _decoded(path: str, data: bytes, encoding: str | None, notes: list[str]) -> str:
+    known = next((name for bom, name in BOMS if data.startswith(bom)), None)
+    if known == "utf-8":
+        data = data[len(codecs.BOM_UTF8) :]
+    if encoding is None and known is None and b"\0" in data[:1000]:
+        zeros = [data[:1000:2].count(0), data[1:1000:2].count(0)]
+        if max(zeros) > 100 or (min(zeros) == 0 and max(zeros) * 5 > len(data[:1000])):
+            known = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
     try:
-        frame = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise CliError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
-    return {
-        column.name: column.cast(pl.Float64).to_numpy() if column.dtype.is_numeric() else _objects(column.to_list())
-        for column in frame
-    }
+        text = data.decode(known or encoding or "utf-8")
+    except LookupError as error:
+        raise CliError(f"there is no encoding {encoding!r}; there are utf-8, latin-1, cp1252, shift_jis.") from error
+    except UnicodeDecodeError as error:
+        if known or encoding:
+            raise CliError(f"{path} is no {known or encoding}: byte {error.start:,} is not.") from error
+        text = data.decode("cp1252", errors="replace")
+        if len(CONTROL.findall(text[:10_000])) * 50 > min(len(text), 10_000) or "\0" in text:
+            raise CliError(
+                f"{path} is no text: byte {error.start:,} is none of UTF-8, and others are of no writing. A table must "
+                "be CSV, Parquet, Excel or npz."
+            ) from error
+        notes.append(f"{path} is not UTF-8 (byte {error.start:,}); read as Windows-1252. --encoding names another.")
+    if "\0" in text:
+        raise CliError(f"{path} holds zero bytes, so it is no text. Is it a spreadsheet? Save it as CSV.")
+    return text
 
 
-def _objects(values: list[Any]) -> HostArray:
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
+def _delimiter(text: str) -> str:
+    """The one that cuts the first lines into the same number of cells, and into most."""
+    sample = "".join(line for line, _ in zip(io.StringIO(text, newline=""), range(SAMPLE), strict=False))
+    best, most = ",", (0.0, 0)
+    for delimiter in (*DELIMITERS, SPACES):
+        counts = [len(cells) for _, cells in _records(sample, delimiter) if not cells[0].startswith("#")]
+        if len(counts) > 1 and counts[-1] < counts[0] and text != sample:
+            counts.pop()  # the sample may end in the midst of a quoted cell
+        if not counts:
+            continue
+        usual, times = Counter(counts).most_common(1)[0]
+        # A comma that only some lines have is one within texts or numbers. Spaces are the last that is asked.
+        score = (times / len(counts) if usual > 1 else 0.0, usual)
+        if score > most and (delimiter != SPACES or (most[0] == 0.0 and score[0] == 1.0 and _numeric(sample))):
+            best, most = delimiter, score
+    return best
+
+
+def _numeric(sample: str) -> bool:
+    cells = [cell for line in sample.splitlines()[1:] for cell in line.split()]
+    return bool(cells) and 2 * sum(read_number(cell) is not None for cell in cells) > len(cells)
+
+
+def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a text, each with the line it begins in, counted from 1; blank lines are none."""
+    for start, _, cells in _spans(text, delimiter):
+        if len(cells) > 1 or (cells and cells[0].strip()):
+            yield start, cells
+
+
+def _spans(text: str, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
+    lines = io.StringIO(text, newline="")
+    if delimiter == SPACES:
+        yield from ((i, i, line.split()) for i, line in enumerate(lines, start=1))
+        return
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    start = 1
+    for cells in reader:
+        yield start, reader.line_num, cells
+        start = reader.line_num + 1
+
+
+def _without_comments(text: str, delimiter: str) -> tuple[str, list[int] | range]:
+    """The text without its lines of comment, and the number that each line of it had.
+
+    A comment is a line that begins with # and a space, or with # where it has not the cells of a row.
+    """
+    lines = list(io.StringIO(text, newline=""))
+    if not any(line.startswith("#") for line in lines):
+        return text, range(1, len(lines) + 2)
+    spans = list(_spans(text, delimiter))
+    usual = Counter(len(cells) for _, _, cells in spans if cells).most_common(1)[0][0]
+    gone: set[int] = set()
+    for start, stop, cells in spans:
+        line = lines[start - 1]
+        if line.startswith("#") and (line[1:2] in ("", " ", "#", "\n", "\r", "\t") or len(cells) != usual):
+            gone.update(range(start, stop + 1))
+    kept = [i for i in range(1, len(lines) + 1) if i not in gone]
+    return "".join(lines[i - 1] for i in kept), [*kept, len(lines) + 1]
+
+
+def _why_ragged(
+    path: str, text: str, delimiter: str, numbers: Any, before: int, *, open_quote: bool = False
+) -> str | None:
+    """A sentence about the first row that has not the cells of the first one, or about an open quote."""
+    if open_quote:
+        *_, (start, _, _) = _spans(text, delimiter)
+        return f"{path}, line {numbers[start - 1] + before}: a cell begins with a quote that is never closed."
+    wanted = None
+    for start, cells in _records(text, delimiter):
+        wanted = wanted or len(cells)
+        line = numbers[start - 1] + before
+        if len(cells) != wanted:
+            mark = "a space" if delimiter == SPACES else repr(delimiter)
+            held = f"{len(cells)} cell{'s' if len(cells) != 1 else ''}, where the header has {wanted}"
+            return f"{path}, line {line}: {held}. A cell that holds {mark} must be in quotes."
+    return None
+
+
+def _names(names: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of their own for all columns, and which had to be changed: the second a is a.1, as pandas has it."""
+    found: list[str] = []
+    changed = []
+    for i, given in enumerate(names, start=1):
+        name = given or f"column{i}"
+        own, k = name, 1
+        while own in found or (own != name and own in names):
+            own, k = f"{name}.{k}", k + 1
+        if own != name:
+            changed.append((name, own))
+        found.append(own)
+    return found, changed

@@ -110,6 +110,6 @@ def _libraries() -> tuple[ModuleType, Any]:
         from mpmath import mp
     except ImportError as error:
         raise ImportError(
-            "check_gradients with digits= needs mparray; install it with pip install 'xpmlp[precision]'."
+            "check_gradients with digits= needs mparray; install it with pip install 'mparray>=0.2.2'."
         ) from error
     return mparray, mp

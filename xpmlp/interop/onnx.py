@@ -28,7 +28,7 @@ class _Graph:
         try:
             import onnx
         except ImportError as error:
-            raise ImportError("to_onnx needs onnx; install it with pip install 'xpmlp[onnx]'.") from error
+            raise ImportError("to_onnx needs onnx; install it with pip install 'onnx>=1.17'.") from error
         self.onnx: Any = onnx
         self.dtype = checks.option(dtype, "dtype", ("float32", "float64"))
         self.nodes: list[Any] = []

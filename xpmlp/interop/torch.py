@@ -37,7 +37,7 @@ def sequential(network: Network, p: Parameters) -> Any:
     try:
         torch = import_module("torch")
     except ImportError as error:
-        raise ImportError("to_torch needs PyTorch; install it with pip install 'xpmlp[torch]'.") from error
+        raise ImportError("to_torch needs PyTorch; install it with pip install 'torch>=2.6'.") from error
     modules: list[Any] = []
     for k, row in enumerate(network.activations, start=1):
         n_in, n_out = p.W[k].shape

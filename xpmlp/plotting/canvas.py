@@ -20,7 +20,7 @@ def pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError("plots need matplotlib; install it with pip install 'xpmlp[plot]'.") from error
+        raise ImportError("plots need matplotlib; install it with pip install 'matplotlib>=3.9'.") from error
     return plt
 
 

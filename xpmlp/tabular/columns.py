@@ -136,10 +136,7 @@ def _of_frame(frame: Any) -> Table:
         twice = sorted({str(name) for name in names if names.count(name) > 1})
         raise ValueError(f"every column needs a name of its own; {', '.join(map(repr, twice))} comes twice.")
     if not len(frame) or not names:
-        raise ValueError(
-            f"X must hold at least one row and one column; got shape {frame.shape}: Found array with "
-            f"{len(frame)} sample(s) and {len(names)} feature(s)"
-        )
+        raise ValueError(f"X must hold at least one row and one column; got shape {frame.shape}.")
     # As scikit-learn has it: names that are not all texts are no names.
     named = all(isinstance(name, str) for name in names)
     columns = {}
@@ -253,9 +250,9 @@ def _text(name: str, cell: Any) -> str:
     if isinstance(cell, date | time | timedelta | np.datetime64 | np.timedelta64):
         return str(cell)
     raise TypeError(
-        f"column {name!r} must hold numbers, texts, truths or dates; it holds a {type(cell).__name__}. Complex data, "
-        "lists and bytes have no place in a table: spread them over columns of their own, or leave the column out. "
-        "argument must be a string, a number or a date"
+        f"column {name!r} must hold numbers, texts, truths or dates; it holds a {type(cell).__name__}. "
+        "Each argument must be a string, a number, a truth or a date: spread lists over columns of their own, or leave "
+        "the column out."
     )
 
 

@@ -38,14 +38,14 @@ def numbers_of(
     else:
         what, reading = "date", read_dates(column, kind.order, words)
     if reading is None:
-        raise ValueError(f"column {kind.name!r} must hold {what}s, as in fit; it holds {column.sort}.")
+        raise ValueError(f"column {kind.name!r} must hold {what}s, as in training; it holds {column.sort}.")
     notes = []
     if reading.strays:
         rows = stray_rows(column, reading.strays)
         if 2 * len(rows) > reading.n_there:
             cell = column.texts[column.values[rows[0]]]
             raise ValueError(
-                f"column {kind.name!r} must hold {what}s, as in fit; it has {cell!r} in {table.place(int(rows[0]))}, "
+                f"column {kind.name!r} must hold {what}s, as in training; it has {cell!r} in {table.place(int(rows[0]))}, "
                 f"and {len(rows):,} of its {reading.n_there:,} cells are none."
             )
         if len(rows):

@@ -208,16 +208,11 @@ def kind_of(
     """
     if category or column.sort in ("categories", "truths"):
         return _category(column.as_texts(), missing, max_levels, declared=True), []
-    mark = (decimal_mark(column.texts) or decimal) if column.texts else None
-    reading = read_numbers(column, mark, missing)
-    if reading is not None and mark is not None and _share(column, reading) < MOST:
-        other = read_numbers(column, "," if mark == "." else ".", missing)
-        if other is not None and _share(column, other) >= MOST:
-            mark, reading = "," if mark == "." else ".", other
+    mark, reading = as_written(column, decimal, missing)
     if reading is not None and reading.n_there == 0:
         return LeftOut(column.name, "all missing", quietly=True), []
     codes = [text for text in column.texts if is_code(text)]
-    if reading is not None and not codes and _share(column, reading) >= MOST:
+    if reading is not None and mostly_numbers(column, reading):
         return _number(table, column, mark, reading)
     order = date_order(column.texts)
     dates = read_dates(column, order, missing)
@@ -227,6 +222,23 @@ def kind_of(
     if isinstance(kind, LeftOut) and not kind.quietly:
         kind = LeftOut(kind.name, kind.why + _why_no_number(table, column, reading, codes))
     return kind, []
+
+
+def as_written(column: Column, decimal: str, missing: frozenset[str]) -> tuple[str | None, Reading | None]:
+    """The decimal mark of a column, `decimal` if it tells none, and its numbers under that mark."""
+    mark = (decimal_mark(column.texts) or decimal) if column.texts else None
+    reading = read_numbers(column, mark, missing)
+    if reading is not None and mark is not None and _share(column, reading) < MOST:
+        other = "," if mark == "." else "."
+        again = read_numbers(column, other, missing)
+        if again is not None and _share(column, again) >= MOST:
+            return other, again
+    return mark, reading
+
+
+def mostly_numbers(column: Column, reading: Reading) -> bool:
+    """Whether a column is one of numbers: nearly all of its cells are, and none is a code."""
+    return _share(column, reading) >= MOST and not any(is_code(text) for text in column.texts)
 
 
 def _share(column: Column, reading: Reading) -> float:
@@ -253,8 +265,8 @@ def finite(table: Table, name: str, values: HostArray) -> None:
     if np.any(np.isinf(values)):
         row = int(np.flatnonzero(np.isinf(values))[0])
         raise ValueError(
-            f"column {name!r} must be finite; it holds infinity in {table.place(row)}: Input X contains infinity. "
-            "Leave the cell empty if it is not known."
+            f"column {name!r} must be finite; it holds infinity in {table.place(row)}. Leave the cell empty if it is "
+            "not known."
         )
 
 

@@ -251,7 +251,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             absent = [name for name in wanted if name not in table.columns]
             if absent:
                 raise ValueError(
-                    f"the table must have the columns it had in fit; {', '.join(map(repr, absent))} "
+                    f"the table must have the columns of the training; {', '.join(map(repr, absent))} "
                     f"{'is' if len(absent) == 1 else 'are'} not there. Its columns: {listed(list(table.columns))}."
                 )
             return table

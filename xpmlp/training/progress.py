@@ -18,7 +18,7 @@ class Bar(Observer):
         try:
             from tqdm.auto import tqdm
         except ImportError as error:
-            raise ImportError("progress=True needs tqdm; install it with pip install 'xpmlp[progress]'.") from error
+            raise ImportError("progress=True needs tqdm; install it with pip install 'tqdm>=4.66'.") from error
         self.tqdm: Any = tqdm
         self.n_epochs = n_epochs
         self.drawn: Any = None
