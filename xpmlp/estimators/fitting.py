@@ -296,7 +296,7 @@ def _problem_of_lbfgs(
         plan,
         draws.of(samples.inputs.n, False),
         held_out=None if held_out is None else _looked_at(held_out, network),
-        runner=lambda task, data, _: lbfgs.Runner(
+        runner=lambda task, data, *_: lbfgs.Runner(
             lbfgs.objective(task, data), max_fun=int(estimator.max_fun), tol=float(estimator.tol)
         ),
     )

@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from xpmlp._typing import Array
-from xpmlp.runners import eager
+from xpmlp.runners import eager, numba_epoch
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import CannotRunError, Task
 
@@ -19,11 +19,16 @@ __all__ = ["CannotRunError", "Data", "Task", "find_runner"]
 _logger = logging.getLogger("xpmlp")
 
 
-def find_runner(task: Task, data: Data, seed: Array | None = None) -> Any:
-    """The runner for data on this place: its backend's own, or the eager one with the reason logged as `reason`."""
+def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 0) -> Any:
+    """The runner for data on this place: its backend's own, or the eager one with the reason logged as `reason`.
+
+    A fit of many `steps`, as far as that is known, may win back what a compiler costs.
+    """
     if data.streams:
         return eager.Runner(task, data, seed)
     name = data.place.backend.runner
+    if name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
+        return compiled
     try:
         return importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)
     except CannotRunError as obstacle:

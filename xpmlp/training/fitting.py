@@ -71,7 +71,8 @@ class _Fit:
             problem.draws.go_on(self.saved.draws)  # all that a fit draws before it trains has been drawn
         place, layout = problem.data.place, problem.task.network.layout
         try:
-            runner = problem.runner(problem.task, problem.data, problem.seed)
+            steps = problem.plan.n_epochs * problem.data.n_batches
+            runner = problem.runner(problem.task, problem.data, problem.seed, steps)
             with enough_for(flops_of_step(layout.sizes, problem.data.batch_size), place):
                 result = train(
                     runner,

@@ -46,7 +46,7 @@ class Problem:
     monitors: str = ""  # all that this number depends on: a best value is carried on among equals only
     greater_is_better: bool = False
     seed: Array | None = None  # that dropout masks are hashed from
-    runner: Callable[[Task, Data, Array | None], Any] = find_runner
+    runner: Callable[[Task, Data, Array | None, int], Any] = find_runner  # the last are the steps planned
 
 
 class Carried(NamedTuple):
