@@ -31,6 +31,7 @@ from xpmlp.cli.screen import (
 )
 from xpmlp.cli.tables import Table, read
 from xpmlp.estimators import MLPClassifier, MLPRegressor
+from xpmlp.estimators.serialization import stored
 from xpmlp.io import storage
 
 VALIDATION = 0.1  # of all rows, to decide when to stop
@@ -171,7 +172,7 @@ def train(options: argparse.Namespace) -> int:
         "scores": scores,
         "baseline": baseline,
     }
-    document, arrays = model._stored()
+    document, arrays = stored(model)
     storage.write(options.out, document | {"preparation": preparation.document(), "summary": summary}, arrays)
     summary["model"] = options.out
     if options.report:
