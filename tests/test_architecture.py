@@ -45,7 +45,7 @@ MOST_FLAT = 4  # modules that lie flat, those that Python asks for and _typing n
 
 # Methods that import a room above them when they are called: (module, what it calls).
 CALLED_LATE = {
-    ("xpmlp.estimators.serialization", "xpmlp.interop.onnx"),  # to_onnx
+    ("xpmlp.estimators.conversion", "xpmlp.interop.onnx"),  # to_onnx
     ("xpmlp.estimators.conversion", "xpmlp.interop.torch"),  # to_torch
     ("xpmlp.mlp.mlp", "xpmlp.interop.onnx"),  # to_onnx
 }

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.estimators import classifier, targets
+from xpmlp.estimators import classes
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -65,10 +65,11 @@ def test_balanced_is_scikit_learns_and_multiplies_the_sample_weights():
 
 @pytest.mark.filterwarnings("ignore:Got `batch_size`")
 def test_class_weights_that_are_forgotten_are_noticed(monkeypatch):
-    monkeypatch.setattr(classifier, "weigh", lambda weights, labels, y, w: w)
+    true = classes.weigh
+    monkeypatch.setattr(classes, "weigh", lambda weights, labels, y, w: w)
     with pytest.raises(AssertionError):
         test_balanced_is_scikit_learns_and_multiplies_the_sample_weights()
-    assert targets.weigh is not classifier.weigh
+    assert classes.weigh is not true
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1])

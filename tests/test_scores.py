@@ -9,19 +9,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, r2_score
 
 from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp.estimators.classes import Classes
 from xpmlp.estimators.scores import accuracy_of, r2_of
-from xpmlp.estimators.targets import Labels
 from xpmlp.estimators.validation import NUMPY
 
 SIZES = st.integers(2, 40)
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=60, deadline=None)
 LABELS = {
-    "one class": Labels("binary", np.array(["only"])),
-    "two": Labels("binary", np.array(["no", "yes"])),
-    "five": Labels("multiclass", np.array([-1, 0, 2, 3, 9])),
-    "several labels": Labels("multilabel", np.arange(3)),
-    "one label in a column": Labels("multilabel", np.arange(1)),
+    "one class": Classes("binary", np.array(["only"])),
+    "two": Classes("binary", np.array(["no", "yes"])),
+    "five": Classes("multiclass", np.array([-1, 0, 2, 3, 9])),
+    "several labels": Classes("multilabel", np.arange(3)),
+    "one label in a column": Classes("multilabel", np.arange(1)),
 }
 
 
@@ -35,13 +35,13 @@ def weights(rng: np.random.Generator, n: int) -> np.ndarray:
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 @FEW
 @given(n=SIZES, seed=SEEDS)
-def test_accuracy_is_that_of_scikit_learn(labels: Labels, weighted: bool, n: int, seed: int) -> None:
+def test_accuracy_is_that_of_scikit_learn(labels: Classes, weighted: bool, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     k = len(labels.classes)
     y = rng.integers(0, 2, (n, k)) if labels.kind == "multilabel" else labels.classes[rng.integers(0, k, n)]
     yhat = rng.choice([0.1, 0.4, 0.5, 0.6], (n, labels.n_outputs))  # ties, and exactly one half
     w = weights(rng, n) if weighted else None
-    score = accuracy_of(labels.encode(y), w, exclusive=labels.kind != "multilabel", n_classes=k)
+    score = accuracy_of(labels.columns(y), w, exclusive=labels.kind != "multilabel", n_classes=k)
     assert score(yhat) == accuracy_score(y, labels.decode(yhat, NUMPY, NUMPY), sample_weight=w)
 
 

@@ -18,6 +18,7 @@ from xpmlp.cli.report import write_report
 from xpmlp.cli.screen import Bar, CliError, columns, dump, say
 from xpmlp.cli.tables import File, Reading, read
 from xpmlp.cli.targets import Target, chosen, read_target, split, words
+from xpmlp.estimators.serialization import stored
 from xpmlp.io import storage
 from xpmlp.tabular import TablePreparation, TableWarning
 from xpmlp.tabular.columns import Table
@@ -79,7 +80,7 @@ def train(options: argparse.Namespace) -> int:
         "linear": linear,
         "not_scored": unscored,
     }
-    document, arrays = model._stored()
+    document, arrays = stored(model)
     own = {"preparation": preparation.to_dict(), "target": options.target, "task": target.task, "summary": summary}
     storage.write(options.out, document | own, arrays)
     summary["model"] = options.out

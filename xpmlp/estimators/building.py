@@ -5,6 +5,7 @@ Here stands what scikit-learn's names mean in xpmlp's words.
 
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -15,6 +16,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.parameters import InvalidParameterError
+from xpmlp.estimators.settings import Settings
 from xpmlp.estimators.validation import NUMPY, InvalidInputError, caller_place, move
 from xpmlp.network import Network, Parameters
 from xpmlp.network.activations import Activation, activation
@@ -28,100 +30,100 @@ from xpmlp.optim.schedules import Schedule, schedule
 SCIKIT_LEARN_NAMES = {"sigmoid": "logistic"}
 
 
-def hidden_sizes(estimator: Any) -> list[int]:
+def hidden_sizes(settings: Settings) -> list[int]:
     """The units of each hidden layer; one number is one layer."""
-    sizes = estimator.hidden_layer_sizes
+    sizes = settings.hidden_layer_sizes
     sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(np.asarray(sizes, dtype=object).ravel())
     for size in sizes:
         if isinstance(size, (bool, np.bool_)) or not isinstance(size, numbers.Integral):
             raise InvalidParameterError(
-                f"The 'hidden_layer_sizes' parameter of {type(estimator).__name__} must hold whole numbers. "
-                f"Got {estimator.hidden_layer_sizes!r} instead."
+                f"The 'hidden_layer_sizes' parameter of {settings.owner} must hold whole numbers. "
+                f"Got {settings.hidden_layer_sizes!r} instead."
             )
     if any(size <= 0 for size in sizes):
         raise InvalidParameterError(f"hidden_layer_sizes must be > 0, got {[int(size) for size in sizes]}.")
     return [int(size) for size in sizes]
 
 
-def hidden_activations(estimator: Any, n_hidden: int) -> list[Activation]:
+def hidden_activations(settings: Settings, n_hidden: int) -> list[Activation]:
     """F of each hidden layer."""
-    given = estimator.activation
+    given = settings.activation
     is_pair = isinstance(given, tuple) and len(given) == 2 and all(callable(function) for function in given)
     if not isinstance(given, (list, tuple)) or is_pair:
         return [activation(given)] * n_hidden
-    _one_each(estimator, "activation", given, n_hidden)
+    _one_each(settings, "activation", given, n_hidden)
     return [activation(value) for value in given]
 
 
-def dropout_rates(estimator: Any, n_hidden: int) -> tuple[float, ...]:
+def dropout_rates(settings: Settings, n_hidden: int) -> tuple[float, ...]:
     """The dropout of each hidden layer; () where nothing is dropped."""
-    given = estimator.dropout
+    given = settings.dropout
     if isinstance(given, (list, tuple)):
-        _one_each(estimator, "dropout", given, n_hidden)
+        _one_each(settings, "dropout", given, n_hidden)
     rates = [float(rate) for rate in given] if isinstance(given, (list, tuple)) else [float(given)] * n_hidden
     return tuple(rates) if any(rates) else ()
 
 
-def _one_each(estimator: Any, name: str, given: Any, n_hidden: int) -> None:
+def _one_each(settings: Settings, name: str, given: Any, n_hidden: int) -> None:
     if len(given) != n_hidden:
         raise InvalidParameterError(
-            f"The {name!r} parameter of {type(estimator).__name__} must be one, or a list with one per hidden layer: "
+            f"The {name!r} parameter of {settings.owner} must be one, or a list with one per hidden layer: "
             f"{n_hidden}. Got {len(given)} instead."
         )
 
 
-def build_network(estimator: Any, sizes: tuple[int, ...], loss: Loss, output: Activation | None = None) -> Network:
+def build_network(settings: Settings, sizes: tuple[int, ...], loss: Loss, output: Activation | None = None) -> Network:
     """The network of these sizes; the output activation is the link of the loss unless another is given."""
     n_hidden = len(sizes) - 2
-    f = [*hidden_activations(estimator, n_hidden), output or activation(loss.link or "identity")]
+    f = [*hidden_activations(settings, n_hidden), output or activation(loss.link or "identity")]
     if not loss.accepts(f[-1].outputs):
         raise InvalidParameterError(
             f"loss {loss.name!r} needs outputs of kind {loss.outputs!r}; {f[-1].name!r} is not."
         )
-    return Network(Layout(sizes), tuple(f), loss, dropout_rates(estimator, n_hidden))
+    return Network(Layout(sizes), tuple(f), loss, dropout_rates(settings, n_hidden))
 
 
-def build_optimizer(estimator: Any) -> Optimizer:
+def build_optimizer(settings: Settings) -> Optimizer:
     """The row of OPTIMIZERS, with those of the estimator's parameters that scikit-learn gives it."""
-    solver = estimator.solver
+    solver = settings.solver
     if isinstance(solver, Optimizer):
         return solver
-    if solver == "sgd" and estimator.momentum > 0:
-        solver = "nesterov" if estimator.nesterovs_momentum else "momentum"
+    if solver == "sgd" and settings.momentum > 0:
+        solver = "nesterov" if settings.nesterovs_momentum else "momentum"
     row = OPTIMIZERS[solver]
     names = {"adam": ("beta_1", "beta_2", "epsilon"), "momentum": ("momentum",)}
     takes = names.get({"adamw": "adam", "nesterov": "momentum"}.get(solver, solver), ())
     # Not through `optimizer()`: scikit-learn lets momentum be 1.
-    return replace(row, parameters=row.parameters | {name: float(getattr(estimator, name)) for name in takes})
+    return replace(row, parameters=row.parameters | {name: float(getattr(settings, name)) for name in takes})
 
 
-def build_schedule(estimator: Any) -> tuple[Schedule, str]:
+def build_schedule(settings: Settings) -> tuple[Schedule, str]:
     """The schedule, and what a plateau does: "stop", or "divide" the learning rate."""
-    given = estimator.learning_rate
-    if given in ("invscaling", "adaptive") and estimator.solver == "adam":
+    given = settings.learning_rate
+    if given in ("invscaling", "adaptive") and settings.solver == "adam":
         given = "constant"  # as scikit-learn: these two are for sgd
     if isinstance(given, str) and given == "adaptive":
         return schedule("constant"), "divide"
     if isinstance(given, str) and given == "invscaling":
-        return schedule("inverse_scaling", power=estimator.power_t), "stop"
+        return schedule("inverse_scaling", power=settings.power_t), "stop"
     return schedule(given), "stop"
 
 
-def first_weights(estimator: Any, network: Network, rng: np.random.RandomState, dtype: str) -> HostArray:
+def first_weights(settings: Settings, network: Network, rng: np.random.RandomState, dtype: str) -> HostArray:
     """The flat vector to begin with, on the host, drawn layer by layer.
 
     By default scikit-learn's law for weights and biases alike: uniform on (-c, c) with c^2 = 6 / (n_in + n_out), or 2
     for logistic units (Glorot & Bengio, AISTATS 2010). With an `initializer` the weights follow it, the biases are 0.
     """
     sizes, f = network.layout.sizes, network.activations
-    row = None if estimator.initializer is None else initializer(estimator.initializer)
+    row = None if settings.initializer is None else initializer(settings.initializer)
     flat: HostArray = np.zeros(network.layout.size, dtype=dtype)
     W, b, _ = network.layout.unpack(flat)
     for k in range(1, len(sizes)):
         if row is not None:
             row.fill(rng, W[k], f[k - 1].init_gain)
             continue
-        hidden = f[min(k, len(f) - 1) - 1].name if len(f) > 1 else estimator.activation
+        hidden = f[min(k, len(f) - 1) - 1].name if len(f) > 1 else settings.activation
         bound = math.sqrt((2.0 if hidden in ("sigmoid", "logistic") else 6.0) / (sizes[k - 1] + sizes[k]))
         for array in (W[k], b[k]):
             fill(array, partial(_uniform, rng, bound))
@@ -132,10 +134,11 @@ def _uniform(rng: np.random.RandomState, bound: float, shape: tuple[int, ...]) -
     return rng.uniform(-bound, bound, shape)
 
 
-def known_weights(estimator: Any, network: Network, place: Place, dtype: str) -> Parameters:
-    """`coefs_` and `intercepts_` on `place`, if they fit the network."""
+def known_weights(
+    coefs: Sequence[Array], intercepts: Sequence[Array], network: Network, place: Place, dtype: str
+) -> Parameters:
+    """The weights and biases of an estimator on `place`, if they fit the network."""
     sizes = network.layout.sizes
-    coefs, intercepts = estimator.coefs_, estimator.intercepts_
     has = [tuple(np.shape(c)) for c in coefs], [tuple(np.shape(c)) for c in intercepts]
     needs = [(n_in, n_out) for n_in, n_out in pairwise(sizes)], [(n_out,) for n_out in sizes[1:]]
     if has != needs:
@@ -150,3 +153,14 @@ def known_weights(estimator: Any, network: Network, place: Place, dtype: str) ->
 def on_place(values: Any, place: Place, dtype: str) -> Array:
     """A weight, of whatever library somebody assigned it, on `place`."""
     return move(np.asarray(values) if caller_place(values) is NUMPY else values, place, dtype)
+
+
+def shape_attributes(network: Network) -> dict[str, Any]:
+    """What a fitted estimator shows of its network."""
+    output = network.activations[-1].name
+    return {
+        "n_layers_": network.layout.n_layers + 1,
+        "n_outputs_": network.layout.sizes[-1],
+        "out_activation_": SCIKIT_LEARN_NAMES.get(output, output),
+        "_network": network,
+    }

@@ -4,7 +4,6 @@ The core's checkpoint says where training stands. What scikit-learn's ways add i
 when the fit began and as it is now, and the order of the samples (each epoch shuffles the one before).
 """
 
-import copy
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,9 +13,13 @@ from sklearn.utils import check_random_state
 
 from xpmlp import checks
 from xpmlp.backends import HostArray, Place
+from xpmlp.estimators.attributes import Attributes
 from xpmlp.estimators.building import build_optimizer
+from xpmlp.estimators.copying import copied
 from xpmlp.estimators.monitor import CURVES
-from xpmlp.estimators.serialization import random_state_document, random_state_of, written_parameters
+from xpmlp.estimators.serialization import random_state_document, random_state_of, stored, written_parameters
+from xpmlp.estimators.settings import Settings
+from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.io import storage
 from xpmlp.training import Asked, Fitted, Problem, Saved, checkpoints
@@ -76,7 +79,7 @@ class Shuffles:
         self.last = order
 
 
-def known(estimator: Any, wanted: Wanted, place: Place, dtype: str) -> Known | None:
+def known(estimator: Attributes, settings: Settings, wanted: Wanted, place: Place, dtype: str) -> Known | None:
     """What there is to go on with; None where there is nothing yet.
 
     Raises
@@ -112,31 +115,31 @@ def known(estimator: Any, wanted: Wanted, place: Place, dtype: str) -> Known | N
     if other:
         raise InvalidInputError(f"resume=True goes on with the parameters that the run began with; {'; '.join(other)}.")
     with storage.believing(path):
-        if estimator.solver != "lbfgs":
-            checkpoints.demand_slots(found.snapshot, len(build_optimizer(estimator).slots))
+        if settings.solver != "lbfgs":
+            checkpoints.demand_slots(found.snapshot, len(build_optimizer(settings).slots))
         else:
             checkpoints.demand_pairs(found.snapshot)
     return before
 
 
-def generator(estimator: Any, before: Known | None) -> Any:
+def generator(settings: Settings, before: Known | None) -> Any:
     """The random state that the fit draws from; of a run that goes on, as it was when it began."""
-    rng = check_random_state(estimator.random_state)
+    rng = check_random_state(settings.random_state)
     if before is None:
         return rng
-    if not isinstance(estimator.random_state, np.random.RandomState):
+    if not isinstance(settings.random_state, np.random.RandomState):
         rng = np.random.RandomState()
     rng.set_state(random_state_of(before.began).get_state())
     return rng
 
 
 def asked(
-    estimator: Any,
+    estimator: Attributes,
     wanted: Wanted,
     problem: Problem,
     show: Callable[[Fitted], dict[str, Any]],
-    samples: Any,
-    held_out: Any,
+    samples: Samples,
+    held_out: Samples | None,
     anew: bool,
     seen: int,
 ) -> Asked | None:
@@ -146,9 +149,9 @@ def asked(
     draws: Any = problem.draws
 
     def describe(fitted: Fitted) -> Stored:
-        view = copy.copy(estimator)
+        view = copied(estimator, None)
         vars(view).update(show(fitted), callbacks=None, _slim=True, _carried=None)
-        document, arrays = view._stored()
+        document, arrays = stored(view)
         now = random_state_document(draws.rng)
         document["fitting"] = {"began": draws.began, "now": now, "anew": anew, "seen": seen}
         return document, arrays | {"order": draws.last.astype(np.int64)}

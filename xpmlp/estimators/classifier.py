@@ -4,39 +4,22 @@ import os
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.callback import CallbackSupportMixin
-from sklearn.metrics import accuracy_score
+from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
+from xpmlp.estimators import prediction
 from xpmlp.estimators.checkpointing import Wanted
-from xpmlp.estimators.conversion import Exchange
-from xpmlp.estimators.fitting import Samples, fit_estimator
-from xpmlp.estimators.monitor import HeldOut
-from xpmlp.estimators.prediction import Predicting, bring
-from xpmlp.estimators.scores import Score, accuracy_of
-from xpmlp.estimators.targets import (
-    Labels,
-    check_known,
-    class_weights,
-    classes_given,
-    labels_among,
-    labels_of,
-    weigh,
-)
-from xpmlp.estimators.validation import Inputs, InvalidInputError, check_targets, check_weights, host
-from xpmlp.network.losses import Loss, loss
+from xpmlp.estimators.classes import Classes, learned
+from xpmlp.estimators.estimator import Estimator
+from xpmlp.estimators.fitting import fit_estimator
+from xpmlp.estimators.parameters import is_stochastic
+from xpmlp.estimators.targets import Samples
+from xpmlp.estimators.validation import Inputs, bring
 
 
-def _is_stochastic(estimator: Any) -> bool:
-    if estimator.solver == "lbfgs":
-        raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
-    return True
-
-
-class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """Multilayer perceptron for classification: binary, multiclass, multilabel.
 
     Constructor, methods, fitted attributes and, for the same seed, the training itself are those of
@@ -170,6 +153,8 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
     True
     """
 
+    classes_: HostArray
+
     loss = "log_loss"  # scikit-learn's attribute of that name
 
     def __init__(
@@ -302,7 +287,7 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
         validation = (X_val, y_val, sample_weight_val)
         return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
 
-    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one epoch more on this batch of data.
 
@@ -321,8 +306,7 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
 
     def predict(self, X: Any) -> Array:
         """The class of each sample, shape (n,), or 0 and 1 for each label, shape (n, n_labels)."""
-        yhat, place, caller = self._outputs(X, "predict")
-        return self._labels().decode(yhat, place, caller)
+        return prediction.predict(self, X)
 
     def predict_proba(self, X: Any) -> Array:
         """The probability of each class, shape (n, n_classes), in the order of `classes_`."""
@@ -336,89 +320,31 @@ class MLPClassifier(ClassifierMixin, Exchange, Predicting, CallbackSupportMixin,
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of samples whose prediction is right (of several labels: all of them)."""
-        return float(accuracy_score(host(y), host(self.predict(X)), sample_weight=host(sample_weight)))
-
-    # --- What Fitting and Predicting ask ---
+        return prediction.score(self, X, y, sample_weight)
 
     def _probabilities(self, X: Any, method: str) -> Array:
-        yhat, place, caller = self._outputs(X, method)
+        yhat, place, caller = prediction.outputs_of(self, X, method)
         if self.n_outputs_ == 1:
             parts = [1.0 - yhat, yhat][: len(self.classes_)]
             yhat = place.xp.concat(parts, axis=1)
         return bring(yhat, place, caller)
 
-    def _labels(self) -> Labels:
-        if self.n_outputs_ == 1:
-            return Labels("binary", self.classes_)
-        return Labels("multiclass" if self.out_activation_ == "softmax" else "multilabel", self.classes_)
+    def _known_targets(self) -> Classes:
+        kind = "multiclass" if self.out_activation_ == "softmax" else "multilabel"
+        weights = vars(self).get("_weights")
+        return Classes("binary" if self.n_outputs_ == 1 else kind, self.classes_, weights, self.label_smoothing)
 
-    def _encode(
-        self,
-        y: Any,
-        sample_weight: Any,
-        inputs: Inputs,
-        *,
-        anew: bool,
-        incremental: bool,
-        classes: Any = None,
-    ) -> Samples:
-        y = check_targets(self, y, inputs, numeric=False)
-        w = check_weights(sample_weight, inputs.n)
-        known = hasattr(self, "classes_") and (incremental or not anew)
-        if not known and incremental and classes is None:
-            raise InvalidInputError("classes must be passed on the first call to partial_fit.")
-        if known:
-            labels = self._labels()
-            if classes is not None and not np.array_equal(labels.classes, classes_given(classes)):
-                raise InvalidInputError(
-                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {labels.classes!r}"
-                )
-        else:
-            labels = labels_of(y)
-            if classes is not None and labels.kind != "multilabel":
-                labels = labels_among(classes_given(classes))
-            elif classes is not None:
-                labels = labels._replace(classes=classes_given(classes))
-        if known or classes is not None:
-            check_known(y, labels, all_of_them=bool(self.warm_start) and not incremental)
-        self.classes_ = labels.classes
-        self._kind = labels.kind
-        self._weights = class_weights(self.class_weight, labels, y, w, incremental=incremental)
-        return Samples(inputs, y, labels.encode(y), weigh(self._weights, labels, y, w))
-
-    def _encode_held_out(
-        self, y: Any, sample_weight: Any, inputs: Inputs
-    ) -> tuple[HostArray, HostArray, HostArray | None]:
-        y = check_targets(self, y, inputs, numeric=False)
-        labels = Labels(self._kind_of_outputs(), self.classes_)
-        check_known(y, labels, all_of_them=False)
-        w = check_weights(sample_weight, inputs.n, "sample_weight_val")
-        return y, labels.encode(y), weigh(vars(self).get("_weights"), labels, y, w)
-
-    def _strata(self, samples: Samples) -> HostArray | None:
-        if self._kind == "multilabel":
-            return None
-        # As strings, because scikit-learn names the class that is too small by them.
-        return np.where(samples.targets[:, 0], "True", "False") if self._kind == "binary" else samples.y
-
-    def _loss_row(self, n_outputs: int) -> Loss:
-        if n_outputs == 1 or self._kind_of_outputs() == "multilabel":
-            return loss("binary_cross_entropy")
-        return loss("cross_entropy", label_smoothing=float(self.label_smoothing))
-
-    def _kind_of_outputs(self) -> str:
-        return str(vars(self).get("_kind") or self._labels().kind)
-
-    def _fitted_targets(self) -> dict[str, Any]:
-        return {"classes_": self.classes_}
-
-    def _score_of(self, held_out: HeldOut) -> Score:
-        exclusive = self._kind_of_outputs() != "multilabel"
-        return accuracy_of(held_out.targets, held_out.w, exclusive=exclusive, n_classes=len(self.classes_))
-
-    def _sklearn_twin(self, _: Any) -> tuple[Any, dict[str, Any], HostArray]:
-        from sklearn.neural_network import MLPClassifier as Theirs
-
-        labels = self._labels()
-        y = np.eye(len(labels.classes), dtype=int) if labels.kind == "multilabel" else labels.classes
-        return Theirs, {}, y
+    def _learn(
+        self, y: Any, w: Any, inputs: Inputs, *, anew: bool, incremental: bool, classes: Any = None
+    ) -> tuple[Classes, Samples]:
+        return learned(
+            y,
+            w,
+            inputs,
+            known=self._known_targets() if hasattr(self, "classes_") and (incremental or not anew) else None,
+            class_weight=self.class_weight,
+            label_smoothing=self.label_smoothing,
+            incremental=incremental,
+            warm_start=bool(self.warm_start),
+            classes=classes,
+        )

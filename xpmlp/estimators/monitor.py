@@ -5,14 +5,16 @@ The estimator is brought up to date before somebody looks at it: a plain callbac
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import check_scoring
 
-from xpmlp.backends import HostArray
+from xpmlp.estimators.attributes import Attributes, give
+from xpmlp.estimators.prediction import viewer
 from xpmlp.estimators.scores import Score
-from xpmlp.estimators.validation import Inputs
+from xpmlp.estimators.settings import Settings
+from xpmlp.estimators.targets import Samples, Targets
 from xpmlp.training import Fitted, Observer, Outcome
 
 # What the history of a fit is called in an estimator
@@ -23,23 +25,17 @@ CURVES = {
 }
 
 
-class HeldOut(NamedTuple):
-    """Samples that are not trained on."""
-
-    inputs: Inputs
-    y: HostArray  # as the caller has it: labels, numbers
-    targets: HostArray  # as the network has it
-    w: HostArray | None
-
-
 class Watcher(Observer):
     """Watches one fit.
 
     Parameters
     ----------
+    settings : Settings
+        Its parameters, when the fit began.
+    targets : Targets
     show : function
         From a `Fitted` to the attributes of the estimator that has it.
-    held_out : HeldOut or None
+    held_out : Samples or None
     context : CallbackContext or None
         scikit-learn's, of this fit.
     task : dict
@@ -48,23 +44,26 @@ class Watcher(Observer):
 
     def __init__(
         self,
-        estimator: Any,
+        estimator: Attributes,
+        settings: Settings,
+        targets: Targets,
         show: Callable[[Fitted], dict[str, Any]],
-        held_out: HeldOut | None,
+        held_out: Samples | None,
         context: Any,
         task: dict[str, Any],
     ) -> None:
         self.estimator, self.show, self.held_out, self.context, self.task = estimator, show, held_out, context, task
+        self.settings = settings
         self.rate: float | None = None
         self.subcontext: Any = None
-        given = estimator.callbacks
+        given = settings.callbacks
         self.callbacks: Sequence[Any] = () if given is None else [given] if callable(given) else list(given)
         self.scorer: Any = None
         self.score: Score | None = None
-        if held_out is not None and estimator.scoring is None:
-            self.score = estimator._score_of(held_out)
-        elif held_out is not None and estimator.scoring != "loss":
-            self.scorer = check_scoring(estimator, scoring=estimator.scoring)
+        if held_out is not None and settings.scoring is None:
+            self.score = targets.watched(held_out)
+        elif held_out is not None and settings.scoring != "loss":
+            self.scorer = check_scoring(estimator, scoring=settings.scoring)
 
     def begin(self) -> None:
         """An epoch begins."""
@@ -77,26 +76,26 @@ class Watcher(Observer):
         held = self.held_out
         if held is None or seen is None:
             return {}
-        if self.estimator.scoring == "loss":
+        if self.settings.scoring == "loss":
             return {"validation_score": -float(seen.loss)}
         yhat = held.inputs.place.backend.to_numpy(seen.yhat)
         if not bool(np.all(np.isfinite(yhat))):
             return {"validation_score": math.nan}
         if self.score is not None:
             return {"validation_score": self.score(yhat)}
-        viewer = self.estimator._viewer(self.show(now), held.inputs.place)
+        fitted = viewer(self.estimator, self.show(now), held.inputs.place)
         weights = {} if held.w is None else {"sample_weight": held.w}
-        return {"validation_score": float(self.scorer(viewer, held.inputs.on_host(), held.y, **weights))}
+        return {"validation_score": float(self.scorer(fitted, held.inputs.on_host(), held.y, **weights))}
 
     def end(self, now: Fitted, logs: dict[str, Any]) -> bool:
         """Print the line of an epoch, and show the estimator to whoever wants to see it."""
         estimator = self.estimator
-        if estimator.verbose:
+        if self.settings.verbose:
             self._print(now.epochs, logs)
         self.rate = logs["learning_rate"]
         stop = False
         if self.callbacks:
-            vars(estimator).update(self.show(now))
+            give(estimator, self.show(now))
             told = {name: value for name, value in logs.items() if not (name == "learning_rate" and math.isnan(value))}
             for callback in self.callbacks:
                 stop |= callback(estimator, now.epochs, told) is True
@@ -115,13 +114,13 @@ class Watcher(Observer):
 
     def plateau(self) -> str:
         """The words for having waited long enough."""
-        what = "Validation score" if self.estimator.early_stopping else "Training loss"
-        estimator, n = self.estimator, self.estimator.n_iter_no_change
-        return f"{what} did not improve more than tol={estimator.tol:f} for {n} consecutive epochs."
+        what = "Validation score" if self.settings.early_stopping else "Training loss"
+        n = self.settings.n_iter_no_change
+        return f"{what} did not improve more than tol={self.settings.tol:f} for {n} consecutive epochs."
 
     def _print(self, epoch: int, logs: dict[str, Any]) -> None:
         rate = logs["learning_rate"]
-        if self.rate is not None and rate < self.rate and self.estimator.learning_rate == "adaptive":
+        if self.rate is not None and rate < self.rate and self.settings.learning_rate == "adaptive":
             print(f"{self.plateau()} Setting learning rate to {rate:f}")  # noqa: T201 - verbose is for printing
         print(f"Iteration {epoch}, loss = {logs['loss']:.8f}")  # noqa: T201
         if "validation_score" in logs:

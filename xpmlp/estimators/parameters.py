@@ -163,3 +163,10 @@ def check_parameters(estimator: Any) -> None:
             what = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
             who = type(estimator).__name__
             raise InvalidParameterError(f"The {name!r} parameter of {who} must be {what}. Got {value!r} instead.")
+
+
+def is_stochastic(estimator: Any) -> bool:
+    """Whether an estimator goes from batch to batch; AttributeError, for `available_if`, where it does not."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
+    return True

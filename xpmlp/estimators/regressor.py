@@ -3,26 +3,20 @@
 import os
 from typing import Any, Self
 
-import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.callback import CallbackSupportMixin
-from sklearn.metrics import d2_pinball_score, r2_score
+from sklearn.base import RegressorMixin
 from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place
+from xpmlp.estimators import prediction
 from xpmlp.estimators.checkpointing import Wanted
-from xpmlp.estimators.classifier import _is_stochastic
-from xpmlp.estimators.conversion import Exchange
-from xpmlp.estimators.fitting import Samples, fit_estimator
-from xpmlp.estimators.monitor import HeldOut
-from xpmlp.estimators.prediction import Predicting, bring
-from xpmlp.estimators.scores import Score, r2_of
-from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, check_targets, check_weights, host
-from xpmlp.network.losses import Loss, loss
+from xpmlp.estimators.estimator import Estimator
+from xpmlp.estimators.fitting import fit_estimator
+from xpmlp.estimators.parameters import is_stochastic
+from xpmlp.estimators.targets import Numbers, Samples, numbers_of
+from xpmlp.estimators.validation import Inputs
 
 
-class MLPRegressor(RegressorMixin, Exchange, Predicting, CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     """Multilayer perceptron for regression, with one output or several.
 
     Constructor, methods, fitted attributes and, for the same seed, the training itself are those of
@@ -284,81 +278,33 @@ class MLPRegressor(RegressorMixin, Exchange, Predicting, CallbackSupportMixin, B
         validation = (X_val, y_val, sample_weight_val)
         return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
 
-    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more on this batch of data; X, y and sample_weight as in `fit`."""
         return fit_estimator(self, X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:
         """Predictions of shape (n,), or (n, n_outputs), or one column per quantile, in the order of `quantile`."""
-        yhat, place, caller = self._outputs(X, "predict")
-        if yhat.shape[1] == 1:
-            return bring(yhat[:, 0], place, caller)
-        return bring(self._uncrossed(yhat, place), place, caller)
+        return prediction.predict(self, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2; for the loss "pinball" D^2, the share of the pinball loss explained, averaged over the quantiles."""
-        return self._score_predictions(host(y), host(self.predict(X)), host(sample_weight))
+        return prediction.score(self, X, y, sample_weight)
 
-    # --- What Fitting and Predicting ask ---
-
-    def _encode(self, y: Any, sample_weight: Any, inputs: Inputs, **_: bool) -> Samples:
-        return Samples(inputs, *self._encode_held_out(y, sample_weight, inputs, "sample_weight"))
-
-    def _encode_held_out(
-        self, y: Any, sample_weight: Any, inputs: Inputs, name: str = "sample_weight_val"
-    ) -> tuple[HostArray, HostArray, HostArray | None]:
-        y = check_targets(self, y, inputs, numeric=True)
-        if len(self._loss_row(1).parameters.get("quantile", ())) > 1 and y.ndim > 1:
-            raise InvalidInputError(f"quantiles are of one output: y must have shape (n,); got {y.shape}.")
-        targets = y[:, None] if y.ndim == 1 else y
-        return y, targets, check_weights(sample_weight, inputs.n, name)
-
-    def _strata(self, _: Samples) -> None:
-        return None
-
-    def _loss_row(self, _: int) -> Loss:
-        if self.loss == "pinball":
-            quantile = self.quantile
-            return loss("pinball", quantile=tuple(quantile) if isinstance(quantile, (list, tuple)) else quantile)
-        return loss(self.loss)
-
-    def _quantiles(self) -> tuple[float, ...]:
+    def _known_targets(self) -> Numbers:
         network = vars(self).get("_network")
-        row = self._loss_row(1) if network is None else network.loss  # the loss it was fitted with, where it was
-        return tuple(row.parameters.get("quantile", ()))
+        # The loss it was fitted with, where it was.
+        return numbers_of(self.loss, self.quantile) if network is None else Numbers(network.loss)
 
-    def _uncrossed(self, yhat: Array, place: Place) -> Array:
-        # Sorted, the quantiles of a sample cannot cross (Chernozhukov et al., Econometrica 78, 2010).
-        quantiles = self._quantiles()
-        if len(quantiles) < 2:
-            return yhat
-        ranks = np.argsort(np.argsort(quantiles)).astype(np.int32)
-        return place.xp.take(place.xp.sort(yhat, axis=-1), place.asarray(ranks), axis=1)
-
-    def _fitted_targets(self) -> dict[str, Any]:
-        return {}
-
-    def _score_of(self, held_out: HeldOut) -> Score:
-        y, w = held_out.y, held_out.w
-        if not self._quantiles():
-            return r2_of(y, w, held_out.inputs.dtype)
-        return lambda yhat: self._score_predictions(y, self._uncrossed(yhat, NUMPY), w)
-
-    def _score_predictions(self, y: HostArray, yhat: HostArray, w: HostArray | None) -> float:
-        quantiles = self._quantiles()
-        if not quantiles:
-            return float(r2_score(y, yhat, sample_weight=w))
-        columns = yhat.reshape(len(yhat), -1).T
-        pairs = zip(quantiles, columns, strict=True)
-        return float(np.mean([d2_pinball_score(y, column, sample_weight=w, alpha=q) for q, column in pairs]))
-
-    def _sklearn_twin(self, network: Any) -> tuple[Any, dict[str, Any], HostArray]:
-        from sklearn.neural_network import MLPRegressor as Theirs
-
-        if len(self._quantiles()) > 1:
-            raise InvalidInputError("scikit-learn's MLP knows no quantiles that share a network.")
-        name = network.loss.name
-        extra = {"loss": name if name in ("squared_error", "poisson") else "squared_error"}
-        n = network.layout.sizes[-1]
-        return Theirs, extra, np.zeros((2, n)) if n > 1 else np.zeros(2)
+    def _learn(
+        self,
+        y: Any,
+        w: Any,
+        inputs: Inputs,
+        *,
+        anew: bool,  # noqa: ARG002
+        incremental: bool,  # noqa: ARG002
+        classes: Any = None,  # noqa: ARG002
+    ) -> tuple[Numbers, Samples]:
+        targets = numbers_of(self.loss, self.quantile)
+        return targets, targets.encode(y, w, inputs)

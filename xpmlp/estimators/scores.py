@@ -20,7 +20,7 @@ def accuracy_of(targets: HostArray, w: HostArray | None, *, exclusive: bool, n_c
     Parameters
     ----------
     targets : array of bool, shape (n, n_outputs)
-        As `Labels.encode` writes them.
+        As `Classes.columns` writes them.
     w : array of shape (n,) or None
     exclusive : bool
         A sample has one label, and the largest output decides; else each output is on its own.

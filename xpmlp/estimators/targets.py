@@ -1,152 +1,183 @@
-"""Classes as targets and back: how labels are written for the network, how its outputs are read, what classes weigh.
+"""What y means to an estimator: one object, in which a classifier and a regressor differ.
 
-binary      one output, P(the second class)                 targets (n, 1) of 0 and 1
-multiclass  one output per class, which sum to 1            targets (n, n_classes), one-hot
-multilabel  one output per label, each on its own           targets (n, n_labels) of 0 and 1
+`Targets` says what it must answer; `Numbers` are those of a regressor, `classes.Classes` those of a classifier.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.metrics import d2_pinball_score, r2_score
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
-from xpmlp.estimators.validation import InvalidInputError
+from xpmlp.estimators.scores import Score, r2_of
+from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, bring, check_targets, check_weights
+from xpmlp.network.losses import Loss
+from xpmlp.network.losses import loss as find_loss
+from xpmlp.training.checkpoints import Arrays, Document
 
 
-class Labels(NamedTuple):
-    """The classes, sorted, and how they are written."""
+class Samples(NamedTuple):
+    """Checked samples: what is trained on, or held out."""
 
-    kind: str  # "binary", "multiclass" or "multilabel"
-    classes: HostArray
+    inputs: Inputs
+    y: HostArray  # as the caller has it: labels, numbers
+    targets: HostArray  # as the network has it, of shape (n, n_outputs)
+    w: HostArray | None
+
+    def take(self, rows: HostArray) -> "Samples":
+        """Some of the samples."""
+        w = None if self.w is None else self.w[rows]
+        return Samples(self.inputs.take(rows), self.y[rows], self.targets[rows], w)
+
+
+class Twin(NamedTuple):
+    """What makes scikit-learn's own estimator of the same kind."""
+
+    name: str  # of its class
+    parameters: Mapping[str, Any]
+    y: HostArray  # the least that it can be fitted to
+
+
+class Targets(Protocol):
+    """What y means: how it is written for the network, how its outputs are read, judged and stored."""
 
     @property
-    def n_outputs(self) -> int:
-        """Columns of the targets."""
-        return 1 if self.kind == "binary" else len(self.classes)
+    def attributes(self) -> dict[str, Any]:
+        """What a fitted estimator shows of it."""
+        ...
 
     @property
-    def loss(self) -> str:
-        """The loss that suits them."""
-        return "cross_entropy" if self.kind == "multiclass" else "binary_cross_entropy"
+    def onnx_tail(self) -> dict[str, Any]:
+        """What an ONNX graph adds to the outputs, in the words of `interop.onnx.estimator_to_onnx`."""
+        ...
 
-    def encode(self, y: HostArray) -> HostArray:
-        """Targets of shape (n, n_outputs), as booleans."""
-        if self.kind == "multilabel":
-            return np.asarray(y, dtype=bool)
-        codes = self.codes(y)
-        if self.kind == "binary":
-            return np.asarray(codes[:, None] == 1)
-        return np.asarray(codes[:, None] == np.arange(len(self.classes)))
+    def loss(self, n_outputs: int) -> Loss:
+        """The loss of a network with so many outputs."""
+        ...
 
-    def codes(self, y: HostArray) -> HostArray:
-        """The place of each label in `classes`."""
-        return np.searchsorted(self.classes, y)
+    def encode(self, y: Any, w: Any, inputs: Inputs, name: str = "sample_weight") -> Samples:
+        """Samples of targets that are known; `name` is that of the weights.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If y holds what it cannot.
+        """
+        ...
+
+    def strata(self, samples: Samples) -> HostArray | None:
+        """What a part that is held out keeps the shares of."""
+        ...
 
     def decode(self, yhat: Array, place: Place, caller: Place) -> Array:
-        """The predicted classes, in the caller's namespace, from outputs that live on `place`."""
-        to_numpy = place.backend.to_numpy
-        if self.kind == "multilabel":
-            return caller.asarray(to_numpy(yhat > 0.5).astype(np.int64))
-        if self.kind == "binary":
-            codes = to_numpy(yhat[:, 0] > 0.5).astype(np.int64)
-        elif "int64" in place.backend.lacks(place.device):  # argmax is int64 by the standard
-            codes = np.argmax(to_numpy(yhat), axis=-1)
-        else:
-            codes = to_numpy(place.xp.argmax(yhat, axis=-1))
-        if len(self.classes) == 1:
-            codes = np.zeros_like(codes)
-        labels = self.classes[codes]
-        # Strings live nowhere but on the host.
-        return labels if caller.backend.name == "numpy" or labels.dtype.kind not in "biuf" else caller.asarray(labels)
+        """Predictions, where the caller is, of outputs (n, n_outputs) that live on `place`."""
+        ...
+
+    def score(self, y: Any, predicted: HostArray, w: Any) -> float:
+        """How good predictions are; 1 at best."""
+        ...
+
+    def watched(self, held_out: Samples) -> Score:
+        """`score` of these samples, from the network's outputs, made once for many epochs."""
+        ...
+
+    def write(self, arrays: Arrays) -> Document:
+        """What a file holds of it: words here, and numbers in `arrays`."""
+        ...
+
+    def twin(self, loss: Loss, n_outputs: int) -> Twin:
+        """scikit-learn's estimator of the same kind; ValueError where it has none."""
+        ...
 
 
-def labels_of(y: HostArray) -> Labels:
-    """The labels that `y` holds."""
-    check_classification_targets(y)
-    kind = type_of_target(y, input_name="y")
-    if kind == "multilabel-indicator":
-        return Labels("multilabel", np.arange(y.shape[1]))
-    if y.ndim == 2:
-        raise InvalidInputError(
-            f"y must hold one label per sample, or 0 and 1 in a column per label; got {kind} of shape {y.shape}."
-        )
-    return labels_among(np.unique(y))
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers, with one column per output, and the loss that measures them: see `Targets`."""
 
+    owner = "MLPRegressor"
 
-def labels_among(classes: HostArray) -> Labels:
-    """The labels of a problem with these classes, one per sample."""
-    return Labels("multiclass" if len(classes) > 2 else "binary", classes)
+    row: Loss
 
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Those of the loss "pinball"."""
+        return tuple(self.row.parameters.get("quantile", ()))
 
-def classes_given(classes: Any) -> HostArray:
-    """The argument `classes` of a first partial_fit, sorted."""
-    return np.asarray(unique_labels(classes))
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """See `Targets`."""
+        return {}
 
+    @property
+    def onnx_tail(self) -> dict[str, Any]:
+        """See `Targets`."""
+        return {"quantiles": self.quantiles}
 
-def check_known(y: HostArray, labels: Labels, *, all_of_them: bool) -> None:
-    """InvalidInputError where `y` holds other labels than those that were learned."""
-    if labels.kind == "multilabel":
-        kinds = ("multilabel-indicator", "binary")
-        if y.ndim != 2 or y.shape[1] != len(labels.classes) or type_of_target(y) not in kinds:
-            raise InvalidInputError(
-                f"y must be a 0/1 matrix with {len(labels.classes)} columns, one per label, as before; got {y.shape}."
-            )
+    def loss(self, n_outputs: int) -> Loss:  # noqa: ARG002
+        """See `Targets`."""
+        return self.row
+
+    def encode(self, y: Any, w: Any, inputs: Inputs, name: str = "sample_weight") -> Samples:
+        """See `Targets`."""
+        y = check_targets(self.owner, y, inputs, numeric=True)
+        if len(self.quantiles) > 1 and y.ndim > 1:
+            raise InvalidInputError(f"quantiles are of one output: y must have shape (n,); got {y.shape}.")
+        targets = y[:, None] if y.ndim == 1 else y
+        return Samples(inputs, y, targets, check_weights(w, inputs.n, name))
+
+    def strata(self, samples: Samples) -> None:  # noqa: ARG002
+        """See `Targets`."""
         return
-    if y.ndim != 1:
-        raise InvalidInputError(f"y must hold one label per sample, as before; got shape {y.shape}.")
-    classes = np.unique(y)
-    if all_of_them:
-        if set(classes) != set(labels.classes):
-            raise InvalidInputError(
-                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {labels.classes}, `y` has {classes}"
-            )
-    elif len(np.setdiff1d(classes, labels.classes)):
-        raise InvalidInputError(
-            f"`y` has classes not in `self.classes_`. `self.classes_` has {labels.classes}. 'y' has {classes}."
+
+    def decode(self, yhat: Array, place: Place, caller: Place) -> Array:
+        """See `Targets`."""
+        if yhat.shape[1] == 1:
+            return bring(yhat[:, 0], place, caller)
+        return bring(self.uncrossed(yhat, place), place, caller)
+
+    def uncrossed(self, yhat: Array, place: Place) -> Array:
+        """The outputs with the quantiles of each sample sorted: so they cannot cross.
+
+        Chernozhukov et al., Econometrica 78 (2010).
+        """
+        if len(self.quantiles) < 2:
+            return yhat
+        ranks = np.argsort(np.argsort(self.quantiles)).astype(np.int32)
+        return place.xp.take(place.xp.sort(yhat, axis=-1), place.asarray(ranks), axis=1)
+
+    def score(self, y: Any, predicted: HostArray, w: Any) -> float:
+        """See `Targets`."""
+        if not self.quantiles:
+            return float(r2_score(y, predicted, sample_weight=w))
+        columns = predicted.reshape(len(predicted), -1).T
+        pairs = zip(self.quantiles, columns, strict=True)
+        return float(np.mean([d2_pinball_score(y, column, sample_weight=w, alpha=q) for q, column in pairs]))
+
+    def watched(self, held_out: Samples) -> Score:
+        """See `Targets`."""
+        if not self.quantiles:
+            return r2_of(held_out.y, held_out.w, held_out.inputs.dtype)
+        return lambda yhat: self.score(held_out.y, self.uncrossed(yhat, NUMPY), held_out.w)
+
+    def write(self, arrays: Arrays) -> Document:  # noqa: ARG002
+        """See `Targets`."""
+        return {}
+
+    def twin(self, loss: Loss, n_outputs: int) -> Twin:
+        """See `Targets`."""
+        if len(self.quantiles) > 1:
+            raise InvalidInputError("scikit-learn's MLP knows no quantiles that share a network.")
+        known = loss.name if loss.name in ("squared_error", "poisson") else "squared_error"
+        return Twin("MLPRegressor", {"loss": known}, np.zeros((2, n_outputs)) if n_outputs > 1 else np.zeros(2))
+
+
+def numbers_of(loss: Any, quantile: Any) -> Numbers:
+    """The targets that a regressor with these parameters has."""
+    if isinstance(loss, str) and loss == "pinball":
+        return Numbers(
+            find_loss("pinball", quantile=tuple(quantile) if isinstance(quantile, (list, tuple)) else quantile)
         )
-
-
-def class_weights(
-    class_weight: Any, labels: Labels, y: HostArray, w: HostArray | None, *, incremental: bool
-) -> dict[Any, float] | None:
-    """The weight of each class, or None where they all weigh the same.
-
-    "balanced" is n / (n_classes * n_c), where n and n_c sum sample weights; King & Zeng, Political Analysis 9 (2001).
-    """
-    if class_weight is None:
-        return None
-    if labels.kind == "multilabel":
-        raise InvalidInputError("class_weight needs one class per sample; y has several labels. Use sample_weight.")
-    if class_weight == "balanced":
-        if incremental:
-            raise InvalidInputError(
-                "class_weight 'balanced' is not supported for partial_fit: a batch does not know how frequent the "
-                "classes are. Pass a dict, for instance from sklearn.utils.class_weight.compute_class_weight."
-            )
-        w = np.ones(len(y)) if w is None else w
-        counts = np.bincount(labels.codes(y), weights=w, minlength=len(labels.classes))
-        share = w.sum() / len(labels.classes)
-        return {c: share / n if n else 0.0 for c, n in zip(labels.classes, counts, strict=True)}
-    known = list(labels.classes)
-    for name, weight in class_weight.items():
-        if name not in known:
-            raise InvalidInputError(
-                f"class_weight names a class {name!r} that is not among the classes {labels.classes}."
-            )
-        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)) or not 0.0 <= weight < np.inf:
-            raise InvalidInputError(f"class_weight[{name!r}] must be a finite number of at least 0; got {weight!r}.")
-    return {c: float(class_weight.get(c, 1.0)) for c in known}
-
-
-def weigh(weights: dict[Any, float] | None, labels: Labels, y: HostArray, w: HostArray | None) -> HostArray | None:
-    """Sample weights times the weights of their classes."""
-    if weights is None:
-        return w
-    of_samples = np.asarray([weights[c] for c in labels.classes])[labels.codes(y)]
-    total: HostArray = of_samples if w is None else w * of_samples
-    if not np.any(total > 0.0):
-        raise InvalidInputError("class_weight leaves no sample with a weight above 0.")
-    return total
+    return Numbers(find_loss(loss))

@@ -171,15 +171,16 @@ def _check_array(X: Any) -> Array:
     return X
 
 
-def check_targets(estimator: Any, y: Any, inputs: Inputs, *, numeric: bool) -> HostArray:
-    """Y on the host, of shape (n,) or (n, n_outputs); a single column is flattened, with scikit-learn's warning."""
+def check_targets(owner: str, y: Any, inputs: Inputs, *, numeric: bool) -> HostArray:
+    """Y on the host, of shape (n,) or (n, n_outputs); a single column is flattened, with scikit-learn's warning.
+
+    `owner` is the name of the estimator's class, for messages.
+    """
     if y is None:
-        raise InvalidInputError(
-            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
-        )
+        raise InvalidInputError(f"This {owner} estimator requires y to be passed, but the target y is None.")
     y = host(y)
     options = {"ensure_all_finite": True, "ensure_2d": False, "dtype": None, "input_name": "y"}
-    y = check_array(y, accept_sparse="csr", estimator=estimator, **options)
+    y = check_array(y, accept_sparse="csr", estimator=owner, **options)
     y = y.toarray() if sparse.issparse(y) else y
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
@@ -231,6 +232,14 @@ def move(x: Any, place: Place, dtype: str) -> Array:
     if here.backend is place.backend and here.device == place.device:
         return place.xp.astype(x, getattr(place.xp, dtype), copy=False)
     return to_backend(x, place.backend.name, device=place.device_name, dtype=dtype)
+
+
+def bring(values: Array, place: Place, caller: Place) -> Array:
+    """An answer, to where the caller is; in float32 where there is no float64."""
+    if place.backend is caller.backend and place.device == caller.device:
+        return values
+    there: HostArray = place.backend.to_numpy(values)
+    return caller.asarray(there if caller.float64 else there.astype(np.float32))
 
 
 def _is_host(x: Any) -> bool:

@@ -56,10 +56,10 @@ def open_up(model: Any) -> Opened:
     if isinstance(model, MLP):
         return Opened(model.network, model.layout.unpack(model.parameters), model.place, model.dtype, model.n_networks)
     _demand_estimator(model)
-    place = model._place()
-    network = model._fitted_network([None, *model.coefs_])
-    W, b = ([None, *map(place.xp.asarray, values)] for values in (model.coefs_, model.intercepts_))
-    return Opened(network, Parameters(W, b), place, model.dtype_, None)
+    from xpmlp.estimators.prediction import opened
+
+    network, p, place = opened(model)
+    return Opened(network, p, place, model.dtype_, None)
 
 
 def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Batch:
@@ -72,14 +72,9 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
         door = content_of(model).door
         return Batch(door.inputs(x), None, None) if y is None else Batch(*door.samples(x, targets, w))
     _demand_estimator(model)
-    from xpmlp.estimators.validation import check_inputs, our_errors
+    from xpmlp.estimators.prediction import samples_for
 
-    with our_errors():
-        inputs = check_inputs(model, X, place=model._place(), dtype=model.dtype_, reset=False)
-        blank = np.zeros((inputs.n, 1)), None
-        targets, w = blank if y is None else model._encode_held_out(y, sample_weight, inputs)[1:]
-        ((x, targets, w),) = inputs.data(targets, w, inputs.n).batches(None)
-    return Batch(x, None if y is None else targets, w)
+    return Batch(*samples_for(model, X, y, sample_weight))
 
 
 def curves_of(model: Any) -> dict[str, HostArray]:
@@ -130,8 +125,10 @@ def _brought(values: Any, model: MLP) -> Any:
 
 
 def _demand_estimator(model: Any) -> None:
+    from xpmlp.estimators.attributes import Attributes
+
     name = type(model).__name__
-    if not hasattr(type(model), "_fitted_network"):
+    if not isinstance(model, Attributes):
         raise TypeError(f"an MLP or an estimator of xpmlp is needed here; got {name}.")
     if not hasattr(model, "coefs_"):
         raise ValueError(f"this {name} has no weights yet; call its fit first.")

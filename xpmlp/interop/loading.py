@@ -48,9 +48,10 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
             return mlp_of(serialization.of_stored(document, arrays, place or select(None)))
         if document["kind"] in ("MLPClassifier", "MLPRegressor"):
             from xpmlp.estimators import MLPClassifier, MLPRegressor
+            from xpmlp.estimators.serialization import of_stored
 
             cls: Any = MLPClassifier if document["kind"] == "MLPClassifier" else MLPRegressor
-            return cls._of_stored(document, arrays, place)
+            return of_stored(cls, document, arrays, place)
         raise ValueError(f"it holds a {document['kind']!r}, which this version of xpmlp does not know.")
 
 

@@ -209,8 +209,9 @@ class ScheduleDisplay(Display):
         if isinstance(estimator, MLP):
             return cls.from_history(estimator.history, ax=ax, **kw)
         from xpmlp.estimators.building import build_schedule
+        from xpmlp.estimators.settings import settings_of
 
-        row, on_plateau = build_schedule(estimator)
+        row, on_plateau = build_schedule(settings_of(estimator))
         if on_plateau == "divide":
             raise ValueError('learning_rate="adaptive" has no plan: it follows the loss.')
         epochs, rate = int(estimator.max_iter), float(estimator.learning_rate_init)

@@ -1,0 +1,135 @@
+"""From the settings of an estimator and its samples to the `Problem` that the one fit is given."""
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.backends import Place, warn
+from xpmlp.estimators import building
+from xpmlp.estimators.checkpointing import Shuffles
+from xpmlp.estimators.settings import Settings
+from xpmlp.estimators.targets import Samples
+from xpmlp.network import Network
+from xpmlp.optim.optimizers import OPTIMIZERS
+from xpmlp.optim.schedules import schedule
+from xpmlp.runners import lbfgs
+from xpmlp.runners.step import Task
+from xpmlp.training import Problem, rows_at_once
+from xpmlp.training.loop import Plan
+
+
+def problem(
+    settings: Settings,
+    network: Network,
+    samples: Samples,
+    held_out: Samples | None,
+    draws: Shuffles,
+    *,
+    checkpoints: bool,
+    incremental: bool,
+) -> Problem:
+    """The problem of a solver that goes from batch to batch; one epoch where it is `incremental`."""
+    data = samples.inputs.data(samples.targets, samples.w, _batch_size(settings, samples.inputs.n))
+    optimizer = building.build_optimizer(settings)
+    schedule, on_plateau = building.build_schedule(settings)
+    task = Task(
+        network,
+        optimizer,
+        l2=float(settings.alpha),
+        clip_norm=None if settings.clip_norm is None else float(settings.clip_norm),
+        decays=_decays(network, data.place, samples.inputs.dtype) if optimizer.weight_decay else None,
+    )
+    plan = Plan(
+        n_epochs=1 if incremental else int(settings.max_iter),
+        learning_rate=float(settings.learning_rate_init),
+        schedule=schedule,
+        n_batches=data.n_batches,
+        n_samples=data.n,
+        patience=float(settings.n_iter_no_change),
+        tol=float(settings.tol),
+        keep_best=bool(settings.early_stopping),
+        on_plateau=on_plateau,
+        on_divergence="restore" if settings.early_stopping else "raise",
+        max_time=float("inf") if settings.max_time is None else float(settings.max_time),
+        know_best=checkpoints,
+    )
+    # One batch of everything is the same in any order; nobody sees whether a seeded generator was asked for it.
+    shuffles = settings.shuffle and (data.n_batches > 1 or not isinstance(settings.random_state, numbers.Integral))
+    scores = bool(settings.scoring != "loss")
+    return Problem(
+        task,
+        data,
+        plan,
+        draws.of(samples.inputs.n, shuffles),
+        held_out=None if held_out is None else _looked_at(held_out, network),
+        # Without early stopping what is held out is looked at, but decides nothing.
+        monitor=("validation_score" if scores else "validation_loss") if settings.early_stopping else "loss",
+        greater_is_better=bool(settings.early_stopping) and scores,
+        monitors=_monitored(settings, network),
+        seed=_dropout_seed(network, data.place, draws.rng),
+    )
+
+
+def _monitored(settings: Settings, network: Network) -> str:
+    """What the monitored value depends on beside weights and samples."""
+    loss = f"{network.loss.name} {sorted(network.loss.parameters.items())}"
+    if not settings.early_stopping:
+        return f"the loss of training, {loss}, alpha {float(settings.alpha)!r}"
+    scoring = settings.scoring
+    return f"{'score' if scoring is None else scoring} of what is held out" + (f", {loss}" if scoring == "loss" else "")
+
+
+def problem_of_lbfgs(
+    settings: Settings,
+    network: Network,
+    samples: Samples,
+    held_out: Samples | None,
+    draws: Shuffles,
+    *,
+    checkpoints: bool,
+    incremental: bool,  # noqa: ARG001  # there is none
+) -> Problem:
+    """The problem of L-BFGS, which sees all samples in each iteration."""
+    data = samples.inputs.data(samples.targets, samples.w, rows_at_once(network.layout.sizes))
+    max_time = float("inf") if settings.max_time is None else float(settings.max_time)
+    plan = Plan(
+        int(settings.max_iter), float("nan"), schedule("constant"), 1, 0,
+        on_divergence="raise", max_time=max_time, know_best=checkpoints,
+    )  # fmt: skip
+    return Problem(
+        Task(network, OPTIMIZERS["sgd"], l2=float(settings.alpha)),
+        data,
+        plan,
+        draws.of(samples.inputs.n, False),
+        held_out=None if held_out is None else _looked_at(held_out, network),
+        runner=lambda task, data, *_: lbfgs.Runner(
+            lbfgs.objective(task, data), max_fun=int(settings.max_fun), tol=float(settings.tol)
+        ),
+    )
+
+
+def _batch_size(settings: Settings, n: int) -> int:
+    if settings.batch_size == "auto":
+        return min(200, n)
+    if settings.batch_size > n:
+        warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", UserWarning)
+    return min(int(settings.batch_size), n)
+
+
+def _dropout_seed(network: Network, place: Place, rng: np.random.RandomState) -> Array | None:
+    if not network.dropout:
+        return None
+    return place.asarray(rng.randint(2**31 - 1, size=(1, 1)).astype(np.int32))
+
+
+def _looked_at(held_out: Samples, network: Network) -> Any:
+    inputs, rows = held_out.inputs, rows_at_once(network.layout.sizes)
+    if inputs.n <= rows and not isinstance(inputs.x, np.ndarray) and hasattr(inputs.x, "toarray"):
+        inputs = inputs._replace(x=inputs.x.toarray())  # once, and not in every epoch
+    return inputs.data(held_out.targets, held_out.w, rows)
+
+
+def _decays(network: Network, place: Place, dtype: str) -> Array:
+    return network.layout.fill(lambda segment: segment.decays, place.asarray(np.zeros(0), dtype))
