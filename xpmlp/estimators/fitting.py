@@ -187,8 +187,7 @@ def _begin(
     """What training goes on from: everything in partial_fit, all but the optimizer in a warm start."""
     if anew or settings.solver == "lbfgs":
         return Fitted(network, p)
-    curves = CURVES if validated else {"loss": CURVES["loss"]}
-    history = {name: list(getattr(estimator, curve, None) or []) for name, curve in curves.items()}
+    history = _history(estimator, validated)
     optimizer = building.build_optimizer(settings)
     fresh = optimizer.init(p).slots
     known: Carried | None = getattr(estimator, "_carried", None)
@@ -204,6 +203,17 @@ def _begin(
     place = place_of(p)
     slots = tuple(here.asarray(building.on_place(slot, place, dtype), copy=True) for slot in known.slots)
     return Fitted(network, p, history, carried=known._replace(slots=slots))
+
+
+def _history(estimator: Attributes, validated: bool) -> dict[str, list[Any]]:
+    """The curves so far, an entry for each epoch."""
+    known = {name: list(getattr(estimator, curve, None) or []) for name, curve in CURVES.items()}
+    n = len(known["loss"])
+    return {
+        name: [float("nan")] * (n - len(curve)) + curve
+        for name, curve in known.items()
+        if curve or validated or name == "loss"
+    }
 
 
 def _tell(
@@ -257,8 +267,8 @@ def _attributes(
         **building.shape_attributes(network),
         "n_iter_": fitted.epochs,
         "t_": fitted.samples,
-        "validation_scores_": history.get("validation_score"),
-        "validation_loss_curve_": history.get("validation_loss"),
+        "validation_scores_": _from_the_first(history.get("validation_score")),
+        "validation_loss_curve_": _from_the_first(history.get("validation_loss")),
         **targets.attributes,
     }
     losses = history.get("loss", [])
@@ -277,3 +287,11 @@ def _attributes(
             shown["best_validation_score_"] = best if settings.scoring != "loss" else -best
         shown |= {"_carried": fitted.carried, "_slim": not incremental}
     return shown
+
+
+def _from_the_first(curve: list[float] | None) -> list[float] | None:
+    """A curve from the first epoch on in which it was measured; its last entry is that of the last epoch."""
+    if curve is None:
+        return None
+    unknown = np.isnan(curve)
+    return curve[int(np.argmin(unknown)) :] if len(curve) and unknown[0] and not unknown.all() else curve
