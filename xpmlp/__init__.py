@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from xpmlp.io.moved import install as find_moved_modules
+
 if TYPE_CHECKING:
     from xpmlp.backends import (
         BackendFallbackWarning,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from xpmlp.training.loop import DivergenceError, DivergenceWarning
 
 __version__ = "0.1.0"
+
+find_moved_modules()
 
 # Everything is imported when it is first asked for (PEP 562): the command line must hear Ctrl-C before NumPy loads.
 _ROOMS = {

@@ -9,9 +9,9 @@ What a layer has beside W and b (`Other`) lies behind the weights where it decay
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
@@ -56,7 +56,7 @@ class Segment(NamedTuple):
     start: int
     stop: int
     shape: tuple[int, ...]  # (n_in, n_out) of W, (n_out,) of b
-    decays: bool
+    decays: bool = False  # pickles of 0.1.0 hold none
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,15 @@ class Layout:
     sizes: tuple[int, ...]
     alignment: int = 1
     others: tuple[Other, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is derived from them is derived anew, also by another version."""
+        return {name: value for name, value in vars(self).items() if name in _FIELDS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """See `__getstate__`; a pickle of 0.1.0 holds more."""
+        for name in _FIELDS & set(state):
+            object.__setattr__(self, name, state[name])
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
@@ -175,3 +184,6 @@ class Layout:
 
     def _nothing_of_its_own(self) -> list[dict[str, Array]]:
         return [{} for _ in self.sizes] if self.others else []
+
+
+_FIELDS = {column.name for column in fields(Layout)}

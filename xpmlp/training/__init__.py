@@ -2,6 +2,7 @@
 
 from xpmlp.training.evaluation import Outcome, evaluate, outputs, plain, rows_at_once
 from xpmlp.training.fitting import fit
+from xpmlp.training.loop import Standing
 from xpmlp.training.problem import Asked, Carried, Draws, Fitted, Observer, Problem, Saved
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "Saved",
+    "Standing",
     "evaluate",
     "fit",
     "outputs",
