@@ -7,7 +7,7 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp.backends import HostArray, place_of
-from xpmlp.inspection.differences import Compared, LossSurface
+from xpmlp.inspection.differences import Compared, LossSurface, resolved
 from xpmlp.inspection.models import open_up
 from xpmlp.inspection.precise import Precise
 from xpmlp.inspection.report import GradientReport, GradientRow
@@ -127,10 +127,10 @@ def check_gradients(
     for segment, elements_of_it in chosen.items():
         index = segment.start + elements_of_it
         mine = ours[..., index]
-        compared = surface.compare(index, mine, h) if precise is None else precise.compare(index, mine)
+        compared = surface.compare(index, mine, h, tolerance) if precise is None else precise.compare(index, mine)
         rows.append(_row(segment, elements_of_it, mine, compared, tolerance))
     resolution = max(row.resolution for row in rows)
-    return GradientReport(tuple(rows), surface.loss, surface.n, h, tolerance, resolution, digits)
+    return GradientReport(tuple(rows), surface.loss, surface.n, h, tolerance, resolution, digits, surface.on_kinks)
 
 
 def _chosen(segment: Segment, elements: int, rng: np.random.Generator) -> HostArray:
@@ -163,12 +163,18 @@ def _foreign(layout: Layout, lead: tuple[int, ...], gradients: Any) -> HostArray
 
 
 def _row(segment: Segment, chosen: HostArray, ours: HostArray, compared: Compared, tolerance: float) -> GradientRow:
-    numerical, apart, resolution, shown = compared
+    numerical, apart, bound, shown = compared
     largest_ours, largest_numerical = float(np.max(np.abs(ours))), float(np.max(np.abs(numerical)))
-    scale, difference = max(largest_ours, largest_numerical), float(np.max(apart))
-    at = np.unravel_index(int(np.argmax(apart)), apart.shape)  # a NaN counts as the largest
+    sizes = np.maximum(np.abs(ours), np.abs(numerical))
+    scale = float(np.max(np.where(np.isfinite(sizes), sizes, 0.0)))
+    # What is not a number is wrong, unless there is none to compare it with (a loss that overflows).
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    relatives = np.where(np.isfinite(bound), apart / np.maximum(scale, np.maximum(bound / tolerance, TINY)), 0.0)
+    # Of those that are as far off as the furthest, the one with the largest difference
+    furthest = relatives >= np.max(relatives)
+    at = np.unravel_index(int(np.argmax(np.where(furthest, apart, -1.0))), apart.shape)
     element = np.unravel_index(int(chosen[at[-1]]), segment.shape)
-    relative = difference / max(scale, resolution / tolerance, TINY)
+    relative, resolution = float(relatives[at]), resolved(sizes, bound, scale)
     return GradientRow(
         segment.name,
         segment.layer,
@@ -176,12 +182,12 @@ def _row(segment: Segment, chosen: HostArray, ours: HostArray, compared: Compare
         len(chosen),
         largest_ours,
         largest_numerical,
-        difference,
+        float(apart[at]),
         relative=relative,
         where=tuple(int(i) for i in (*at[:-1], *element)),
         factor=_factor(ours, numerical),
         ok=relative <= tolerance,
-        undecided=0.0 < 1e-3 * scale < resolution,
+        undecided=0.0 < 1e-3 * scale < resolution or bool(np.any(np.isinf(bound) & (sizes != 0.0))),
         resolution=resolution,
         ours_there=float(ours[at]),
         digits_there=shown,
