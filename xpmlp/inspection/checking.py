@@ -55,7 +55,8 @@ def check_gradients(
         Derivatives from elsewhere, to be compared with the differences in place of ours: each a sequence of K arrays,
         or of K + 1 whose first is None, as `net.dW` is.
     step : float
-        h. A larger one truncates more (as h^2), a smaller one rounds more (as 1/h).
+        h. A larger one truncates more, a smaller one rounds more (as 1/h). Both are measured; where h resolves too
+        little, 32 h, 1024 h and h / 32 are tried, too.
     tolerance : float, optional
         Of the largest difference, as a share of the largest derivative of the same W or b: 1e-6 where nothing is said,
         and 1e-12 with `digits`.
@@ -69,7 +70,9 @@ def check_gradients(
     GradientReport
         True where all agree. Its `repr` is a table: the largest derivative of each W and b, ours and numerical, their
         largest difference, and the factor between them where there is one: 2 points at a derivative that is doubled, -1
-        at a sign, the batch size at a mean taken for a sum.
+        at a sign, the batch size at a mean taken for a sum. A row whose derivatives are less than 1,000 times what can
+        be resolved is called "too small to tell". `on_kinks` samples stand on a kink, where a derivative between its
+        two sides is right.
 
     Raises
     ------

@@ -124,8 +124,8 @@ class LossSurface:
 
     @unwarned
     def compare(self, index: HostArray, ours: HostArray, h: float, tolerance: float) -> Compared:
-        """The elements `index` of one W[k] or b[k], with a first step of h, and others where that resolves too little."""
-        self.h, noise = h, OURS * self.sensitivity_[..., index]
+        """The elements `index` of one W[k] or b[k], with a step of h, and others where that resolves too little."""
+        self.h, noise = h, self.noise[..., index]
         sides = self.sides(index, h)
         compared = self._compared(index, ours, sides, noise)
         for factor in FURTHER:
@@ -155,7 +155,8 @@ class LossSurface:
 
         def averaged(values: HostArray) -> HostArray:
             # To (n,), or (m, n), as the flat vector is
-            return np.sum(np.where(self.share > 0.0, values * self.share, 0.0), axis=-1).T.reshape(ours.shape)
+            total: HostArray = np.sum(np.where(self.share > 0.0, values * self.share, 0.0), axis=-1)
+            return total.T.reshape(ours.shape)
 
         with np.errstate(all="ignore"):
             numerical, off = averaged(by_sample), averaged(bound) + noise
@@ -190,20 +191,10 @@ class LossSurface:
         with np.errstate(all="ignore"):
             # The steps as they are after rounding
             steps = np.abs(points[np.arange(len(index)), :, :, index] - points[np.arange(len(index)), :1, :, index])
-            return self._from_losses(*np.moveaxis(losses, 1, 0), steps[..., None], h)
+            return self._from_losses(losses, steps[..., None], h)
 
-    def _from_losses(
-        self,
-        now: HostArray,
-        up: HostArray,
-        down: HostArray,
-        up2: HostArray,
-        down2: HostArray,
-        up4: HostArray,
-        down4: HostArray,
-        steps: HostArray,
-        h: float,
-    ) -> Sides:
+    def _from_losses(self, losses: HostArray, steps: HostArray, h: float) -> Sides:
+        now, up, down, up2, down2, up4, down4 = (losses[:, i] for i in range(len(OFFSETS)))
         one, two, four = (
             (above - below) / (steps[:, i] + steps[:, i + 1])
             for i, (above, below) in ((1, (up, down)), (3, (up2, down2)), (5, (up4, down4)))
@@ -257,9 +248,9 @@ class LossSurface:
         return np.where(total > 0.0, w / np.where(total > 0.0, total, 1.0), 0.0)
 
     @cached_property
-    def sensitivity_(self) -> HostArray:
-        """`sensitivity`, computed once."""
-        return self.sensitivity()
+    def noise(self) -> HostArray:
+        """What rounding may have done to each derivative of ours."""
+        return OURS * self.sensitivity()
 
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
         trace = forward(self.network, self._parameters(flat), self.x)
