@@ -17,7 +17,8 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
-from xpmlp.inspection.differences import Problem, same_side
+from xpmlp.inspection.differences import LossSurface
+from xpmlp.inspection.kinks import same_side
 from xpmlp.inspection.models import open_up
 from xpmlp.network import Layout, Trace, backward
 
@@ -96,7 +97,7 @@ def curvature(
         )
     rate = checks.number(learning_rate, "learning_rate", above=0.0)
     roots = np.sqrt(rate * _factors(opened.network.layout, learning_rate_factors))
-    products = _Products(Problem(net, X, y, sample_weight), roots)
+    products = _Products(LossSurface(net, X, y, sample_weight), roots)
     found = np.array([_largest(products, i) for i in range(products.n_networks)])
     return float(found[0]) if opened.n_networks is None else found
 
@@ -104,7 +105,7 @@ def curvature(
 class _Products:
     """v -> P^1/2 H P^1/2 v, for one network after the other."""
 
-    def __init__(self, problem: Problem, roots: HostArray) -> None:
+    def __init__(self, problem: LossSurface, roots: HostArray) -> None:
         self.problem, self.roots = problem, roots
         self.lead = problem.flat.shape[:-1]
         self.n_networks = int(np.prod(self.lead))

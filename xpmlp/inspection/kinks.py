@@ -1,5 +1,7 @@
 """Samples that stand on a kink: where a function of the network, or the loss, has a left and a right slope."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from xpmlp._typing import Array
@@ -47,3 +49,20 @@ def _kinked(below: HostArray, now: HostArray, above: HostArray, eps: HostArray) 
         least = np.maximum(JUMP * np.maximum(np.abs(right), np.abs(left)), 1e-6)
         kinked: HostArray = np.abs(right - left) > least + rounding
     return kinked
+
+
+def same_side(network: Network, before: Trace, after: Trace, y: Array) -> Array:
+    """Which samples are on the same side of every kink as before, shape (batch,) or (m, batch)."""
+    xp = array_namespace(after.a[-1])
+    same = xp.ones(after.a[-1].shape[:-1], dtype=xp.bool, device=after.a[-1].device)
+    for now, then in zip(_sides(network, after, y), _sides(network, before, y), strict=True):
+        same = xp.logical_and(same, xp.all(now == then, axis=-1))
+    return same
+
+
+def _sides(network: Network, trace: Trace, y: Array) -> Iterator[Array]:
+    for k, row in enumerate(network.activations, start=1):
+        for kink in row.kinks:
+            yield trace.z[k] > kink
+    if network.loss.kinked:
+        yield trace.a[-1] > y
