@@ -189,6 +189,30 @@ def test_dead_since_the_epoch_in_which_they_died():
     assert str(the_one(diagnose(net), "dead")).startswith("100 % of layer 1's units are dead since epoch 3,")
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_units_that_began_alike(value):
+    X, y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([0.0, 1.0, 1.0, 0.0])
+    net = MLP([2, 4, 1], ["tanh", "sigmoid"], "binary_cross_entropy", random_state=0)
+    assert "equal units" not in diagnose(net).kinds
+    net.set_weights([np.full((2, 4), value), np.full((4, 1), value)], [np.zeros(4), np.zeros(1)])
+    net.fit(X, y, epochs=200, batch_size=None, learning_rate=0.01, callbacks=[Health(X, y)])
+    for diagnosis in (diagnose(net), diagnose(net, X, y)):
+        finding = next(it for it in diagnosis if it.kind == "equal units")
+        assert finding.layer == 1
+        assert "all 4 units of layer 1 have the same weights" in str(finding)
+
+
+def test_two_units_of_many_networks_that_are_alike():
+    net = MLP([2, 4, 4, 1], "tanh", n_networks=2, random_state=0)
+    W, b = [np.array(array) for array in net.W[1:]], [np.array(array) for array in net.b[1:]]
+    W[1][1, :, 3] = W[1][1, :, 0]
+    W[2][1, 3, :] = W[2][1, 0, :]
+    (finding,) = (it for it in diagnose(net.set_weights(W, b)) if it.kind == "equal units")
+    assert (finding.network, finding.layer) == (1, 2)
+    W[2][1, 3, :] *= 1.01  # the derivatives of their weights differ, so they part
+    assert "equal units" not in diagnose(net.set_weights(W, b)).kinds
+
+
 def test_saturated_units():
     net = trained([6, 32, 16, 4], "tanh", initializer=xpmlp.normal(4.0), epochs=5)
     found = the_one(diagnose(net), "saturated", layer=2)

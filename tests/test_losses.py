@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501  # messages stand unbroken
 
+import math
 import re
 
 import numpy as np
@@ -220,3 +221,48 @@ def test_the_weighted_mean_of_losses_is_their_sum_over_the_sum_of_weights(backen
 def test_samples_that_all_weigh_nothing_have_no_loss(backend):
     w = np.array([[0.0, 0.0], [1.0, 3.0]])
     backend.assert_close(mean(backend.put([[5.0, 7.0], [5.0, 7.0]]), backend.put(w)), np.array([0.0, 6.5]))
+
+
+# z, how many classes, and the exact loss of the right answer: log(1 + (n - 1) exp(-z)), which is next to nothing
+SURE = [(z, float(np.log1p(np.exp(-z)))) for z in (2.0, 8.0, 12.0, 17.0, 30.0, 40.0, 80.0)]
+EXACT = {"float64": 1e-14, "float32": 2e-6}
+
+
+@pytest.mark.parametrize("z, desired", SURE)
+def test_a_sure_right_answer_keeps_its_digits_whichever_class_it_is(z, desired, backend):
+    for dtype in backend.dtypes:
+        both = backend.put(np.array([[1.0], [0.0]]), dtype), backend.put(np.array([[z], [-z]]), dtype)
+        values = LOSSES["binary_cross_entropy"].value_from_scores(*both)
+        backend.assert_close(values, np.full(2, desired), rtol=EXACT[dtype], dtype=dtype)
+        scores = backend.put(np.array([[z, 0.0], [0.0, z], [z, 0.0]]), dtype)
+        y = backend.put(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), dtype)
+        values = LOSSES["cross_entropy"].value_from_scores(y, scores)
+        backend.assert_close(values[:2], np.full(2, desired), rtol=EXACT[dtype], dtype=dtype)
+        backend.assert_close(values[2:], np.full(1, z + desired), rtol=EXACT[dtype], dtype=dtype)
+
+
+def test_classes_that_tie_all_count(backend):
+    y, z = np.array([[1.0, 0.0, 0.0]]), np.array([[5.0, 5.0, 5.0]])
+    values = LOSSES["cross_entropy"].value_from_scores(backend.put(y), backend.put(z))
+    backend.assert_close(values, np.log([3.0]), rtol=VALUES[backend.dtypes[0]])
+
+
+@pytest.mark.parametrize("off", [1e-1, 1e-3, 1e-5, -1e-5, -1e-3, -0.4, -0.6, -30.0, 3.0])
+def test_poisson_near_its_optimum_keeps_its_digits(off, backend):
+    # y = 1, so that the optimum lies at z = 0 and z has all its digits
+    for dtype in backend.dtypes:
+        z = np.array([[off]]).astype(dtype)
+        t = float(z[0, 0])
+        series = math.fsum(t**n / math.factorial(n) for n in range(2, 25))
+        desired = series if abs(t) < 1.0 else math.exp(t) - 1.0 - t
+        values = LOSSES["poisson"].value_from_scores(backend.put(np.ones((1, 1)), dtype), backend.put(z, dtype))
+        backend.assert_close(values, np.array([desired]), rtol=EXACT[dtype], dtype=dtype)
+
+
+@pytest.mark.parametrize("off", [0.0, 5e-4, -9e-4])
+def test_soft_targets_that_sum_almost_to_one_sum_to_one_behind_the_door(off, backend, rng):
+    y = rng.uniform(size=(5, 3))
+    y *= (1.0 + off) / y.sum(axis=1, keepdims=True)
+    taken = check_targets(LOSSES["cross_entropy"], backend.put(y))
+    dtype = backend.dtypes[0]
+    backend.assert_close(taken, y / y.sum(axis=1, keepdims=True), rtol=VALUES[dtype], dtype=dtype)

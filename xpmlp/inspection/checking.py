@@ -7,7 +7,7 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp.backends import HostArray, place_of
-from xpmlp.inspection.differences import Compared, LossSurface
+from xpmlp.inspection.differences import Compared, LossSurface, resolved
 from xpmlp.inspection.models import open_up
 from xpmlp.inspection.precise import Precise
 from xpmlp.inspection.report import GradientReport, GradientRow
@@ -55,7 +55,8 @@ def check_gradients(
         Derivatives from elsewhere, to be compared with the differences in place of ours: each a sequence of K arrays,
         or of K + 1 whose first is None, as `net.dW` is.
     step : float
-        h. A larger one truncates more (as h^2), a smaller one rounds more (as 1/h).
+        h. A larger one truncates more, a smaller one rounds more (as 1/h). Both are measured; where h resolves too
+        little, 32 h, 1024 h and h / 32 are tried, too.
     tolerance : float, optional
         Of the largest difference, as a share of the largest derivative of the same W or b: 1e-6 where nothing is said,
         and 1e-12 with `digits`.
@@ -69,7 +70,9 @@ def check_gradients(
     GradientReport
         True where all agree. Its `repr` is a table: the largest derivative of each W and b, ours and numerical, their
         largest difference, and the factor between them where there is one: 2 points at a derivative that is doubled, -1
-        at a sign, the batch size at a mean taken for a sum.
+        at a sign, the batch size at a mean taken for a sum. A row whose derivatives are less than 1,000 times what can
+        be resolved is called "too small to tell". `on_kinks` samples stand on a kink, where a derivative between its
+        two sides is right.
 
     Raises
     ------
@@ -127,10 +130,10 @@ def check_gradients(
     for segment, elements_of_it in chosen.items():
         index = segment.start + elements_of_it
         mine = ours[..., index]
-        compared = surface.compare(index, mine, h) if precise is None else precise.compare(index, mine)
+        compared = surface.compare(index, mine, h, tolerance) if precise is None else precise.compare(index, mine)
         rows.append(_row(segment, elements_of_it, mine, compared, tolerance))
     resolution = max(row.resolution for row in rows)
-    return GradientReport(tuple(rows), surface.loss, surface.n, h, tolerance, resolution, digits)
+    return GradientReport(tuple(rows), surface.loss, surface.n, h, tolerance, resolution, digits, surface.on_kinks)
 
 
 def _chosen(segment: Segment, elements: int, rng: np.random.Generator) -> HostArray:
@@ -163,12 +166,18 @@ def _foreign(layout: Layout, lead: tuple[int, ...], gradients: Any) -> HostArray
 
 
 def _row(segment: Segment, chosen: HostArray, ours: HostArray, compared: Compared, tolerance: float) -> GradientRow:
-    numerical, apart, resolution, shown = compared
+    numerical, apart, bound, shown = compared
     largest_ours, largest_numerical = float(np.max(np.abs(ours))), float(np.max(np.abs(numerical)))
-    scale, difference = max(largest_ours, largest_numerical), float(np.max(apart))
-    at = np.unravel_index(int(np.argmax(apart)), apart.shape)  # a NaN counts as the largest
+    sizes = np.maximum(np.abs(ours), np.abs(numerical))
+    scale = float(np.max(np.where(np.isfinite(sizes), sizes, 0.0)))
+    # What is not a number is wrong, unless there is none to compare it with (a loss that overflows).
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    relatives = np.where(np.isfinite(bound), apart / np.maximum(scale, np.maximum(bound / tolerance, TINY)), 0.0)
+    # Of those that are as far off as the furthest, the one with the largest difference
+    furthest = relatives >= np.max(relatives)
+    at = np.unravel_index(int(np.argmax(np.where(furthest, apart, -1.0))), apart.shape)
     element = np.unravel_index(int(chosen[at[-1]]), segment.shape)
-    relative = difference / max(scale, resolution / tolerance, TINY)
+    relative, resolution = float(relatives[at]), resolved(sizes, bound, scale)
     return GradientRow(
         segment.name,
         segment.layer,
@@ -176,12 +185,12 @@ def _row(segment: Segment, chosen: HostArray, ours: HostArray, compared: Compare
         len(chosen),
         largest_ours,
         largest_numerical,
-        difference,
+        float(apart[at]),
         relative=relative,
         where=tuple(int(i) for i in (*at[:-1], *element)),
         factor=_factor(ours, numerical),
         ok=relative <= tolerance,
-        undecided=0.0 < 1e-3 * scale < resolution,
+        undecided=0.0 < 1e-3 * scale < resolution or bool(np.any(np.isinf(bound) & (sizes != 0.0))),
         resolution=resolution,
         ours_there=float(ours[at]),
         digits_there=shown,

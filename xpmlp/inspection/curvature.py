@@ -17,7 +17,8 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
-from xpmlp.inspection.differences import LossSurface, same_side
+from xpmlp.inspection.differences import LossSurface
+from xpmlp.inspection.kinks import same_side
 from xpmlp.inspection.models import open_up
 from xpmlp.network import Layout, Trace, backward
 

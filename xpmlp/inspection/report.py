@@ -25,8 +25,8 @@ class GradientRow:
     where: tuple[int, ...]  # the index of the largest difference; the network first where there are several
     factor: float | None  # ours = factor * numerical, element by element; None where no factor fits to 0.1 %
     ok: bool
-    undecided: bool  # too small a derivative to see an error of 0.1 % above rounding
-    resolution: float  # what rounding alone does to a difference
+    undecided: bool  # too small a derivative for an error of 0.1 % to stand above the resolution
+    resolution: float  # what rounding and truncation hide: a factor of 1.001 shows on a derivative 1,000 times as large
     ours_there: float  # the derivative at `where`
     digits_there: str | None  # the numerical one at `where`, to the digits that were asked for
 
@@ -40,7 +40,8 @@ class GradientRow:
         """One word or two for the table."""
         if not self.ok:
             return "WRONG"
-        return "too small to tell" if self.undecided else "ok"
+        hidden = "too small to tell" if math.isfinite(self.resolution) else "cannot tell"
+        return hidden if self.undecided else "ok"
 
     def line(self) -> str:
         """Return the row as it stands in the table."""
@@ -60,8 +61,9 @@ class GradientReport:
     n_samples: int
     step: float
     tolerance: float
-    resolution: float  # what rounding alone does to a difference, at most
+    resolution: float  # the largest of the rows
     digits: int | None  # of the numerical derivatives, where they were asked for; `step` then took no part
+    on_kinks: int = 0  # samples that stand on a kink of an activation or of the loss
 
     @property
     def ok(self) -> bool:
@@ -89,7 +91,9 @@ class GradientReport:
     def __repr__(self) -> str:
         wrong = [row for row in self.rows if not row.ok]
         named = "all" if len(wrong) == len(self.rows) else ", ".join(f"d{row.label}" for row in wrong)
-        verdict = f"WRONG: {named}" if wrong else "all agree"
+        hidden = sum(row.undecided for row in self.rows)
+        right = f"none is wrong, {hidden} cannot be told" if hidden else "all agree"
+        verdict = f"WRONG: {named}" if wrong else right
         lines = [
             f"Gradient check, {self.n_samples} samples, L = {self.loss:.6g}: {verdict}",
             "",
@@ -99,7 +103,10 @@ class GradientReport:
         how = (
             f"Central differences, step {self.step:g}" if self.digits is None else f"Numerical to {self.digits} digits"
         )
-        lines += ["", f"{how}. ok: relative <= {self.tolerance:g}. Below {self.resolution:.0e}: rounding."]
+        lines += ["", f"{how}. ok: relative <= {self.tolerance:g}. Below {self.resolution:.0e}: unseen."]
+        if self.on_kinks:
+            who = "1 sample stands" if self.on_kinks == 1 else f"{self.on_kinks} samples stand"
+            lines.append(f"{who} on a kink: right is what lies between its two sides.")
         for row in self.rows:
             if row.checked < math.prod(row.shape):
                 lines.append(f"{row.label}: {row.checked} of {math.prod(row.shape)} elements, drawn at random.")
