@@ -222,7 +222,7 @@ def test_the_page_of_a_rate_that_overflows_is_still_json(rng, tmp_path):
     _, X, y = problem(rng)
     net = MLP([2, 3, 1], ["exp", "identity"], random_state=0)
     net.parameters = net.parameters + 3.0
-    file = explain_step(net, X, y, learning_rate=0.01).page(tmp_path / "step.html")
+    file = explain_step(net, X, y, learning_rate=1e-8).page(tmp_path / "step.html")
     data = embedded(file.read_text(encoding="utf-8"))
     assert None in data["changes"]
 
