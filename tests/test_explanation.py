@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -10,6 +11,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from xpmlp import MLP, MLPClassifier, MLPRegressor, explain_step
+from xpmlp.network.activations import ACTIVATIONS, Activation
+from xpmlp.network.losses import LOSSES
 
 
 def problem(rng, batch=5, **options):
@@ -25,11 +28,94 @@ def test_it_shows_the_arrays_of_the_step_on_every_backend(backend, rng):
     arrays = explain_step(net, X, y, weight=(1, 1, 2)).arrays
     net.forward(X)
     net.backward(y)
-    shown = {f"{name}[{k}]" for name in ("z", "W", "b", "dz", "dW", "db") for k in (1, 2)}
-    assert set(arrays) == shown | {f"{name}[{k}]" for name in ("a", "da") for k in (0, 1, 2)}
-    for label, array in arrays.items():
+    of_the_net = {f"{name}[{k}]" for name in ("z", "W", "b", "dz", "dW", "db") for k in (1, 2)}
+    of_the_net |= {f"{name}[{k}]" for name in ("a", "da") for k in (0, 1, 2)}
+    new = {f"{name}_new[{k}]" for name in ("W", "b") for k in (1, 2)}
+    assert set(arrays) == of_the_net | new | {"y", "l", "share", "L", "L_new", "slope[1]"}
+    for label in of_the_net:
         name, k = re.fullmatch(r"(\w+)\[(\d)\]", label).groups()
-        np.testing.assert_array_equal(array, backend.get(getattr(net, name)[int(k)]))
+        np.testing.assert_array_equal(arrays[label], backend.get(getattr(net, name)[int(k)]))
+
+
+def test_what_stands_in_an_equation_is_shown_and_gives_what_it_says(rng):
+    net, X, y = problem(rng)
+    w = rng.uniform(size=5)
+    explained = explain_step(net, X, y, w, learning_rate=0.3)
+    it = explained.arrays
+    np.testing.assert_array_equal(it["y"][:, 0], y)
+    np.testing.assert_array_equal(it["w"], w)
+    np.testing.assert_allclose(it["share"], w / w.sum(), rtol=1e-12)
+    p = it["a[3]"][:, 0]
+    np.testing.assert_allclose(it["l"], -y * np.log(p) - (1 - y) * np.log(1 - p), rtol=1e-12)
+    assert it["L"] == explained.loss == pytest.approx(np.sum(it["share"] * it["l"]), rel=1e-12)
+    np.testing.assert_allclose(it["slope[2]"], 1 - it["a[2]"] ** 2, rtol=1e-12)
+    np.testing.assert_array_equal(it["slope[1]"], it["z[1]"] > 0)
+    np.testing.assert_array_equal(it["dz[2]"], it["da[2]"] * it["slope[2]"])
+    np.testing.assert_allclose(it["dz[3]"], (it["a[3]"] - it["y"]) * it["share"][:, None], rtol=1e-12)
+    for name in ("W", "b"):
+        for k in (1, 2, 3):
+            np.testing.assert_allclose(
+                it[f"{name}_new[{k}]"], it[f"{name}[{k}]"] - 0.3 * it[f"d{name}[{k}]"], rtol=1e-12
+            )
+    assert it["L_new"] - it["L"] == explained.happened
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"softmax"}))
+def test_the_formula_of_an_activation_is_what_it_computes(name):
+    row = ACTIVATIONS[name]
+    z = np.linspace(-3.0, 3.0, 12)  # not 0, a kink
+    a = row.function(z)
+    assert row.derivative_formula
+    # The constants of gelu and selu are written with five digits
+    np.testing.assert_allclose(a, value_of(row, row.formula, z, a), rtol=1e-4, atol=1e-5)
+    slope = value_of(row, row.derivative_formula, z, a)
+    np.testing.assert_allclose(row.derivative(z, a), slope, rtol=1e-4, atol=1e-4)
+
+
+def value_of(row: Activation, formula: str, z: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Read a row's words: `x where c, else d`, `..., with s = ...`, products without a sign, powers with ^."""
+
+    def code(text: str) -> str:
+        text = text.replace("^", "**")
+        return re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", text)
+
+    names = {"z": z, "a": a, "exp": np.exp, "log": np.log, "tanh": np.tanh, "max": np.maximum}
+    names |= {"softplus": ACTIVATIONS["softplus"].function, "sigmoid": ACTIVATIONS["sigmoid"].function}
+    formula, *given = formula.split(", with ")
+    for line in row.formula.split(", with ")[1:] + given:
+        if line.endswith(" as above"):
+            continue
+        name, value = line.split(" = ")
+        names[name] = eval(code(value), names)
+    value, *cases = re.split(r" where |, else ", formula)
+    if cases:
+        return np.where(eval(code(cases[0]), names), eval(code(value), names), eval(code(cases[1]), names))
+    return eval(code(value), names) + 0 * z
+
+
+def test_every_loss_has_its_formulas():
+    for row in LOSSES.values():
+        assert "" not in (row.formula, row.derivative_formula), row.name
+
+
+def test_a_row_of_your_own_brings_its_formulas(rng):
+    cube = Activation("cube", lambda z: z**3, lambda z, a: 3 * z**2, formula="z^3", derivative_formula="3 z^2")
+    net = MLP([2, 3, 1], [cube, "identity"], random_state=0)
+    text = repr(explain_step(net, rng.normal(size=(4, 2)), rng.normal(size=4)))
+    assert "a[1] = cube(z[1]) = z^3\n" in text
+    assert "slope[1] = cube'(z[1]) = 3 z^2\n" in text
+
+
+@pytest.mark.parametrize("weight", [(1, 0, 2), (2, 3, 1), (3, 1, 0), (1, 3), (3, 0)])
+def test_the_partial_derivatives_multiply_to_what_the_sample_adds(weight, rng):
+    path = explain_step(*problem(rng), weight=weight).path
+    product, *rest = (np.asarray(partial.value) for partial in path.partials)
+    for partial, value in zip(path.partials[1:], rest, strict=True):
+        # dz/da is a matrix (of the last layer, its row): the sum over paths; all others stand element by element
+        product = value @ product if partial.name.startswith("dz") and "/da" in partial.name else product * value
+    assert float(np.squeeze(product)) == pytest.approx(path.shares[path.sample], rel=1e-12)
+    k = weight[0]
+    assert path.partials[-1].name == (f"dz[{k}]/dW[{k}]" if len(weight) == 3 else f"dz[{k}]/db[{k}]")
 
 
 def test_every_product_is_the_product_of_what_is_named(rng):
@@ -85,10 +171,11 @@ def test_the_text_fits_a_terminal_and_large_arrays_become_statistics(rng):
     small = repr(explain_step(*problem(rng), weight=(1, 0, 2)))
     assert max(map(len, small.splitlines())) <= 80
     assert "dW[2] = a[1].T @ dz[2]\n    (4, 5) @ (5, 3) -> (4, 3)\n" in small
-    assert "dz[3] = (yhat - y) times 1/5: sigmoid and binary_cross_entropy in one" in small
+    assert "share = 1/5, of each sample in L" in small
+    assert "dz[3] = (yhat - y) times share: sigmoid and binary_cross_entropy in one" in small
     large = repr(explain_step(*problem(rng, batch=500)))
-    assert re.search(r"a\[1\] = relu\(z\[1\]\)\n    \(500, 4\)\n    min 0, mean .*% are 0\n", large)
-    assert len(large.splitlines()) < 110  # 27 arrays, 3 lines each, and the frame
+    assert re.search(r"a\[1\] = relu\(z\[1\]\) = max\(z, 0\)\n    \(500, 4\)\n    min 0, mean .*% are 0\n", large)
+    assert len(large.splitlines()) < 150  # 40 arrays, 3 lines each, and the frame
 
 
 def test_the_html_is_whole_and_leaves_the_colours_to_the_page(rng):
@@ -101,13 +188,53 @@ def test_the_html_is_whole_and_leaves_the_colours_to_the_page(rng):
         def handle_endtag(self, tag):
             assert opened.pop() == tag
 
-    page = explain_step(*problem(rng), weight=(1, 0, 2))._repr_html_()
+    shown = explain_step(*problem(rng), weight=(1, 0, 2))._repr_html_()
+    page, table = re.fullmatch(r'<iframe [^>]*srcdoc="([^"]*)"></iframe>(.*)', shown, re.DOTALL).groups()
     reader = Reader()
-    reader.feed(page)
+    reader.feed(table)
     assert opened == []
-    assert "dz[1] = da[1] * relu&#x27;(z[1])" in page
-    assert "The chain rule from L back to W[1][0, 2]" in page
-    assert not re.search(r"#[0-9a-f]{3,6}\b(?!;)|white(?!-space)|black", page)
+    assert "dz[1] = da[1] * relu&#x27;(z[1])" in table
+    assert "The chain rule from L back to W[1][0, 2]" in table
+    assert not re.search(r"#[0-9a-f]{3,6}\b(?!;)|white(?!-space)|black", table)
+    assert "prefers-color-scheme: dark" in page
+
+
+def embedded(page: str) -> dict:
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page).group(1))
+
+
+def test_the_page_holds_every_array_to_the_last_digit_and_loads_nothing(rng, tmp_path):
+    explained = explain_step(*problem(rng), learning_rate=0.2, weight=(2, 3, 1))
+    file = explained.page(tmp_path / "step.html")
+    page = file.read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)=["'](?!data:,)|@import|url\(|https?://(?!www\.w3\.org)""", page)
+    data = embedded(page)
+    assert set(data["arrays"]) == set(explained.arrays)
+    for name, value in explained.arrays.items():
+        np.testing.assert_array_equal(np.array(data["arrays"][name]), value)
+    assert data["chosen"] == {"k": 2, "i": 3, "j": 1}
+    assert data["rates"][data["at"]] == 0.2
+    assert data["changes"][data["at"]] == explained.happened
+    assert -0.2 * data["squared"] == pytest.approx(explained.predicted, rel=1e-15)
+
+
+def test_the_page_of_a_rate_that_overflows_is_still_json(rng, tmp_path):
+    _, X, y = problem(rng)
+    net = MLP([2, 3, 1], ["exp", "identity"], random_state=0)
+    net.parameters = net.parameters + 3.0
+    file = explain_step(net, X, y, learning_rate=1e-8).page(tmp_path / "step.html")
+    data = embedded(file.read_text(encoding="utf-8"))
+    assert None in data["changes"]
+
+
+def test_a_network_that_is_too_large_to_draw_is_shown_as_a_table(rng, tmp_path):
+    net, X, y = MLP([2, 30, 1], random_state=0), rng.normal(size=(4, 2)), rng.normal(size=4)
+    large = explain_step(net, X, y)
+    assert "iframe" not in large._repr_html_()
+    with pytest.raises(ValueError, match=re.escape("this network has layers of up to 30 units and 90 weights.")):
+        large.page(tmp_path / "step.html")
+    with pytest.raises(ValueError, match=re.escape("holds at most 200 samples; got 201. Explain some of them: X[:20]")):
+        explain_step(MLP([2, 1], random_state=0), np.ones((201, 2)), np.ones(201)).page(tmp_path / "step.html")
 
 
 def test_the_latex_has_a_row_for_every_equation(rng):

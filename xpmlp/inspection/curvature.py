@@ -105,12 +105,12 @@ def curvature(
 class _Products:
     """v -> P^1/2 H P^1/2 v, for one network after the other."""
 
-    def __init__(self, problem: LossSurface, roots: HostArray) -> None:
-        self.problem, self.roots = problem, roots
-        self.lead = problem.flat.shape[:-1]
+    def __init__(self, surface: LossSurface, roots: HostArray) -> None:
+        self.surface, self.roots = surface, roots
+        self.lead = surface.flat.shape[:-1]
         self.n_networks = int(np.prod(self.lead))
-        xp = problem.place.xp
-        self.w = xp.ones_like(problem.values) if problem.w is None else problem.w
+        xp = surface.place.xp
+        self.w = xp.ones_like(surface.values) if surface.w is None else surface.w
         self.total = xp.sum(self.w, axis=-1)
 
     def __call__(self, v: HostArray, network: int) -> HostArray:
@@ -121,17 +121,17 @@ class _Products:
             return np.zeros_like(v)
         moved = np.zeros((self.n_networks, v.size))
         moved[network] = STEP / length * direction
-        problem, xp = self.problem, self.problem.place.xp
-        flat, moved = problem.flat, moved.reshape(problem.flat.shape)
-        above, below = problem._forward(flat + moved)[0], problem._forward(flat - moved)[0]
-        stays_above, stays_below = (same_side(problem.network, problem.trace, it, problem.y) for it in (above, below))
+        surface, xp = self.surface, self.surface.place.xp
+        flat, moved = surface.flat, moved.reshape(surface.flat.shape)
+        above, below = surface._forward(flat + moved)[0], surface._forward(flat - moved)[0]
+        stays_above, stays_below = (same_side(surface.network, surface.trace, it, surface.y) for it in (above, below))
 
         def gradient(flat: HostArray, trace: Trace, holds: Array) -> HostArray:
             # The part of the samples for which it holds, as a share of all
             w = self.w * xp.astype(holds, self.w.dtype)
-            d = backward(problem.network, problem._parameters(flat), trace, problem.y, w).d
-            share = problem._host(xp.sum(w, axis=-1) / self.total)
-            whole = problem._host(problem.network.layout.pack(d)) * share[..., None]
+            d = backward(surface.network, surface._parameters(flat), trace, surface.y, w).d
+            share = surface._host(xp.sum(w, axis=-1) / self.total)
+            whole = surface._host(surface.network.layout.pack(d)) * share[..., None]
             return whole.reshape(self.n_networks, -1)[network]
 
         both = xp.logical_and(stays_above, stays_below)
@@ -139,8 +139,8 @@ class _Products:
         if not bool(xp.all(both)):
             only_above = xp.logical_and(stays_above, xp.logical_not(both))
             only_below = xp.logical_and(stays_below, xp.logical_not(both))
-            change += gradient(flat + moved, above, only_above) - gradient(flat, problem.trace, only_above)
-            change += gradient(flat, problem.trace, only_below) - gradient(flat - moved, below, only_below)
+            change += gradient(flat + moved, above, only_above) - gradient(flat, surface.trace, only_above)
+            change += gradient(flat, surface.trace, only_below) - gradient(flat - moved, below, only_below)
         return self.roots * change * (length / STEP)
 
 

@@ -30,6 +30,8 @@ class Activation:
     kinks: tuple[float, ...] = ()  # where the derivative jumps, so that tests can keep away
     outputs: str = "real"  # "real", "positive", "probability" or "distribution": which losses may follow
     pullback: Callable[[Array, Array, Array], Array] | None = None  # dz from (da, z, a) where it is not da * f'
+    formula: str = ""  # f in words, of z: what `explain_step` shows
+    derivative_formula: str = ""  # f' in words, of z and a
 
     def __repr__(self) -> str:
         return f"<activation {self.name}>"
@@ -185,10 +187,41 @@ def softmax_pullback(da: Array, z: Array, a: Array) -> Array:
 ACTIVATIONS: dict[str, Activation] = {
     row.name: row
     for row in (
-        Activation("identity", identity, identity_derivative, pullback=identity_pullback),
-        Activation("sigmoid", sigmoid, sigmoid_derivative, aliases=("logistic",), outputs="probability"),
-        Activation("tanh", tanh, tanh_derivative, init_gain=5 / 3),
-        Activation("relu", relu, relu_derivative, init_gain=2**0.5, initializer="he_uniform", kinks=(0.0,)),
+        Activation(
+            "identity",
+            identity,
+            identity_derivative,
+            pullback=identity_pullback,
+            formula="z",
+            derivative_formula="1",
+        ),
+        Activation(
+            "sigmoid",
+            sigmoid,
+            sigmoid_derivative,
+            aliases=("logistic",),
+            outputs="probability",
+            formula="1 / (1 + exp(-z))",
+            derivative_formula="a (1 - a)",
+        ),
+        Activation(
+            "tanh",
+            tanh,
+            tanh_derivative,
+            init_gain=5 / 3,
+            formula="tanh(z)",
+            derivative_formula="1 - a^2",
+        ),
+        Activation(
+            "relu",
+            relu,
+            relu_derivative,
+            init_gain=2**0.5,
+            initializer="he_uniform",
+            kinks=(0.0,),
+            formula="max(z, 0)",
+            derivative_formula="1 where z > 0, else 0",
+        ),
         Activation(
             "leaky_relu",
             leaky_relu,
@@ -196,15 +229,76 @@ ACTIVATIONS: dict[str, Activation] = {
             init_gain=(2 / (1 + LEAKY_SLOPE**2)) ** 0.5,
             initializer="he_uniform",
             kinks=(0.0,),
+            formula="max(z, 0.01 z)",
+            derivative_formula="1 where z > 0, else 0.01",
         ),
-        Activation("elu", elu, elu_derivative, initializer="he_uniform"),
-        Activation("selu", selu, selu_derivative, initializer="lecun_normal", kinks=(0.0,)),
-        Activation("softplus", softplus, softplus_derivative, outputs="positive"),
-        Activation("silu", silu, silu_derivative, aliases=("swish",), initializer="he_uniform"),
-        Activation("gelu", gelu, gelu_derivative, initializer="he_uniform"),
-        Activation("mish", mish, mish_derivative, initializer="he_uniform"),
-        Activation("exp", exp, exp_derivative, outputs="positive"),
-        Activation("softmax", softmax, softmax_derivative, outputs="distribution", pullback=softmax_pullback),
+        Activation(
+            "elu",
+            elu,
+            elu_derivative,
+            initializer="he_uniform",
+            formula="z where z > 0, else exp(z) - 1",
+            derivative_formula="1 where z > 0, else exp(z)",
+        ),
+        Activation(
+            "selu",
+            selu,
+            selu_derivative,
+            initializer="lecun_normal",
+            kinks=(0.0,),
+            formula="1.0507 z where z > 0, else 1.7581 (exp(z) - 1)",
+            derivative_formula="1.0507 where z > 0, else 1.7581 exp(z)",
+        ),
+        Activation(
+            "softplus",
+            softplus,
+            softplus_derivative,
+            outputs="positive",
+            formula="log(1 + exp(z))",
+            derivative_formula="1 / (1 + exp(-z))",
+        ),
+        Activation(
+            "silu",
+            silu,
+            silu_derivative,
+            aliases=("swish",),
+            initializer="he_uniform",
+            formula="z s, with s = sigmoid(z)",
+            derivative_formula="s + a (1 - s), with s = sigmoid(z)",
+        ),
+        Activation(
+            "gelu",
+            gelu,
+            gelu_derivative,
+            initializer="he_uniform",
+            formula="z (1 + t) / 2, with t = tanh(0.79788 (z + 0.044715 z^3))",
+            derivative_formula="(1 + t) / 2 + z (1 - t^2) (0.79788 + 0.10703 z^2) / 2, with t as above",
+        ),
+        Activation(
+            "mish",
+            mish,
+            mish_derivative,
+            initializer="he_uniform",
+            formula="z t, with t = tanh(softplus(z))",
+            derivative_formula="t + z (1 - t^2) sigmoid(z), with t as above",
+        ),
+        Activation(
+            "exp",
+            exp,
+            exp_derivative,
+            outputs="positive",
+            formula="exp(z)",
+            derivative_formula="a",
+        ),
+        Activation(
+            "softmax",
+            softmax,
+            softmax_derivative,
+            outputs="distribution",
+            pullback=softmax_pullback,
+            formula="exp(z_i) / sum over j of exp(z_j)",
+            derivative_formula="da_i/dz_j = a_i ((i = j) - a_j)",
+        ),
     )
 }
 

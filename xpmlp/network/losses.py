@@ -37,6 +37,8 @@ class Loss:
     targets: str = "real"  # what y must be: "real", "nonnegative", "probability" or "distribution"
     kinked: bool = False  # the derivative jumps where y = yhat
     parameters: dict[str, Any] = field(default_factory=dict)
+    formula: str = ""  # of one sample's loss, in words, of y and yhat: what `explain_step` shows
+    derivative_formula: str = ""  # dL/dyhat of one sample, in words
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
@@ -236,14 +238,38 @@ def cross_entropy_derivative_from_scores(y: Array, z: Array, yhat: Array, label_
 LOSSES: dict[str, Loss] = {
     row.name: row
     for row in (
-        Loss("squared_error", squared_error, residual, "identity", squared_error, residual_from_scores),
-        Loss("sum_of_squares", sum_of_squares, sum_of_squares_derivative),
-        Loss("absolute_error", absolute_error, absolute_error_derivative, kinked=True),
+        Loss(
+            "squared_error",
+            squared_error,
+            residual,
+            "identity",
+            squared_error,
+            residual_from_scores,
+            formula="sum over j of (yhat_j - y_j)^2 / 2",
+            derivative_formula="yhat - y",
+        ),
+        Loss(
+            "sum_of_squares",
+            sum_of_squares,
+            sum_of_squares_derivative,
+            formula="sum over j of (yhat_j - y_j)^2",
+            derivative_formula="2 (yhat - y)",
+        ),
+        Loss(
+            "absolute_error",
+            absolute_error,
+            absolute_error_derivative,
+            kinked=True,
+            formula="sum over j of |yhat_j - y_j|",
+            derivative_formula="sign(yhat - y)",
+        ),
         Loss(
             "huber",
             partial(huber, delta=1.0),
             partial(huber_derivative, delta=1.0),
             parameters={"delta": 1.0},
+            formula="sum over j of r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2), with r = yhat_j - y_j",
+            derivative_formula="r where |r| <= delta, else delta sign(r), with r = yhat - y",
         ),
         Loss(
             "pinball",
@@ -251,6 +277,8 @@ LOSSES: dict[str, Loss] = {
             partial(pinball_derivative, quantile=(0.5,)),
             kinked=True,
             parameters={"quantile": (0.5,)},
+            formula="sum over j of q (y - yhat_j) where y > yhat_j, else (1 - q) (yhat_j - y)",
+            derivative_formula="-q where y >= yhat, else 1 - q",
         ),
         Loss(
             "poisson",
@@ -261,6 +289,8 @@ LOSSES: dict[str, Loss] = {
             residual_from_scores,
             outputs="positive",
             targets="nonnegative",
+            formula="sum over j of y_j log(y_j / yhat_j) - y_j + yhat_j",
+            derivative_formula="1 - y / yhat",
         ),
         Loss(
             "binary_cross_entropy",
@@ -271,6 +301,8 @@ LOSSES: dict[str, Loss] = {
             residual_from_scores,
             outputs="probability",
             targets="probability",
+            formula="sum over j of -y_j log(yhat_j) - (1 - y_j) log(1 - yhat_j)",
+            derivative_formula="(1 - y) / (1 - yhat) - y / yhat",
         ),
         Loss(
             "cross_entropy",
@@ -282,6 +314,8 @@ LOSSES: dict[str, Loss] = {
             outputs="distribution",
             targets="distribution",
             parameters={"label_smoothing": 0.0},
+            formula="-sum over j of y_j log(yhat_j)",
+            derivative_formula="-y / yhat",
         ),
     )
 }

@@ -1,0 +1,55 @@
+"""The front page's network: the published run on two circles, to be stepped through, as one page of its own."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import make_circles
+
+from xpmlp.inspection import page
+
+SIZES = (2, 4, 3, 1)
+
+
+def starts(seed: int = 42) -> dict[str, dict[str, list[Any]]]:
+    """The published first weights and biases, and the same draws at He's scale with biases of 0."""
+    draw = np.random.RandomState(seed).randn
+    drawn = [(draw(m, n), draw(n)) for m, n in itertools.pairwise(SIZES)]
+    return {
+        "published": {"W": [None, *(0.1 * W for W, _ in drawn)], "b": [None, *(0.1 * b for _, b in drawn)]},
+        "he": {
+            "W": [None, *((2 / len(W)) ** 0.5 * W for W, _ in drawn)],
+            "b": [None, *(0 * b for _, b in drawn)],
+        },
+    }
+
+
+def document() -> str:
+    """The page."""
+    X, y = make_circles(n_samples=1000, factor=0.5, noise=0.1, random_state=0)
+    data = {
+        "X": X,
+        "Y": y[:, None].astype(float),
+        "sizes": SIZES,
+        "names": ["relu", "relu", "sigmoid"],
+        "loss": "binary_cross_entropy",
+        "starts": starts(),
+    }
+    about = (
+        "A widely copied tutorial's network and its 1,000 points, as published: its loss falls, and jumps in epoch "
+        "122, where rate times curvature passes 2. Each published fault has a switch."
+    )
+    return page.document("circles", data, about=about)
+
+
+def write(app: Any, error: Exception | None) -> None:
+    """Put it beside the built pages."""
+    if error is None and app.builder.format == "html":
+        (Path(app.outdir) / "circles.html").write_text(document(), encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Tell sphinx."""
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True}

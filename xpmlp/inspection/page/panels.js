@@ -1,0 +1,111 @@
+// The panels of one step: the network, the paths to the chosen weight, the matrix line, the step, the list of arrays.
+"use strict";
+const Panels = (() => {
+  // state: {arrays, sizes, names, chosen, sample (-1: all), equations, note}
+  const n = state => state.arrays["a[0]"].length;
+  const derivative = (state, w) => (w.i === null ? state.arrays[`db[${w.k}]`][w.j] : state.arrays[`dW[${w.k}]`][w.i][w.j]);
+  const dName = w => `d${label(w)}`;
+
+  function network(state, host, choose) {
+    const samples = state.sample < 0 ? null : state.sample;
+    const inputs = (k, j) => (samples === null ? null : state.arrays[`a[${k}]`][samples][j]);
+    const focused = document.activeElement?.closest?.(".edge");
+    const svg = Drawing.network({ ...state, inputs, choose, room: Math.max(host.clientWidth, 300) });
+    host.replaceChildren(svg);
+    if (focused || state.keepFocus) svg.querySelector(".chosen")?.focus();
+    return svg;
+  }
+
+  function chain(state, host, svg) {
+    const { arrays, chosen: w, sizes } = state, K = sizes.length - 1;
+    const samples = state.sample < 0 ? [...Array(n(state)).keys()] : [state.sample];
+    const list = Engine.paths(arrays, K, w.k, w.i, w.j, samples);
+    const where = state.sample < 0 ? `all ${n(state)} samples` : `sample ${state.sample}`;
+    const symbols = list && list.length ? (list[0].factors || Engine.paths(arrays, K, w.k, w.i, w.j, [0])[0].factors).map(f => f.name) : [];
+    const parts = [make("p", {}, `dL/d${label(w)}, a total derivative: the product of the partial derivatives along each path from L, `
+      + `added over the paths, for ${where}.`)];
+    if (list) parts.push(make("p", { class: "soft" }, symbols.join(" · ")));
+    if (!list) {
+      parts.push(make("p", { class: "soft" }, "Some activation between this weight and L mixes its units (softmax), or there are more "
+        + "than 4,096 paths: the matrix line has the sum."));
+    } else {
+      const order = [...list].sort((p, q) => Math.abs(q.product) - Math.abs(p.product));
+      const shown = order.slice(0, 60), sum = list.reduce((s, p) => s + p.product, 0);
+      const items = shown.map(p => make("li", { tabindex: 0, onmouseenter: () => Drawing.light(svg, w.k, [p]),
+        onfocus: () => Drawing.light(svg, w.k, [p]), onmouseleave: () => Drawing.light(svg, w.k, list),
+        onblur: () => Drawing.light(svg, w.k, list) },
+        make("div", {}, `L ← ${[...p.units].reverse().map((u, r) => `z[${K - r}] unit ${u}`).join(" ← ")}`),
+        ...(p.factors || []).map((f, r) => make("span", { class: "factor" }, r ? "· " : "", make("span", { class: "name" }, `${f.name} = `),
+          number(f.value, `${f.of}[${f.index.join(", ")}]`))),
+        make("span", { class: "factor" }, p.factors ? "= " : "sum over the samples = ", number(p.product, ""))));
+      parts.push(make("ul", { class: "paths", tabindex: -1 }, ...items));
+      if (order.length > shown.length) parts.push(make("p", { class: "soft" }, `and ${order.length - shown.length} smaller ones.`));
+      parts.push(make("p", { class: "total" }, `Sum over the ${list.length} ${list.length === 1 ? "path" : "paths"}: `,
+        make("data", { value: String(sum), id: "sum" }, short(sum)), ...(state.sample < 0
+          ? [`; ${dName(w)} = `, number(derivative(state, w), `${dName(w)}`)] : [`, what sample ${state.sample} adds to ${dName(w)}`])));
+      if (state.sample < 0 && Math.abs(sum - derivative(state, w)) > 1e-9 * Math.abs(sum))
+        parts.push(make("p", { class: "warn" }, `The line for d${w.i === null ? "b" : "W"} does not compute this sum.`));
+      Drawing.light(svg, w.k, list);
+    }
+    host.replaceChildren(...parts);
+  }
+
+  function matrix(state, host) {
+    const { arrays, chosen: w } = state, K = w.k, dz = arrays[`dz[${K}]`], a = arrays[`a[${K - 1}]`], bias = w.i === null;
+    const value = s => (bias ? 1 : a[s][w.i]) * dz[s][w.j];
+    const rows = [...Array(n(state)).keys()].sort((s, t) => Math.abs(value(t)) - Math.abs(value(s))).slice(0, 12).sort((s, t) => s - t);
+    const line = bias ? `db[${K}] = sum over rows of dz[${K}]` : `dW[${K}] = a[${K - 1}].T @ dz[${K}]`;
+    const shape = m => `(${m.length}, ${m[0].length})`;
+    const shapes = bias ? `${shape(dz)} → (${dz[0].length})` : `(${a[0].length}, ${a.length}) @ ${shape(dz)} → (${a[0].length}, ${dz[0].length})`;
+    host.replaceChildren(
+      make("p", {}, make("code", {}, line), " ", make("span", { class: "soft" }, shapes)),
+      make("p", {}, bias ? `Element ${w.j}: column ${w.j} of dz, added over the samples.`
+        : `Element [${w.i}, ${w.j}]: column ${w.i} of a[${K - 1}] times column ${w.j} of dz[${K}], added over the samples.`),
+      make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "One row for each sample" }, make("table", {}, make("thead", {}, make("tr", {},
+        ...["sample", ...(bias ? [] : [`a[${K - 1}]`]), `dz[${K}]`, "product"].map(t => make("th", { scope: "col" }, t)))),
+      make("tbody", {}, ...rows.map(s => make("tr", {}, make("td", {}, String(s)),
+        ...(bias ? [] : [make("td", { class: "on" }, number(a[s][w.i], `a[${K - 1}][${s}, ${w.i}]`))]),
+        make("td", { class: "on" }, number(dz[s][w.j], `dz[${K}][${s}, ${w.j}]`)), make("td", {}, number(value(s), "")))))),
+      ),
+      ...(rows.length < n(state) ? [make("p", { class: "soft" }, `The ${rows.length} largest of ${n(state)} samples.`)] : []),
+      make("p", { class: "total" }, `${dName(w)} = `, number(derivative(state, w), dName(w))));
+  }
+
+  function numbers(value, name) {
+    if (!Array.isArray(value)) return make("p", {}, number(value, name));
+    const rows = Array.isArray(value[0]) ? value : [value], two = Array.isArray(value[0]);
+    const some = rows.slice(0, 12);
+    return make("div", { class: "scroll" }, make("table", {}, ...some.map((row, r) => make("tr", {}, ...row.slice(0, 24).map((v, c) =>
+      make("td", {}, number(v, two ? `${name}[${r}, ${c}]` : `${name}[${c}]`)))))),
+      ...(rows.length > 12 ? [make("p", { class: "soft" }, `and ${rows.length - 12} more rows`)] : []));
+  }
+
+  function list(state, host) {
+    host.replaceChildren(make("dl", {}, ...state.equations.flatMap(([name, formula, shapes]) => [
+      make("dt", {}, make("code", {}, `${name} = ${formula}`), " ", make("span", { class: "soft" }, shapes)),
+      make("dd", {}, numbers(state.arrays[name], name))])));
+  }
+
+  function chooser(state, select, choose) {
+    if (!select.options.length) {
+      for (let k = 1; k < state.sizes.length; k++) {
+        for (let i = 0; i < state.sizes[k - 1]; i++) for (let j = 0; j < state.sizes[k]; j++) add({ k, i, j });
+        for (let j = 0; j < state.sizes[k]; j++) add({ k, i: null, j });
+      }
+      select.addEventListener("change", () => choose(JSON.parse(select.value)));
+    }
+    select.value = JSON.stringify(state.chosen);
+    function add(w) { select.append(make("option", { value: JSON.stringify(w) }, label(w))); }
+  }
+
+  function samples(state, select, choose) {
+    if (!select.options.length) {
+      select.append(make("option", { value: -1 }, `all ${n(state)} samples`));
+      for (let s = 0; s < Math.min(n(state), 200); s++) select.append(make("option", { value: s }, `sample ${s}`));
+      select.addEventListener("change", () => choose(Number(select.value)));
+    }
+    select.value = String(state.sample);
+  }
+
+  return { network, chain, matrix, list, chooser, samples, derivative };
+})();
