@@ -505,7 +505,7 @@ def test_a_traced_array_has_a_place():
 
     def double(x):
         assert place_of(x, x).describe() == "a JAX array"
-        assert array_namespace(x) is jax.numpy
+        assert array_namespace(x).sum is jax.numpy.sum
         return x * 2
 
     assert jax.jit(double)(jax.numpy.ones(1)) == 2

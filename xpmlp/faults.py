@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+TOLD = "not enough memory on"  # how our own words begin
+
 # What libraries say whose error for a failed allocation is a plain RuntimeError: PyTorch on the CPU and on CUDA, JAX,
 # and CUDA itself where a library of its own wants memory.
 NO_MEMORY = re.compile(
@@ -61,9 +63,9 @@ def telling_of_memory(where: object, doing: str, cure: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not out_of_memory(error):
+        if not out_of_memory(error) or str(error).startswith(TOLD):
             raise
         # The exception keeps its frames, and they keep the arrays that filled the memory.
         traceback.clear_frames(error.__traceback__)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise MemoryError(f"not enough memory on {where} for {doing}: {reason}. {cure}") from None
+        raise MemoryError(f"{TOLD} {where} for {doing}: {reason}. {cure}") from None

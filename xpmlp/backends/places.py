@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -14,6 +17,11 @@ from xpmlp._typing import Array, Device, Namespace
 from xpmlp.backends.config import get_config
 from xpmlp.backends.probing import backend_named, backend_names, probe
 from xpmlp.backends.table import BACKENDS, DTYPES, NARROWER, Backend, BackendUnavailableError, HostArray, State
+from xpmlp.faults import telling_of_memory
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class BackendFallbackWarning(UserWarning):
@@ -41,6 +49,10 @@ class Place:
     def float64(self) -> bool:
         """Whether float64 can be had here, now: JAX has it only while its x64 mode is on."""
         return "float64" not in self.backend.lacks(self.device)
+
+    def here(self) -> AbstractContextManager[Any]:
+        """Within it the library's results are made on this device; every public door of the package enters it."""
+        return self.backend.here(self.device)
 
     def asarray(self, array: HostArray, dtype: str | None = None) -> Array:
         """Bring a NumPy array here, as `dtype` (a name) or as it is; the memory is shared where the library can.
@@ -134,6 +146,28 @@ def get_backend(name: str, device: str | None = None) -> Place:
     return select(name, device)
 
 
+class Placed(Protocol):
+    """Something that lives on one place."""
+
+    place: Place
+
+
+def at_home(
+    doing: str, cure: str = "Use fewer samples at once."
+) -> Callable[[Callable[Concatenate[Any, P], T]], Callable[Concatenate[Any, P], T]]:
+    """Make a method a door: it runs on the device of `self.place`, and memory that runs out is one MemoryError."""
+
+    def decorate(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+        @functools.wraps(method)
+        def inside(self: Placed, *args: P.args, **kwargs: P.kwargs) -> T:
+            with self.place.here(), telling_of_memory(self.place, doing, cure):
+                return method(self, *args, **kwargs)
+
+        return inside
+
+    return decorate
+
+
 def available_backends() -> list[str]:
     """Return the names of the backends that work on this machine. The first call imports and tries each of them."""
     return [name for name in BACKENDS if probe(name).state is State.OK]
@@ -176,7 +210,9 @@ def array_namespace(array: Array) -> Namespace:
     """
     xp = _NAMESPACES.get(type(array))
     if xp is None:
-        xp = _NAMESPACES[type(array)] = array_api_compat.array_namespace(array)
+        row = backend_of(array)
+        xp = row.xp if row is not None else array_api_compat.array_namespace(array)
+        _NAMESPACES[type(array)] = xp
     return xp
 
 

@@ -6,8 +6,10 @@ To add one, write its functions and one row; the tests read the table. Nothing i
 from __future__ import annotations
 
 import enum
+import functools
 import textwrap
 from collections.abc import Callable, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -16,6 +18,7 @@ import array_api_compat
 import numpy as np
 
 from xpmlp._typing import Array, Device, Namespace
+from xpmlp.backends.products import MatMul, WithProduct, cupy_matmul, jax_matmul
 
 HostArray = np.ndarray[Any, Any]
 
@@ -220,11 +223,17 @@ class Backend:
     lacks: Callable[[Device], Set[str]] = lambda _device: frozenset()  # the dtypes that the device does not have
     float64_hint: str = ""  # how to get float64 where it is lacking
     runner: str = "eager"  # who executes steps
+    matmul: MatMul | None = None  # in place of the library's own
+    here: Callable[[Device], AbstractContextManager[Any]] = lambda _device: nullcontext()  # see Place.here
 
     @property
     def xp(self) -> Namespace:
         """The namespace; the first look imports the library."""
-        return import_module(self.module)
+        library = import_module(self.module)
+        return library if self.matmul is None else _with_product(library, self.matmul)
+
+
+_with_product = functools.cache(WithProduct)
 
 
 BACKENDS = {
@@ -259,6 +268,8 @@ BACKENDS = {
             device_name=lambda device: f"cuda:{device.id}",
             to_numpy=lambda array: array.get(order="C"),
             runner="cupy",
+            matmul=cupy_matmul,
+            here=lambda device: device,  # CuPy makes results on the current device, wherever the operands are
         ),
         Backend(
             name="torch",
@@ -291,6 +302,7 @@ BACKENDS = {
             device_name=_jax_device_name,
             to_numpy=lambda array: np.array(array, order="C"),  # np.asarray would be a read-only view of JAX's buffer
             runner="jax",
+            matmul=jax_matmul,
             from_numpy=_jax_from_numpy,
             lacks=lambda _device: set() if import_module("jax").config.jax_enable_x64 else set(NARROWER),
             float64_hint='; jax.config.update("jax_enable_x64", True) turns it on',  # for the user: we never do

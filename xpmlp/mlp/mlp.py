@@ -9,9 +9,8 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import select, warn
+from xpmlp.backends import at_home, select, warn
 from xpmlp.backends.transfer import to_numpy
-from xpmlp.faults import telling_of_memory
 from xpmlp.io import storage
 from xpmlp.mlp import serialization
 from xpmlp.mlp.content import Content, build_network
@@ -125,6 +124,7 @@ class MLP(Passes):
 
     # --- The whole work ---
 
+    @at_home("training", "Train with a smaller batch_size, or on fewer samples.")
     def fit(
         self,
         X: Array,
@@ -240,6 +240,7 @@ class MLP(Passes):
             warn(message, category)
         return self
 
+    @at_home("predicting")
     def predict(self, X: Array, *, average: bool = False) -> Array:
         """The outputs for the inputs `X`, shape (n, n_K) or (m, n, n_K); in blocks, so that memory stays bounded.
 
@@ -249,10 +250,10 @@ class MLP(Passes):
             The mean over the m networks, shape (n, n_K): an ensemble.
         """
         X = self._door.inputs(X)
-        with telling_of_memory(self.place, f"predicting {X.shape[-2]} samples", "Predict fewer samples at once."):
-            yhat = predicted(self.network, self._p, X)
-            return self.place.xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
+        yhat = predicted(self.network, self._p, X)
+        return self.place.xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
 
+    @at_home("evaluating")
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
         """The loss on `X` and `y`, without any penalty: a float, or a NumPy array of shape (m,)."""
         rows = rows_at_once(self.layout.sizes, self.n_networks)

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import Place
+from xpmlp.backends import Place, at_home
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.mlp.content import Content, first_parameters, seeds_of
 from xpmlp.mlp.validation import Door, is_output
@@ -33,6 +33,7 @@ class Passes:
 
     # --- The tutorial's verbs ---
 
+    @at_home("drawing weights", "Make the network smaller.")
     def initialize(self) -> Self:
         """Draw the weights anew from the seed, set the biases to zero, forget what was learned."""
         p = first_parameters(self.network, self.initializer, self.seeds, self.dtype)
@@ -43,6 +44,7 @@ class Passes:
         self.history = {}
         return self
 
+    @at_home("forward")
     def forward(self, X: Array) -> Array:
         """The outputs yhat for the inputs `X`, shape (batch, n_K) or (m, batch, n_K); keeps every z and a.
 
@@ -55,6 +57,7 @@ class Passes:
         self._trace, self._gradients = forward(self.network, self.layout.unpack(self._p), X), None
         return self._trace.a[-1]
 
+    @at_home("backward")
     def backward(self, y: Array, sample_weight: Array | None = None) -> None:
         """All derivatives of the loss for the batch last seen by `forward`; read them as dz, da, dW, db."""
         if self._trace is None:
@@ -68,6 +71,7 @@ class Passes:
         y, w = self._door.targets(y, int(yhat.shape[-2]), sample_weight)
         self._gradients = backward(self.network, self.layout.unpack(self._p), self._trace, y, w, show=True, inputs=True)
 
+    @at_home("update")
     def update(self, learning_rate: float) -> None:
         """One step of plain gradient descent: W[k] -= learning_rate * dW[k], b[k] -= learning_rate * db[k]."""
         rate = checks.number(learning_rate, "learning_rate", above=0.0)
@@ -90,6 +94,7 @@ class Passes:
         return self._p
 
     @parameters.setter
+    @at_home("setting parameters")
     def parameters(self, flat: Array) -> None:
         shape = tuple(self._p.shape)
         flat = checks.floating(flat, "parameters", self.place, self.dtype, like="those of this network")
@@ -97,6 +102,7 @@ class Passes:
             raise ValueError(f"the parameters of this network have shape {shape}; got {tuple(flat.shape)}.")
         self._p = self.place.xp.asarray(flat, dtype=self._p.dtype, copy=True)
 
+    @at_home("setting weights")
     def set_weights(self, W: Sequence[Any], b: Sequence[Any]) -> Self:
         """Set W[1] ... W[K] and b[1] ... b[K] from sequences of K arrays (or nested lists) each."""
         K = self.layout.n_layers

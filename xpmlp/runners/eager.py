@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.network import Drop, reciprocal
-from xpmlp.runners.step import State, Task, loss_or_nan, step, total_weight
+from xpmlp.runners.step import State, Task, step, total_weight
 
 
 class Data:
@@ -88,8 +88,6 @@ class Runner:
     ) -> tuple[State, Array]:
         """One epoch: the new state and the mean of the batches' losses, weighted by their samples, shape () or (m,).
 
-        The loss is NaN where the parameters are no longer finite.
-
         Parameters
         ----------
         order : int array of shape (n,) or (m, n), or None
@@ -112,7 +110,7 @@ class Runner:
             if interrupted():
                 break
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
-        return State(p, slots, t), loss_or_nan(loss, p)
+        return State(p, slots, t), loss
 
     def _drop(self, t: int) -> Drop | None:
         if self.seed is None:

@@ -23,7 +23,7 @@ from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
 from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, loss_or_nan, total_weight
+from xpmlp.runners.step import State, Task, total_weight
 
 
 class Activation(NamedTuple):
@@ -122,7 +122,7 @@ class InPlaceRunner:
             if interrupted():
                 break
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
-        return State(p, slots, t), loss_or_nan(loss, p)
+        return State(p, slots, t), loss
 
     def _take(self, values: Array, rows: Array, axis: int) -> Array:
         which = (id(values), len(rows))

@@ -4,6 +4,7 @@ What is compiled is kept from fit to fit: tasks that do the same arithmetic shar
 executable of it for each shape.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from xpmlp.network import Drop, reciprocal
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, gradients, loss_or_nan, step, total_weight
+from xpmlp.runners.step import State, Task, gradients, step, total_weight
 
 
 def _meaning(function: Any) -> Any:
@@ -88,7 +89,7 @@ def _program(same: _SameArithmetic) -> Callable[..., Any]:
                 carry, _ = body(carry, (order[..., edge:], rates[whole]))
         p, slots, total, seen, _ = carry
         p = join(p)
-        return p, tuple(map(join, slots)), loss_or_nan(total * reciprocal(seen), p)
+        return p, tuple(map(join, slots)), total * reciprocal(seen)
 
     return epoch  # type: ignore[no-any-return]  # jax.jit is untyped
 
@@ -167,5 +168,7 @@ class Runner:
         drop = None if self.seed is None else (self.seed, np.full((1, 1), (t + 1) % 2**31, dtype=np.int32))
         samples, arrays = (data.x, data.y, data.w), (self.task.factors, self.task.decays)
         table = np.asarray(rates, dtype=p.dtype)
-        p, slots, loss = self.program(data.batch_size, p, slots, samples, order, table, arrays, drop)
+        high = self.task.precision == "high"  # elsewhere the row of BACKENDS asks for "highest"
+        with jax.default_matmul_precision("high") if high else contextlib.nullcontext():
+            p, slots, loss = self.program(data.batch_size, p, slots, samples, order, table, arrays, drop)
         return State(p, slots, t + data.n_batches), loss

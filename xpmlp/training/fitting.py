@@ -34,7 +34,8 @@ def fit(
     saved : Saved, optional
         A checkpoint to go on from, in place of the weights of `begin`.
     """
-    return _Fit(problem, begin, observers, keep, saved).run()
+    with problem.data.place.here():
+        return _Fit(problem, begin, observers, keep, saved).run()
 
 
 class _Fit:

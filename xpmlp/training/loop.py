@@ -17,7 +17,7 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.faults import interruptible
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.schedules import Progress, Schedule
-from xpmlp.runners.step import State
+from xpmlp.runners.step import State, loss_or_nan
 
 Notes = list[tuple[str, type[Warning]]]
 """Warnings to be given, last of all, when nothing can be rolled back any more."""
@@ -195,7 +195,7 @@ def train(
             rate = rate_of(0)
             state, loss = runner.epoch(state, orders(), rate_of, interrupted)
             samples += plan.n_samples
-            losses = np.asarray(place.backend.to_numpy(loss))
+            losses = np.asarray(place.backend.to_numpy(loss_or_nan(loss, state.p)))
             diverged = watch.diverged(losses)
             if _some(diverged):
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
