@@ -35,21 +35,23 @@ NOTED = (*CURVES.values(), "loss_", "best_loss_", "best_validation_score_")
 
 
 def all_or_nothing(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that leaves the estimator as it was if it fails, whatever it had changed by then."""
+    """A function that leaves the estimator as it was if it fails, whatever it had changed by then."""
 
     @functools.wraps(method)
-    def careful(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = dict(vars(self))
+    def careful(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(estimator))
         try:
-            result = method(self, *args, **kwargs)
+            result = method(estimator, *args, **kwargs)
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            vars(estimator).clear()
+            vars(estimator).update(before)
             raise
-        error = vars(self).pop("_died", None)  # what a callback raised: training ended there, and is kept
-        notes = vars(self).pop("_notes", [])
+        error = vars(estimator).pop("_died", None)  # what a callback raised: training ended there, and is kept
+        notes = vars(estimator).pop("_notes", [])
         if error is not None:
-            error.add_note(f"Training ended here; the estimator keeps what it had learned in {self.n_iter_} epochs.")
+            error.add_note(
+                f"Training ended here; the estimator keeps what it had learned in {estimator.n_iter_} epochs."
+            )
             raise error
         for message, category in notes:  # last of all, where nothing is rolled back any more
             warn(message, category)

@@ -93,8 +93,8 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
         if plain and network is not None and network.layout.n_layers == len(coefs) and np.isfinite(X).all():
             x = X if X.dtype == dtype else X.astype(dtype)
             return forward(network, Parameters([None, *coefs], [None, *intercepts]), x).a[-1], NUMPY, NUMPY
-    place, network, p, x, caller = _prepare(estimator, X, method)
-    return outputs(network, p, _blocks(x, network)), place, caller
+    place, network, p, inputs, caller = _prepare(estimator, X, method)
+    return outputs(network, p, _blocks(inputs, network)), place, caller
 
 
 def viewer(estimator: Attributes, fitted: Mapping[str, Any], place: Place) -> Any:
