@@ -387,6 +387,15 @@ def test_nets_trained_to_their_optimum_are_no_false_alarm(rng):
         assert report, str(report)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_targets_of_any_size_are_decided(size, rng):
+    # A loss of size^2 is rounded to its own digits, which a step of 4e-6 makes 4e-11 size^2 of: longer ones are tried.
+    net, X, y = MLP([3, 5, 4, 1], "tanh", random_state=0), rng.normal(size=(20, 3)), 1.0 + rng.normal(size=20)
+    report = check_gradients(net, X, size * y)
+    assert report
+    assert not any(row.undecided for row in report), str(report)
+
+
 def test_a_loss_that_overflows_is_told_and_called_neither_right_nor_wrong():
     net = MLP([1, 1, 1], ["exp", "exp"], random_state=0).set_weights([[[10.0]], [[10.0]]], [[0.0], [0.0]])
     report = check_gradients(net, np.array([[1.0]]), np.array([1.0]))
