@@ -3,8 +3,8 @@
     git worktree add ../before 217fc45
     python benchmarks/versions.py ../before .
 
-Each version runs in a process of its own, on one BLAS thread; fits alternate in random order, and what is compared is the
-CPU time of the fit alone. A ratio above 1 says that the second version is slower.
+Each version runs in a process of its own, on one BLAS thread; fits alternate in random order, and what is compared is
+the CPU time of the fit alone. A ratio above 1 says that the second version is slower.
 """
 
 import argparse
@@ -83,6 +83,7 @@ class Version:
         )
 
     def seconds(self, case: str) -> float:
+        """CPU time of one fit."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(case) + "\n")

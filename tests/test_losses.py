@@ -12,7 +12,8 @@ from witnesses import ACTIVATION, LOSS, of_each_sample, outputs, slopes, targets
 
 from xpmlp.network import mean, pullback
 from xpmlp.network.activations import ACTIVATIONS
-from xpmlp.network.losses import LOSSES, check_targets, loss
+from xpmlp.network.losses import LOSSES, loss
+from xpmlp.network.targets import check_targets
 
 each_row = pytest.mark.parametrize("row", LOSSES.values(), ids=lambda row: row.name)
 each_canonical_row = pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
+from xpmlp.runners import numpy as in_place
 from xpmlp.runners.step import State, loss_or_nan
 
 # 4 epochs of 3 batches, the last one short, float64: the largest difference seen over all cases and runners was 2e-15
@@ -301,7 +302,7 @@ def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.Mon
     case = CASES["optimizer-adamw"]
     expected, _ = trained(case, None, eager.Runner, writable, select("numpy"))
     with config_context(compiled="always"):
-        got, _ = trained(case, None, find_runner, writable, select("numpy"))
+        got, _ = trained(case, None, in_place.Runner, writable, select("numpy"))
     assert np.max(np.abs(got.p - expected.p)) > 1e-6
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from xpmlp.backends.config import config_context, get_config, set_config
     from xpmlp.backends.transfer import to_backend, to_device, to_numpy
     from xpmlp.estimators import MLPClassifier, MLPRegressor
-    from xpmlp.inspection import check_gradients, curvature
+    from xpmlp.inspection import check_gradients
+    from xpmlp.inspection.curvature import curvature
     from xpmlp.inspection.diagnosis import diagnose
     from xpmlp.inspection.explanation import explain_step
     from xpmlp.inspection.health import Health

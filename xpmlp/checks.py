@@ -175,11 +175,17 @@ def narrowed(x: Array, name: str, xp: Any, dtype: str) -> Array:
         If `x` holds NaN or infinity, or numbers that `dtype` cannot tell from infinity, or a whole column from 0.
     """
     finite(x, name, xp)
-    wanted = getattr(xp, dtype)
-    bounds = xp.finfo(wanted)
-    if xp.finfo(x.dtype).bits <= bounds.bits:
-        return xp.astype(x, wanted, copy=False)
-    largest = xp.max(xp.abs(x), axis=-2) if x.ndim > 1 else xp.abs(x)
+    demand_no_loss(x, name, xp, dtype)
+    return xp.astype(x, getattr(xp, dtype), copy=False)
+
+
+def demand_no_loss(x: Array, name: str, xp: Any, dtype: str) -> None:
+    """ValueError where finite numbers would become infinite as `dtype`, or a column that is not 0 would become 0."""
+    bounds = xp.finfo(getattr(xp, dtype))
+    if not xp.isdtype(x.dtype, "real floating") or xp.finfo(x.dtype).bits <= bounds.bits or not math.prod(x.shape):
+        return
+    # Of each column, without an array as large as x.
+    largest = xp.maximum(xp.max(x, axis=-2), -xp.min(x, axis=-2)) if x.ndim > 1 else xp.abs(x)
     if bool(xp.any(largest > float(bounds.max))):
         raise ValueError(
             f"{name} reaches {float(xp.max(largest)):.3g}, and {dtype} ends at {float(bounds.max):.3g}; scale it, or "
@@ -191,7 +197,6 @@ def narrowed(x: Array, name: str, xp: Any, dtype: str) -> Array:
             f"a column of {name} holds nothing larger than {least:.3g}, which {dtype} cannot tell from 0; scale it, or "
             'train with dtype="float64".'
         )
-    return xp.astype(x, wanted, copy=False)
 
 
 def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the parameters") -> Array:

@@ -84,8 +84,6 @@ def _odd_column(value: Any, name: str) -> str:
     for column, dtype in zip(columns, dtypes, strict=False):
         text = str(dtype).lower()
         if getattr(dtype, "kind", "") in ("M", "m") or text.startswith(("date", "time", "duration")):
-            return (
-                f"{name} must hold numbers, and its column {column!r} holds dates or times: subtract a date, divide by a "
-                "unit."
-            )
+            sentence = f"{name} must hold numbers, and its column {column!r} holds dates or times"
+            return f"{sentence}: subtract a date, divide by a unit."
     return ""

@@ -19,7 +19,6 @@ from xpmlp.backends.probing import backend_named, backend_names, probe
 from xpmlp.backends.table import BACKENDS, DTYPES, NARROWER, Backend, BackendUnavailableError, HostArray, State
 from xpmlp.faults import telling_of_memory
 
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

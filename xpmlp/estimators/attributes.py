@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,7 +16,7 @@ from xpmlp.backends import HostArray, Place, select
 from xpmlp.estimators import building
 from xpmlp.estimators.settings import settings_of
 from xpmlp.estimators.targets import Samples, Targets
-from xpmlp.estimators.validation import Inputs, caller_place
+from xpmlp.estimators.validation import Inputs, InvalidInputError, caller_place
 from xpmlp.network import Layers, Network
 from xpmlp.training import Carried
 
@@ -79,7 +80,27 @@ def place_of_weights(estimator: Attributes) -> Place:
 
 def dtype_of(estimator: Attributes) -> str:
     """The dtype of the weights and of all arithmetic."""
-    return str(estimator.coefs_[0].dtype).rpartition(".")[2]
+    first = estimator.coefs_[0]
+    name = str(first.dtype if hasattr(first, "dtype") else np.asarray(first).dtype).rpartition(".")[2]
+    return name if name.startswith("float") else "float64"  # lists of whole numbers, that somebody assigned
+
+
+def demand_weights_that_fit(estimator: Attributes) -> None:
+    """InvalidInputError where `coefs_` and `intercepts_`, which anybody may assign, are of no network."""
+    W, b = ([tuple(np.shape(values)) for values in of] for of in (estimator.coefs_, estimator.intercepts_))
+    n_in = int(estimator.n_features_in_)
+    if len(W) != len(b) or not W:
+        raise InvalidInputError(f"coefs_ and intercepts_ must be as many; got {len(W)} and {len(b)}.")
+    for k, (shape, bias) in enumerate(zip(W, b, strict=True)):
+        if len(shape) != 2 or shape[0] != n_in:
+            raise InvalidInputError(
+                f"coefs_[{k}] must have shape ({n_in}, n), as what enters it has {n_in} columns; got {shape}."
+            )
+        n_in = shape[1]
+        if bias != (n_in,):
+            raise InvalidInputError(
+                f"intercepts_[{k}] must have shape ({n_in},), as coefs_[{k}] is {shape}; got {bias}."
+            )
 
 
 def network_of(estimator: Attributes, W: Layers | None = None) -> Network:

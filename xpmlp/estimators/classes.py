@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
+from xpmlp.estimators.front_door import odd_classes
 from xpmlp.estimators.scores import Score, accuracy_of
 from xpmlp.estimators.targets import Samples, Twin
 from xpmlp.estimators.validation import Inputs, InvalidInputError, check_targets, check_weights
@@ -177,6 +178,8 @@ def labels_among(classes: HostArray) -> Classes:
 
 def classes_given(classes: Any) -> HostArray:
     """The argument `classes` of a first partial_fit, sorted."""
+    if odd := odd_classes(classes):
+        raise InvalidInputError(odd)
     return np.asarray(unique_labels(classes))
 
 

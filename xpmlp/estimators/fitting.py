@@ -14,7 +14,7 @@ from xpmlp import training
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, place_of, warn
 from xpmlp.estimators import building, checkpointing, posing
-from xpmlp.estimators.attributes import Attributes, give
+from xpmlp.estimators.attributes import Attributes, dtype_of, give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.monitor import CURVES, Watcher
 from xpmlp.estimators.parameters import InvalidParameterError, check_parameters
@@ -23,7 +23,7 @@ from xpmlp.estimators.targets import Samples, Targets
 from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs, our_errors, working_place
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network
-from xpmlp.network.losses import check_targets
+from xpmlp.network.targets import check_targets
 from xpmlp.training import Carried, Fitted
 from xpmlp.training.loop import BEGINNING, DivergenceError, Notes
 
@@ -83,7 +83,9 @@ def fit_estimator(
     with our_errors():
         place = working_place(settings.backend, settings.device, X)
         reset = anew or not hasattr(estimator, "n_features_in_")
-        inputs = check_inputs(estimator, X, place=place, dtype=settings.dtype, reset=reset)
+        # A model that goes on keeps its dtype, whatever that of the new samples.
+        dtype = settings.dtype if anew or settings.dtype is not None else dtype_of(estimator)
+        inputs = check_inputs(estimator, X, place=place, dtype=dtype, reset=reset)
         targets, samples = estimator._learn(
             y, sample_weight, inputs, anew=anew, incremental=incremental, classes=classes
         )

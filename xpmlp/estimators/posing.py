@@ -11,6 +11,7 @@ from xpmlp.estimators import building
 from xpmlp.estimators.checkpointing import Shuffles
 from xpmlp.estimators.settings import Settings
 from xpmlp.estimators.targets import Samples
+from xpmlp.estimators.validation import scale_of
 from xpmlp.network import Network
 from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.optim.schedules import schedule
@@ -37,7 +38,7 @@ def problem(
     task = Task(
         network,
         optimizer,
-        l2=float(settings.alpha),
+        l2=float(settings.alpha) * scale_of(samples.w),
         clip_norm=None if settings.clip_norm is None else float(settings.clip_norm),
         decays=_decays(network, data.place, samples.inputs.dtype) if optimizer.weight_decay else None,
     )
@@ -99,7 +100,7 @@ def problem_of_lbfgs(
         on_divergence="raise", max_time=max_time, know_best=checkpoints,
     )  # fmt: skip
     return Problem(
-        Task(network, OPTIMIZERS["sgd"], l2=float(settings.alpha)),
+        Task(network, OPTIMIZERS["sgd"], l2=float(settings.alpha) * scale_of(samples.w)),
         data,
         plan,
         draws.of(samples.inputs.n, False),

@@ -1,7 +1,8 @@
 """What a fitted estimator says of new samples: outputs, hidden layers, derivatives with respect to the inputs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import Place
+from xpmlp.backends import HostArray, Place
 from xpmlp.estimators import building
-from xpmlp.estimators.attributes import Attributes, dtype_of, network_of, place_of_weights
+from xpmlp.estimators.attributes import (
+    Attributes,
+    demand_weights_that_fit,
+    dtype_of,
+    network_of,
+    place_of_weights,
+)
 from xpmlp.estimators.validation import (
     NUMPY,
     Inputs,
@@ -90,8 +97,8 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
         coefs, intercepts, network = estimator.coefs_, estimator.intercepts_, state.get("_network")
         dtype = getattr(coefs[0], "dtype", None)
         plain = all(type(c) is np.ndarray and c.dtype == dtype for c in (*coefs, *intercepts))
-        if plain and network is not None and network.layout.n_layers == len(coefs) and np.isfinite(X).all():
-            x = X if X.dtype == dtype else X.astype(dtype)
+        if plain and network is not None and _fit(coefs, intercepts, network) and np.isfinite(X).all():
+            x = X if X.dtype == dtype else _narrow(X, dtype)
             return forward(network, Parameters([None, *coefs], [None, *intercepts]), x).a[-1], NUMPY, NUMPY
     place, network, p, inputs, caller = _prepare(estimator, X, method)
     return outputs(network, p, _blocks(inputs, network)), place, caller
@@ -130,9 +137,22 @@ def samples_for(estimator: Attributes, X: Any, y: Any, sample_weight: Any) -> tu
 # --- Behind the door ---
 
 
+def _fit(coefs: Sequence[HostArray], intercepts: Sequence[HostArray], network: Network) -> bool:
+    """Whether weights, which anybody may assign, are those of the network."""
+    sizes = network.layout.sizes
+    shapes = [c.shape for c in coefs] == list(pairwise(sizes))
+    return shapes and [b.shape for b in intercepts] == [(n,) for n in sizes[1:]]
+
+
+def _narrow(X: HostArray, dtype: Any) -> HostArray:
+    checks.demand_no_loss(X, "X", np, dtype.name)
+    return X.astype(dtype)
+
+
 def _prepare(estimator: Attributes, X: Any, method: str) -> tuple[Place, Network, Parameters, Inputs, Place]:
     check_is_fitted(estimator)
     with our_errors():
+        demand_weights_that_fit(estimator)
         place, caller = place_of_weights(estimator), caller_place(X)
         if estimator._asked is None:
             _check_same_namespace(type(estimator).__name__, place, caller, method)

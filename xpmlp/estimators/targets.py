@@ -12,6 +12,7 @@ from sklearn.metrics import d2_pinball_score, r2_score
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
+from xpmlp.checks import demand_no_loss
 from xpmlp.estimators.scores import Score, r2_of
 from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, bring, check_targets, check_weights
 from xpmlp.network.losses import Loss
@@ -126,6 +127,7 @@ class Numbers:
         if len(self.quantiles) > 1 and y.ndim > 1:
             raise InvalidInputError(f"quantiles are of one output: y must have shape (n,); got {y.shape}.")
         targets = y[:, None] if y.ndim == 1 else y
+        demand_no_loss(targets, "y", np, inputs.dtype)
         return Samples(inputs, y, targets, check_weights(w, inputs.n, name))
 
     def strata(self, samples: Samples) -> None:  # noqa: ARG002

@@ -15,25 +15,14 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place, backend_of, place_of, select
+from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of, select
 from xpmlp.backends.transfer import to_backend, to_numpy
+from xpmlp.checks import demand_no_loss, weight_scale
+from xpmlp.estimators.front_door import advised, odd_inputs, odd_targets
 from xpmlp.estimators.parameters import InvalidParameterError
 from xpmlp.runners import Data
 
 NUMPY = select("numpy")
-
-# What to do about what scikit-learn's checks find, by a phrase of their message.
-ADVICE = {
-    "contains NaN": "Drop these samples or impute them first, for instance with sklearn.impute.SimpleImputer.",
-    "contains infinity": "Drop these samples, or scale or clip the column that holds them first.",
-    "could not convert": "Encode strings first, for instance with sklearn.preprocessing.OneHotEncoder.",
-    "Complex data": "Pass the real and the imaginary part as columns of their own.",
-    "inconsistent numbers of samples": "X, y and the weights need one entry per sample.",
-    "0 sample(s)": "Pass at least one sample.",
-    "0 feature(s)": "Pass at least one column.",
-    "Sparse data was passed": "Call its toarray() first.",
-    "Unknown label type": "Numbers on a scale are for MLPRegressor; classes are integers, strings or booleans.",
-}
 
 
 class InvalidInputError(ValueError, TypeError):
@@ -48,12 +37,7 @@ def our_errors() -> Iterator[None]:
     except (InvalidInputError, InvalidParameterError, NotFittedError):
         raise
     except (ValueError, TypeError) as error:
-        text = str(error)
-        for phrase, advice in ADVICE.items():
-            if phrase in text:
-                text = f"{text.splitlines()[0]} {advice}"
-                break
-        raise InvalidInputError(text) from error
+        raise InvalidInputError(advised(error)) from error
 
 
 class Inputs(NamedTuple):
@@ -82,7 +66,7 @@ class Inputs(NamedTuple):
     def data(self, y: HostArray, w: HostArray | None, batch_size: int) -> Data:
         """The samples on the device, ready to be trained on; a sparse matrix stays on the host."""
         place, dtype = self.place, self.dtype
-        w = None if w is None else place.asarray(w, dtype)
+        w = None if w is None else place.asarray(w * scale_of(w), dtype)
         kind = SparseData if sparse.issparse(self.x) else Data
         x = self.x if kind is SparseData else move(self.x, place, dtype)
         return kind(place, x, place.asarray(y, dtype), w, batch_size)
@@ -132,9 +116,9 @@ def caller_place(X: Any) -> Place:
 
 def check_inputs(estimator: Any, X: Any, *, place: Place, dtype: str | None, reset: bool) -> Inputs:
     """X as finite floating numbers of shape (n, n_0); sets, or compares, `n_features_in_` and `feature_names_in_`."""
+    if X is not None and (odd := odd_inputs(X)):
+        raise InvalidInputError(odd)
     if caller_place(X) is NUMPY:
-        if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
-            raise InvalidInputError("X must hold numbers, and holds dates or times: subtract a date, divide by a unit.")
         options = {"accept_sparse": ["csr", "csc"], "dtype": [np.float64, np.float32], "order": "C"}
         x = validate_data(estimator, X=X, reset=reset, **options)
         x = x.tocsr() if sparse.issparse(x) else x
@@ -142,7 +126,10 @@ def check_inputs(estimator: Any, X: Any, *, place: Place, dtype: str | None, res
         x = _check_array(X)
         validate_data(estimator, X=x, reset=reset, skip_check_array=True)
     is_ = str(x.dtype).rpartition(".")[2]
-    return Inputs(x, place, place.dtype_name(is_ if dtype is None else dtype))
+    dtype = place.dtype_name(is_ if dtype is None else dtype)
+    held = x.data[:, None] if sparse.issparse(x) else x
+    demand_no_loss(held, "X", array_namespace(held), dtype)
+    return Inputs(x, place, dtype)
 
 
 def _check_array(X: Any) -> Array:
@@ -167,7 +154,7 @@ def _check_array(X: Any) -> Array:
         wide = "float64" if place.float64 and not xp.isdtype(X.dtype, "real floating") else "float32"
         X = xp.astype(X, getattr(xp, wide))
     if not bool(xp.all(xp.isfinite(X))):
-        raise InvalidInputError(f"Input X contains NaN or infinity. {ADVICE['contains NaN']}")
+        raise InvalidInputError("Input X contains NaN or infinity. Drop these samples or impute them first.")
     return X
 
 
@@ -178,6 +165,8 @@ def check_targets(owner: str, y: Any, inputs: Inputs, *, numeric: bool) -> HostA
     """
     if y is None:
         raise InvalidInputError(f"This {owner} estimator requires y to be passed, but the target y is None.")
+    if odd := odd_targets(y, numeric=numeric):
+        raise InvalidInputError(odd)
     y = host(y)
     options = {"ensure_all_finite": True, "ensure_2d": False, "dtype": None, "input_name": "y"}
     y = check_array(y, accept_sparse="csr", estimator=owner, **options)
@@ -215,6 +204,11 @@ def check_weights(w: Any, n: int, name: str = "sample_weight") -> HostArray | No
     if not np.any(weights > 0.0):
         raise InvalidInputError(f"Sample weights must contain at least one non-zero number; all of {name} are zero.")
     return weights
+
+
+def scale_of(w: HostArray | None) -> float:
+    """What weights are multiplied with, and with them the penalty: see `checks.weight_scale`."""
+    return 1.0 if w is None else weight_scale(float(np.max(w, initial=0.0)))
 
 
 def host(values: Any) -> Any:

@@ -26,7 +26,8 @@ from xpmlp.inspection.kinks import kinks_of
 from xpmlp.inspection.models import batch_of, open_up
 from xpmlp.network import Parameters, Trace, backward, forward, mean, sample_losses
 from xpmlp.network.activations import ACTIVATIONS
-from xpmlp.network.losses import LOSSES, check_targets
+from xpmlp.network.losses import LOSSES
+from xpmlp.network.targets import check_targets
 
 EPSILON = float(np.finfo(np.float64).eps)
 OFFSETS = (0, 1, -1, 2, -2, 4, -4)  # in steps

@@ -186,7 +186,7 @@ def _demand_what_lbfgs_can_do(net: Content, o: Options) -> None:
         raise ValueError(f"lbfgs finds the length of its steps itself; leave out {' and '.join(given)}.")
 
 
-def _lbfgs_runner(task: Task, data: Data, _: Array | None) -> lbfgs.Runner:
+def _lbfgs_runner(task: Task, data: Data, *_: object) -> lbfgs.Runner:
     return lbfgs.Runner(lbfgs.objective(task, data), max_fun=2**62, tol=0.0)
 
 

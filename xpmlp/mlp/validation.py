@@ -8,7 +8,7 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.network import Network
-from xpmlp.network.losses import check_targets
+from xpmlp.network.targets import check_targets
 
 
 class Samples(NamedTuple):
