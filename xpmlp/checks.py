@@ -201,10 +201,7 @@ def demand_no_loss(x: Array, name: str, xp: Any, dtype: str) -> None:
 
 def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the parameters") -> Array:
     """`x` as an array of real floating numbers on `place`, of any shape; lists become `dtype`, arrays keep theirs."""
-    if odd := oddity(x, name):
-        raise TypeError(odd)
-    if isinstance(x, (list, tuple)):
-        x = _from_lists(x, name, place, dtype)
+    x = plain(x, name, place, dtype)
     here = place_of(**{name: x})
     if getattr(x, "requires_grad", False):
         x = x.detach()  # the derivatives here are written by hand: a graph of PyTorch's would only grow
@@ -220,6 +217,16 @@ def floating(x: Any, name: str, place: Place, dtype: str, *, like: str = "the pa
             f"{name} must be an array of real floating numbers; got dtype {_dtype_name(x.dtype)}. "
             f'Convert it first, on NumPy with {name}.astype("{dtype}").'
         )
+    return x
+
+
+def plain(x: Any, name: str, place: Place, dtype: str) -> Array:
+    """`x` as an array of some library, lists as NumPy's on `place`; TypeError where it only looks like an array."""
+    if odd := oddity(x, name):
+        raise TypeError(odd)
+    if isinstance(x, (list, tuple)):
+        return _from_lists(x, name, place, dtype)
+    place_of(**{name: x})
     return x
 
 

@@ -124,7 +124,15 @@ def _moved(array: Array, source: Place, place: Place, dtype: str | None) -> Arra
 
 
 def _as_array(x: object) -> Array:
-    return np.asarray(x) if backend_of(x) is None or isinstance(x, np.generic) else x
+    if backend_of(x) is not None and not isinstance(x, np.generic) and getattr(x, "dtype", None) != object:
+        return x
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise ValueError("x must be rectangular: every row needs the same number of columns.") from None
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"x must hold numbers or truth values; got a {type(x).__name__}, of dtype {array.dtype}.")
+    return array
 
 
 def _dtype_name(dtype: object) -> str:

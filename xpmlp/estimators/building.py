@@ -33,7 +33,7 @@ SCIKIT_LEARN_NAMES = {"sigmoid": "logistic"}
 def hidden_sizes(settings: Settings) -> list[int]:
     """The units of each hidden layer; one number is one layer."""
     sizes = settings.hidden_layer_sizes
-    sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(np.asarray(sizes, dtype=object).ravel())
+    sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(_sequence(sizes, settings))
     for size in sizes:
         if isinstance(size, (bool, np.bool_)) or not isinstance(size, numbers.Integral):
             raise InvalidParameterError(
@@ -43,6 +43,15 @@ def hidden_sizes(settings: Settings) -> list[int]:
     if any(size <= 0 for size in sizes):
         raise InvalidParameterError(f"hidden_layer_sizes must be > 0, got {[int(size) for size in sizes]}.")
     return [int(size) for size in sizes]
+
+
+def _sequence(sizes: Any, settings: Settings) -> Any:
+    if isinstance(sizes, (dict, set)) or np.ndim(np.asarray(sizes, dtype=object)) > 1:
+        raise InvalidParameterError(
+            f"The 'hidden_layer_sizes' parameter of {settings.owner} must be one number or a sequence of them. "
+            f"Got {sizes!r} instead."
+        )
+    return sizes
 
 
 def hidden_activations(settings: Settings, n_hidden: int) -> list[Activation]:

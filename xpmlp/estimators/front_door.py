@@ -53,6 +53,8 @@ def advised(error: Exception) -> str:
 
 def odd_inputs(X: Any, name: str = "X") -> str:
     """Why X cannot be inputs; "" where it may be."""
+    if hasattr(X, "toarray"):
+        return ""
     found = oddity(X, name, (*NO_ARRAYS, *LOOK_ALIKES))
     if found or not isinstance(X, np.ndarray) or X.dtype != object:
         return found
@@ -72,9 +74,10 @@ def odd_targets(y: Any, name: str = "y", *, numeric: bool) -> str:
     if values.dtype.kind in "Mm":
         return oddity(values, name)
     if values.dtype.kind == "c":
-        return f"{name} must hold real numbers; got dtype {values.dtype}."
+        return f"{name} must hold real numbers. Complex data not supported; got dtype {values.dtype}."
     if numeric and values.dtype.kind in "SU":
-        return f"{name} must hold numbers; got text such as {values.flat[0]!r}. Convert it first: {name}.astype(float)."
+        text = str(values.flat[0])
+        return f"{name} must hold numbers: could not convert text such as {text!r}. Convert it first: {name}.astype(float)."
     return _odd_objects(values, name, numeric=numeric, classes=not numeric) if values.dtype == object else ""
 
 
@@ -113,7 +116,8 @@ def _odd_objects(values: HostArray, name: str, *, numeric: bool = True, classes:
         return "" if name == "X" else f"{name} must hold numbers; got text such as {text!r}."
     if "other" in kinds and not classes:
         odd = next(value for value in flat if _kind_of(value) == "other")
-        return f"{name} must hold numbers; got a {type(odd).__name__} among them."
+        what = "an argument must be a string of digits or a number"
+        return f"{name} must hold numbers: {what}, and a {type(odd).__name__} is neither."
     return ""
 
 

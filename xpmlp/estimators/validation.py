@@ -188,6 +188,8 @@ def check_weights(w: Any, n: int, name: str = "sample_weight") -> HostArray | No
         return None
     if isinstance(w, (int, float, np.number)) and not isinstance(w, bool):
         w = np.full(n, float(w))
+    if odd := odd_inputs(w, name):
+        raise InvalidInputError(odd)
     options = {"ensure_2d": False, "dtype": np.float64, "input_name": name}
     weights: HostArray = check_array(host(w), accept_sparse=False, **options)
     if weights.ndim != 1:

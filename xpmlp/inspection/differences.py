@@ -23,7 +23,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.inspection.kinks import kinks_of
-from xpmlp.inspection.models import batch_of, open_up
+from xpmlp.inspection.models import batch_with_targets, open_up
 from xpmlp.network import Parameters, Trace, backward, forward, mean, sample_losses
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
@@ -66,7 +66,7 @@ class LossSurface:
     """L as a function of the flat vector, in float64, for one batch."""
 
     def __init__(self, model: Any, X: Array, y: Array, sample_weight: Array | None) -> None:
-        opened, batch = open_up(model), batch_of(model, X, y, sample_weight)
+        opened, batch = open_up(model), batch_with_targets(model, X, y, sample_weight)
         self.network, self.place = opened.network, opened.place
         xp = self.place.xp
 

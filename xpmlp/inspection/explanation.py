@@ -21,7 +21,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.inspection import page as pages
 from xpmlp.inspection.equations import BACKWARD, FORWARD, STEP, Equation, Pass
-from xpmlp.inspection.models import batch_of, open_up
+from xpmlp.inspection.models import batch_with_targets, open_up
 from xpmlp.inspection.paths import Path, path_to, target_of
 from xpmlp.network import backward, forward, mean, sample_losses, shares
 
@@ -249,7 +249,7 @@ def explain_step(
     network, p, place = opened[:3]
     layout, xp = network.layout, place.xp
     target = None if weight is None else target_of(layout.sizes, weight)
-    x, y, w = batch_of(net, X, y, sample_weight)
+    x, y, w = batch_with_targets(net, X, y, sample_weight)
     trace = forward(network, p, x)
     grads = backward(network, p, trace, y, w, show=True, inputs=True)
     losses = sample_losses(network, trace, y)

@@ -77,6 +77,13 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
     return Batch(*samples_for(model, X, y, sample_weight))
 
 
+def batch_with_targets(model: Any, X: Any, y: Any, sample_weight: Any = None) -> Batch:
+    """The same where there must be targets; TypeError where there are none."""
+    if y is None:
+        raise TypeError("y must hold the targets of the batch; got None.")
+    return batch_of(model, X, y, sample_weight)
+
+
 def curves_of(model: Any) -> dict[str, HostArray]:
     """What was recorded once per epoch, by the names of `MLP.history`; each of shape (epochs,) or (epochs, m).
 

@@ -34,8 +34,14 @@ class Samples(NamedTuple):
 def is_output(given: Any, yhat: Array) -> bool:
     """Whether `given` is yhat: of backward(y, yhat), as the tutorial has it, it would be taken for weights."""
     if isinstance(given, (list, tuple)):
-        return np.shape(given) == tuple(yhat.shape)
-    shape = tuple(getattr(given, "shape", ()))
+        try:
+            return np.shape(given) == tuple(yhat.shape)
+        except ValueError:  # ragged: the check of weights will say so
+            return False
+    shape = getattr(given, "shape", ())
+    if not isinstance(shape, tuple) and type(given) is not type(yhat):
+        return False
+    shape = tuple(shape)
     if type(given) is not type(yhat) or (shape != tuple(yhat.shape) and shape != tuple(yhat.shape[:-1])):
         return False
     alone = yhat.shape[-1] == 1 and len(shape) == yhat.ndim - 1
@@ -59,7 +65,7 @@ class Door(NamedTuple):
         """Targets in the loss's domain, and weights."""
         width = self.network.loss.target_width or self.network.layout.sizes[-1]
         where = "be compared with the outputs"
-        y = checks.numbers_of_any_kind(y, self.dtype)
+        y = checks.numbers_of_any_kind(checks.plain(y, name, self.place, self.dtype), self.dtype)
         self._demand_one_hot(y, n, width, name)
         y = checks.array(y, name, self.place, self.dtype, width=width, networks=self.n_networks, where=where)
         if y.shape[-2] != n:
@@ -74,7 +80,7 @@ class Door(NamedTuple):
 
     def _demand_one_hot(self, y: Any, n: int, width: int, name: str) -> None:
         # Class numbers have one column, or none: to say how a column is made would lead to the next error.
-        shape = np.shape(y) if isinstance(y, (list, tuple)) else tuple(getattr(y, "shape", ()))
+        shape = tuple(y.shape)
         if self.network.loss.targets == "distribution" and width > 1 and shape in ((n,), (n, 1)):
             raise ValueError(
                 f"{name} must hold one-hot rows (or soft targets) of shape ({n}, {width}) for the loss "

@@ -4,6 +4,7 @@ To add one, write its function and one row of SCHEDULES. The tests and the docs 
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -107,6 +108,18 @@ _BOUNDS: dict[str, dict[str, float]] = {
 }
 
 
+def _demand_a_factor(function: Callable[..., object]) -> None:
+    """TypeError where a user's function does not make a number of a `Progress`."""
+    name = getattr(function, "__name__", repr(function))
+    form = "schedule must be a function from Progress to a factor, as in lambda progress: 0.9**progress.epoch"
+    try:
+        found = function(Progress(0, 0.0, 0, 1))
+    except Exception as error:
+        raise TypeError(f"{form}; {name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(found, numbers.Real) and getattr(found, "shape", None) != ():
+        raise TypeError(f"{form}; {name} returned {found!r}.")
+
+
 def schedule(value: object, **parameters: float) -> Schedule:
     """The row for a name, a row, or a user's own function of `Progress`; its parameters set to those given.
 
@@ -124,6 +137,8 @@ def schedule(value: object, **parameters: float) -> Schedule:
     """
     if callable(value) and not isinstance(value, Schedule):
         row = Schedule(getattr(value, "__name__", "custom"), value)
+        checks.known_parameters(row, parameters, "schedule")
+        _demand_a_factor(value)
     else:
         row = checks.choose(SCHEDULES, value, "schedule")
     checks.known_parameters(row, parameters, "schedule")
