@@ -208,7 +208,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def pages(session: nox.Session) -> None:
-    """Open every page of the docs, and those that xpmlp writes, in Chromium: what overflows or complains is a failure."""
+    """Open every page of the docs, and those that xpmlp writes, in Chromium, at a laptop's and a phone's width."""
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) or not shutil.which(
         "chromedriver"
     ):

@@ -1,4 +1,4 @@
-"""The Learn pages are executed when the docs are built: what a block prints stands under it, and each page is a notebook.
+"""The Learn pages are executed when the docs are built: what a block prints stands under it, each page is a notebook.
 
 A page's ```python blocks run one after the other, in one namespace, as a reader would run them. The notebook holds the
 same text and code with the same output; lines that a page includes from the package stand in it as they are.
@@ -27,7 +27,7 @@ def run(text: str) -> list[str]:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), warnings.catch_warnings():
             warnings.simplefilter("error")
-            exec(compile(code, "page", "exec"), names)  # noqa: S102 - our own pages
+            exec(compile(code, "page", "exec"), names)
         printed.append(out.getvalue().rstrip())
     return printed
 
@@ -81,7 +81,7 @@ def notebook_of(text: str, printed: list[str], folder: Path) -> dict[str, Any]:
 
 def lines_included(folder: Path, directive: str, options: str) -> str:
     """The lines of the package that a page shows."""
-    file = (folder / directive.split()[-1]).resolve()
+    file = (folder / directive.rsplit(maxsplit=1)[-1]).resolve()
     marks = dict(re.findall(r'^:(start-at|end-at): "(.*)"$', options, flags=re.MULTILINE))
     lines = file.read_text(encoding="utf-8").splitlines()
     start = next(i for i, line in enumerate(lines) if marks["start-at"] in line)
@@ -110,7 +110,7 @@ def on_read(app: Any, name: str, source: list[str]) -> None:
     source[0] = with_outputs(text, printed, file)
 
 
-def on_doctree(app: Any, doctree: Any) -> None:
+def on_doctree(_: Any, doctree: Any) -> None:
     """Lines from the package with their comments above them."""
     from docutils import nodes  # the rest of this file is tested without the docs' requirements
 

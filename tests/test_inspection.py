@@ -592,8 +592,8 @@ SUM_MEANS, TWICE = "it is a sum over samples where L is their mean", "the mean o
         ({SAME_LAYER}, "dW[3]: it is a[3].T @ dz[3], where a[2].T belongs."),
         ({SUM, MEAN_DB, DOUBLED}, f"dW[3]: it is doubled, and {SUM_MEANS} (40 times the numerical one); "
          "db[3]: it is doubled."),
-        ({SUM, MEAN_DB, DOUBLED, SIGN, SAME_LAYER}, "dW[3]: it is -40 times a[3].T @ dz[3], where a[2].T belongs: its sign "
-         f"is wrong, it is doubled, and {SUM_MEANS}; db[3]: its sign is wrong, and it is doubled (-2 times the "
+        ({SUM, MEAN_DB, DOUBLED, SIGN, SAME_LAYER}, "dW[3]: it is -40 times a[3].T @ dz[3], where a[2].T belongs: its "
+         f"sign is wrong, it is doubled, and {SUM_MEANS}; db[3]: its sign is wrong, and it is doubled (-2 times the "
          "numerical one)."),
     ],
     ids=lambda it: " + ".join(sorted(it)) if isinstance(it, set) else "",

@@ -94,7 +94,8 @@ OVERFLOW = """
 const wide = [], page = document.documentElement;
 if (page.scrollWidth > innerWidth) wide.push(`page ${page.scrollWidth}`);
 for (const it of document.querySelectorAll('.formula, .from-source pre, .output pre'))
-  if (it.scrollWidth > it.clientWidth + 1) wide.push(`${it.className} ${it.textContent.slice(0, 40)} ${it.scrollWidth - it.clientWidth}`);
+  if (it.scrollWidth > it.clientWidth + 1)
+    wide.push(`${it.className} ${it.textContent.slice(0, 40)} ${it.scrollWidth - it.clientWidth}`);
 return wide;
 """
 
@@ -138,7 +139,8 @@ def random_network(seed):
 
 DERIVATIVES = """
 const {net, X, Y} = arguments[0], pass = Engine.forward(net, X), g = Engine.backward(net, pass, Y);
-return {dW: g.dW, db: g.db, loss: Engine.mean(Engine.losses(net, pass, Y)), edge: Engine.curvature(net, X, Y, 0.7, 0.2)};
+return {dW: g.dW, db: g.db, loss: Engine.mean(Engine.losses(net, pass, Y)),
+  edge: Engine.curvature(net, X, Y, 0.7, 0.2)};
 """
 
 
