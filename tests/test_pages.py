@@ -86,7 +86,10 @@ def open_at(browser, url, width, *, dark=False):
 
 
 def complaints(browser) -> list[str]:
-    return [entry["message"] for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+    """What the console holds against the page: failed requests, errors, warnings; not what a theme tells of itself."""
+    told = browser.get_log("browser")
+    serious = (entry["message"] for entry in told if entry["level"] in ("WARNING", "SEVERE"))
+    return [message for message in serious if not re.search("favicon|Got invalid theme mode", message)]
 
 
 # What is wider than its room, and formulas that are cut: by how many pixels.
@@ -104,12 +107,13 @@ return wide;
 def test_every_page_of_the_docs_fits_and_complains_of_nothing(browser, server, width):
     faults = []
     files = sorted(path.relative_to(BUILT).as_posix() for path in Path(BUILT).rglob("*.html"))
+    files = [file for file in files if not file.startswith("_static/")]  # templates of the theme
     assert len(files) > 50
     for file in files:
         open_at(browser, f"{server}/{file}", width)
         faults += [f"{file}: {wide}" for wide in browser.execute_script(OVERFLOW)]
         faults += [f"{file}: {complaint}" for complaint in complaints(browser)]
-    assert faults == []
+    assert faults == [], "\n".join(faults)
     assert Quiet.missing == []
 
 
@@ -185,7 +189,7 @@ def test_the_circles_give_the_published_numbers(circles):
 def test_all_mended_learns_the_circles(circles):
     circles.execute_script("document.getElementById('mended').click(); circles.run(150)")
     right = re.search(r"([\d.]+) % right", circles.find_element("id", "told").text)
-    assert float(right.group(1)) > 90.0
+    assert float(right.group(1)) > 97.0
 
 
 def test_the_buttons_are_the_three_verbs(circles):
