@@ -30,6 +30,8 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 # takes the newest release with its gigabytes of CUDA. .github/workflows/ci.yml names the index of the CPU builds.
 TORCH = "torch==2.13.0"
 
+SHIPPED = {".py", ".js", ".css", ".html"}  # what a wheel holds: the package, and what its pages are made of
+
 
 def group(name: str) -> list[str]:
     """The requirements of a dependency group of pyproject.toml."""
@@ -152,7 +154,8 @@ def package(session: nox.Session) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "xpmlp").rglob("*.py")} | {"xpmlp/py.typed"}
+    ours = [path for path in (ROOT / "xpmlp").rglob("*") if path.suffix in SHIPPED or path.name == "py.typed"]
+    sources = {path.relative_to(ROOT).as_posix() for path in ours}
     if packed != sources:
         session.error(f"the wheel must hold xpmlp and nothing else; these differ: {sorted(packed ^ sources)}")
 
@@ -201,6 +204,19 @@ def docs(session: nox.Session) -> None:
     session.run(
         "python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", *session.posargs, "docs", "docs/_build/html"
     )
+
+
+@nox.session(default=False)
+def pages(session: nox.Session) -> None:
+    """Open every page of the docs, and those that xpmlp writes, in Chromium, at a laptop's and a phone's width."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) or not shutil.which(
+        "chromedriver"
+    ):
+        session.skip("needs a browser: apt-get install chromium chromium-driver")
+    docs(session)
+    session.install(*group("test-core"), *group("pages"))
+    env = {"XPMLP_PAGES": str(ROOT / "docs" / "_build" / "html"), "XPMLP_BACKENDS": "numpy"}
+    session.run("python", "-m", "pytest", "tests/test_pages.py", *session.posargs, env=env)
 
 
 @nox.session(default=False)

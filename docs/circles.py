@@ -12,15 +12,23 @@ from xpmlp.inspection import page
 SIZES = (2, 4, 3, 1)
 
 
-def starts(seed: int = 42) -> dict[str, dict[str, list[Any]]]:
-    """The published first weights and biases, and the same draws at He's scale with biases of 0."""
-    draw = np.random.RandomState(seed).randn
-    drawn = [(draw(m, n), draw(n)) for m, n in itertools.pairwise(SIZES)]
+def starts() -> dict[str, dict[str, list[Any]]]:
+    """The published first weights and biases, and draws at He's scale with biases of 0.
+
+    The published seed is one of the few from which even the mended network of four ReLUs gets stuck (at 80 %), so the
+    latter come from another.
+    """
+
+    def drawn(seed: int) -> list[tuple[Any, Any]]:
+        draw = np.random.RandomState(seed).randn
+        return [(draw(m, n), draw(n)) for m, n in itertools.pairwise(SIZES)]
+
+    published, other = drawn(42), drawn(44)
     return {
-        "published": {"W": [None, *(0.1 * W for W, _ in drawn)], "b": [None, *(0.1 * b for _, b in drawn)]},
+        "published": {"W": [None, *(0.1 * W for W, _ in published)], "b": [None, *(0.1 * b for _, b in published)]},
         "he": {
-            "W": [None, *((2 / len(W)) ** 0.5 * W for W, _ in drawn)],
-            "b": [None, *(0 * b for _, b in drawn)],
+            "W": [None, *((2 / len(W)) ** 0.5 * W for W, _ in other)],
+            "b": [None, *(0 * b for _, b in other)],
         },
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # included.py, formulas.py
+sys.path.insert(0, str(HERE))  # included.py, formulas.py, executed.py, circles.py
 
 import xpmlp  # noqa: E402
 
@@ -23,6 +23,8 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "included",
     "formulas",
+    "executed",
+    "circles",
 ]
 exclude_patterns = [
     "_build",

@@ -68,6 +68,7 @@ LIBRARIES = {
 NAME_LIBRARIES = {"backends", "runners", "interop.torch"}
 NO_NUMPY = {
     *("_typing", "faults", "optim", "network.activations", "network.dropout", "network.losses"),
+    "network.targets",
     *("network.parameters", "network.propagation", "runners.lbfgs", "runners.step", "io.description"),
 }
 USE_SCIKIT_LEARN = {"estimators", "tabular", "interop.onnx", "cli"}

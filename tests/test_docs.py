@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import json
 import re
 import runpy
 import warnings
@@ -152,3 +154,62 @@ def test_links_inside_hold(path):
             assert made_of.exists() or target.endswith("gallery/index.rst"), target
         else:
             assert (path.parent / target).exists(), target
+
+
+# --- Learn: executed, and to run as notebooks ---
+
+LEARN = [path for path in PAGES if path.parent.name == "learn" and path.stem != "index"]
+# What belongs in the blank lines of the exercises.
+SOLUTIONS = {
+    "differential": [("dW = np.zeros((2, 1))", "dW = X.T @ dyhat[:, None]")],
+    "chain_rule": [("da = 0.0", "da = sum(dz[k + 1][s, j] * W[k + 1][i, j] for j in range(z[k + 1].shape[1]))")],
+    "by_hand": [("2 * (Y - a[2])", "2 * (a[2] - Y)"), ("a[k].T @ dz", "a[k - 1].T @ dz")],
+    "matrix_form": [("da = np.ones_like(a[k - 1])", "da = dz @ W[k].T")],
+    "training": [("share = np.full(len(y), 1 / len(y))", "share = w / w.sum()")],
+    "divergence": [
+        ("2 * (Y - a[3])", "2 * (a[3] - Y) / n"),
+        ("da * 2 * a[k] * (1 - a[k])", "da * a[k] * (1 - a[k])"),
+        ("a[k].T @ dz", "a[k - 1].T @ dz"),
+        ("dz.mean(axis=0)", "dz.sum(axis=0)"),
+    ],
+}
+each_learn_page = pytest.mark.parametrize("path", LEARN, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module("executed")
+
+
+@each_learn_page
+def test_the_judge_refuses_an_exercise_as_it_stands_and_accepts_its_solution(path, executed):
+    text = path.read_text(encoding="utf-8")
+    before, exercise = text.split("\n## Exercise\n")
+    assert "gradients=" in exercise
+    as_it_stands = executed.run(text)[-1]
+    assert "Look first at layer" in as_it_stands or as_it_stands.startswith("False")
+    for blank, line in SOLUTIONS[path.stem]:
+        assert blank in exercise
+        exercise = exercise.replace(blank, line)
+    assert executed.run(f"{before}\n{exercise}")[-1] in ("", "True []")
+
+
+@each_learn_page
+def test_what_a_block_prints_stands_under_it_and_in_the_notebook(path, executed):
+    text = path.read_text(encoding="utf-8")
+    printed = executed.run(text)
+    page = executed.with_outputs(text, printed, f"{path.stem}.ipynb")
+    assert page.count(":class: output") == sum(map(bool, printed)) > 0
+    assert f'href="{path.stem}.ipynb"' in page
+    notebook = json.loads(json.dumps(executed.notebook_of(text, printed, path.parent)))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["source"] for cell in code] == [block.rstrip() for block in blocks(text)]
+    assert ["".join(out["text"] for out in cell["outputs"]).rstrip() for cell in code] == printed
+    prose = "".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    assert "{literalinclude}" not in prose
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+
+
+def test_a_comment_stands_above_its_line_so_that_neither_is_cut(executed):
+    assert executed.comments_above("  dW = f(x)  # dW = x\nb = 1") == "  # dW = x\n  dW = f(x)\nb = 1"

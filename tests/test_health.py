@@ -384,3 +384,35 @@ def test_what_is_no_model_is_refused():
         diagnose({})
     with pytest.raises(ValueError, match=re.escape("this MLPClassifier has no weights yet; call its fit first.")):
         diagnose(xpmlp.MLPClassifier())
+
+
+def test_a_rate_that_the_curvature_does_not_bear_is_told_before_the_loss_rises(rng):
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    net = MLP([3, 1], random_state=0)
+    steepest = xpmlp.curvature(net, X, y)
+    for share, told in ((0.9, False), (1.05, False), (1.5, True)):
+        net.initialize()
+        net.forward(X)
+        net.backward(y)
+        net.update(2.0 * share / steepest)
+        found = [finding for finding in diagnose(net, X, y) if finding.kind == "too sharp"]
+        assert bool(found) == told
+    assert "is 3 on this batch" in str(found[0])
+    assert "too sharp" not in diagnose(net, X).kinds  # without y nothing is known of the loss
+    net.fit(X, y, epochs=1, optimizer="adam", learning_rate=10.0)
+    assert "too sharp" not in diagnose(net, X, y).kinds  # of adam it says little
+    net.initialize().fit(X, y, epochs=1, optimizer="sgd", learning_rate=3.0 / steepest)
+    assert "too sharp" in diagnose(net, X, y).kinds
+    net.initialize().fit(X, y, epochs=1, optimizer="sgd", learning_rate=3.0 / steepest, learning_rate_factors=[0.1])
+    assert "too sharp" not in diagnose(net, X, y).kinds
+
+
+def test_an_estimator_of_plain_descent_is_held_against_the_curvature(rng):
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    for momentum, told in ((0.0, True), (0.9, False)):
+        reg = xpmlp.MLPRegressor(hidden_layer_sizes=(3,), solver="sgd", momentum=momentum, learning_rate_init=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reg.set_params(max_iter=1, random_state=0).fit(X, y)
+        reg.learning_rate_init = 100.0  # the rate of the fit to come
+        assert ("too sharp" in diagnose(reg, X, y).kinds) == told

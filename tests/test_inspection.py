@@ -558,3 +558,61 @@ def test_what_many_digits_are_not_for_is_refused(rng):
         precise(net, X, y)
     with pytest.raises(ValueError, match=re.escape("digits must be a whole number of at least 20; got 10.")):
         precise(net, X, y, digits=10)
+
+
+# --- The judge of an exercise: a published class with three wrong lines, and two slips of its text ---
+
+SUM, MEAN_DB, DOUBLED, SIGN, SAME_LAYER = "no 1/n", "db a mean", "sigmoid' doubled", "the sign", "a[k] for a[k-1]"
+N = 20
+
+
+def published(net, y, wrong):
+    """The class's backward pass with these lines wrong; 3-3-3-3 sigmoids, so that even a[k].T @ dz[k] has a shape."""
+    a, W = net.a, net.W
+    dW, db = [None] * 4, [None] * 4
+    da = 2 * (y - a[3] if SIGN in wrong else a[3] - y) / (1 if SUM in wrong else N)
+    for k in (3, 2, 1):
+        dz = da * a[k] * (1 - a[k]) * (2 if DOUBLED in wrong and k == 3 else 1)
+        dW[k] = a[k if SAME_LAYER in wrong else k - 1].T @ dz
+        db[k] = dz.mean(axis=0) if MEAN_DB in wrong else dz.sum(axis=0)
+        da = dz @ W[k].T
+    return dW, db
+
+
+SUM_MEANS, TWICE = "it is a sum over samples where L is their mean", "the mean over samples is taken twice"
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ({SUM}, f"dW[3]: {SUM_MEANS}."),
+        ({MEAN_DB}, f"db[3]: {TWICE}."),
+        ({DOUBLED}, "dW[3]: it is doubled."),
+        ({SIGN}, "dW[3]: its sign is wrong."),
+        ({SAME_LAYER}, "dW[3]: it is a[3].T @ dz[3], where a[2].T belongs."),
+        ({SUM, MEAN_DB, DOUBLED}, f"dW[3]: it is doubled, and {SUM_MEANS} (40 times the numerical one); "
+         "db[3]: it is doubled."),
+        ({SUM, MEAN_DB, DOUBLED, SIGN, SAME_LAYER}, "dW[3]: it is -40 times a[3].T @ dz[3], where a[2].T belongs: its "
+         f"sign is wrong, it is doubled, and {SUM_MEANS}; db[3]: its sign is wrong, and it is doubled (-2 times the "
+         "numerical one)."),
+    ],
+    ids=lambda it: " + ".join(sorted(it)) if isinstance(it, set) else "",
+)  # fmt: skip
+def test_the_judge_names_layer_array_and_factor_of_every_published_fault(wrong, told, rng):
+    net = MLP([3, 3, 3, 3], ["sigmoid"] * 3, "sum_of_squares", random_state=0)
+    X, y = rng.normal(size=(N, 3)), rng.uniform(size=(N, 3))
+    net.forward(X)
+    report = check_gradients(net, X, y, gradients=published(net, y, wrong))
+    assert report.hint == f"Look first at layer 3, the nearest to the loss that is wrong: {told}"
+    assert check_gradients(net, X, y, gradients=published(net, y, set()))
+
+
+def test_the_judge_finds_a_wrong_line_in_the_middle_too(rng):
+    net = MLP([3, 3, 3, 3], ["sigmoid"] * 3, "sum_of_squares", random_state=0)
+    X, y = rng.normal(size=(N, 3)), rng.uniform(size=(N, 3))
+    net.forward(X)
+    dW, db = published(net, y, set())
+    slipped, _ = published(net, y, {SAME_LAYER})
+    report = check_gradients(net, X, y, gradients=([None, dW[1], slipped[2], dW[3]], db))
+    assert report.hint.endswith("dW[2]: it is a[2].T @ dz[2], where a[1].T belongs.")
+    assert [row.slip != "" for row in report] == [False, False, True, False, False, False]

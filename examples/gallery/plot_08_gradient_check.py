@@ -2,8 +2,8 @@
 Which line of back-propagation is wrong?
 ========================================
 
-``check_gradients`` compares each dW and db with numerical ones. Here it looks at derivatives from elsewhere: code
-that follows a tutorial in which four mistakes are common. Each leaves its own traces.
+``check_gradients`` compares each dW and db with numerical ones. Here it looks at derivatives from elsewhere: a chain
+rule by hand, with one of four common mistakes. Each leaves its own traces.
 """
 
 import matplotlib.pyplot as plt

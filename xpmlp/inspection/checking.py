@@ -1,6 +1,7 @@
 """check_gradients: our derivatives beside numerical ones, parameter by parameter."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from xpmlp.inspection.differences import Compared, LossSurface, resolved
 from xpmlp.inspection.models import open_up
 from xpmlp.inspection.precise import Precise
 from xpmlp.inspection.report import GradientReport, GradientRow
+from xpmlp.inspection.slips import factor_between, slip_in
 from xpmlp.mlp import MLP
 from xpmlp.network.parameters import Layout, Segment
 
@@ -131,7 +133,10 @@ def check_gradients(
         index = segment.start + elements_of_it
         mine = ours[..., index]
         compared = surface.compare(index, mine, h, tolerance) if precise is None else precise.compare(index, mine)
-        rows.append(_row(segment, elements_of_it, mine, compared, tolerance))
+        row = _row(segment, elements_of_it, mine, compared, tolerance)
+        if gradients is not None and not row.ok and row.factor is None:
+            row = replace(row, slip=slip_in(surface, segment, mine, elements_of_it))
+        rows.append(row)
     resolution = max(row.resolution for row in rows)
     return GradientReport(tuple(rows), surface.loss, surface.n, h, tolerance, resolution, digits, surface.on_kinks)
 
@@ -188,20 +193,10 @@ def _row(segment: Segment, chosen: HostArray, ours: HostArray, compared: Compare
         float(apart[at]),
         relative=relative,
         where=tuple(int(i) for i in (*at[:-1], *element)),
-        factor=_factor(ours, numerical),
+        factor=factor_between(ours, numerical),
         ok=relative <= tolerance,
         undecided=0.0 < 1e-3 * scale < resolution or bool(np.any(np.isinf(bound) & (sizes != 0.0))),
         resolution=resolution,
         ours_there=float(ours[at]),
         digits_there=shown,
     )
-
-
-def _factor(ours: HostArray, numerical: HostArray) -> float | None:
-    # Least squares: the c that makes ours - c numerical smallest.
-    square = float(np.sum(numerical * numerical))
-    if square == 0.0:
-        return None
-    c = float(np.sum(ours * numerical)) / square
-    left = float(np.max(np.abs(ours - c * numerical)))
-    return c if left <= 1e-3 * float(np.max(np.abs(ours))) else None

@@ -72,7 +72,8 @@ def diagnose(model: Any, X: Any = None, y: Any = None, sample_weight: Any = None
         What a `Health` callback recorded while it was fitted is read (of an estimator, from its `callbacks`), and its
         loss curves.
     X, y, sample_weight : optional
-        A batch, to look at the model as it is now; without y there are no gradients to look at.
+        A batch, to look at the model as it is now; without y there are no gradients to look at. Of a model trained by
+        plain gradient descent (`update`, optimizer "sgd") the rate is held against the `curvature` of the loss, too.
 
     Returns
     -------
@@ -279,6 +280,21 @@ def too_fast(observed: Observed) -> Iterator[Finding]:
             yield Finding("too fast", evidence, cure, network=observed.who(j))
 
 
+def too_sharp(observed: Observed) -> Iterator[Finding]:
+    """A learning rate that the curvature of the loss does not bear, before the loss has risen."""
+    for j in observed.networks:
+        edge = observed.rate_times_curvature[j]
+        # A training at as large a rate as it bears hovers about 2 (Cohen et al., arXiv:2103.00065): that is no illness
+        if edge > 2.2:
+            yield Finding(
+                "too sharp",
+                f"the learning rate times the largest curvature of the loss is {edge:.3g} on this batch, and above 2 "
+                "plain gradient descent jumps over its valley, further at each step",
+                f"divide the learning rate by {np.ceil(edge / 2.0):.0f} or more",
+                network=observed.who(j),
+            )
+
+
 def too_slow(observed: Observed) -> Iterator[Finding]:
     """A learning rate with which training would take for ever."""
     for j in observed.networks:
@@ -344,6 +360,7 @@ COMPLAINTS: tuple[Callable[[Observed], Iterator[Finding]], ...] = (
     dead_units,
     saturated_units,
     too_fast,
+    too_sharp,
     too_slow,
     overfitting,
 )

@@ -84,6 +84,14 @@ def batch_with_targets(model: Any, X: Any, y: Any, sample_weight: Any = None) ->
     return batch_of(model, X, y, sample_weight)
 
 
+def descent_of(model: Any) -> tuple[float, tuple[float, ...] | None] | None:
+    """The rate, and its factors by layer, if the model is trained by plain gradient descent; None of any other."""
+    if isinstance(model, MLP):
+        return model._descent
+    plain = model.solver == "sgd" and not model.momentum and model.learning_rate == "constant"
+    return (float(model.learning_rate_init), None) if plain else None
+
+
 def curves_of(model: Any) -> dict[str, HostArray]:
     """What was recorded once per epoch, by the names of `MLP.history`; each of shape (epochs,) or (epochs, m).
 

@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 
 from xpmlp.backends import HostArray
+from xpmlp.inspection.curvature import curvature
 from xpmlp.inspection.health import PREFIX, measure, records_of
-from xpmlp.inspection.models import batch_of, curves_of, open_up
+from xpmlp.inspection.models import batch_of, curves_of, descent_of, open_up
+
+MOST_PRODUCTS = 20_000_000  # samples times parameters: a second or so for the curvature, measured on one core
 
 
 class Observed:
@@ -27,8 +30,21 @@ class Observed:
         self.curves = {
             name: curve.reshape(len(curve), -1) for name, curve in curves_of(model).items() if PREFIX not in name
         }
+        self.rate_times_curvature = self._edge(model, X, y, sample_weight)
         self.networks = range(self.model.n_networks or 1)
         self.K = self.model.network.layout.n_layers
+
+    def _edge(self, model: Any, X: Any, y: Any, sample_weight: Any) -> HostArray:
+        # Of each network; NaN where it cannot be known: no batch, another optimizer, no float64, too long to wait for
+        unknown = np.full(self.model.n_networks or 1, np.nan)
+        descent = descent_of(model) if X is not None and y is not None else None
+        if descent is None or not self.model.place.float64:
+            return unknown
+        if len(X) * self.model.network.layout.n_parameters > MOST_PRODUCTS:
+            return unknown
+        rate, factors = descent
+        found = curvature(model, X, y, sample_weight, learning_rate=rate, learning_rate_factors=factors)
+        return np.atleast_1d(np.asarray(found))
 
     @property
     def seen(self) -> str:

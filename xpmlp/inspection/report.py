@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from xpmlp.inspection.slips import meaning_of
+
 MOST_DIGITS = 64  # of a number in the text, so that it fits 80 columns
 
 
@@ -29,6 +31,7 @@ class GradientRow:
     resolution: float  # what rounding and truncation hide: a factor of 1.001 shows on a derivative 1,000 times as large
     ours_there: float  # the derivative at `where`
     digits_there: str | None  # the numerical one at `where`, to the digits that were asked for
+    slip: str = ""  # what was put in the wrong place, where that explains a derivative from elsewhere
 
     @property
     def label(self) -> str:
@@ -134,21 +137,22 @@ class GradientReport:
         if not wrong:
             return ""
         # What is wrong in dz[k] is wrong in every layer below it, so the fault is at or above the last wrong layer.
-        row = max(wrong, key=lambda row: row.layer)
-        hint = f"Look first at layer {row.layer}, the nearest to the loss that is wrong: d{row.label}"
+        layer = max(row.layer for row in wrong)
+        first, *others = (row for row in wrong if row.layer == layer)
+        hint = f"Look first at layer {layer}, the nearest to the loss that is wrong: d{first.label}{self._reads(first)}"
+        others = [row for row in others if self._reads(row) != self._reads(first)]
+        return "; ".join([hint, *(f"d{row.label}{self._reads(row)}" for row in others)]) + "."
+
+    def _reads(self, row: GradientRow) -> str:
+        # What is wrong with it, to follow its name
         if math.isnan(row.difference) or math.isinf(row.difference):
-            return f"{hint} is not finite."
-        meanings = {
-            -1.0: "its sign is wrong",
-            2.0: "it is doubled",
-            0.5: "it is halved",
-            0.0: "it is zero",
-            float(self.n_samples): "it is a sum over samples where L is their mean",
-            1.0 / self.n_samples: "the mean over samples is taken twice",
-        }
-        for factor, meaning in meanings.items():
-            if row.factor is not None and abs(row.factor - factor) <= 1e-3 * max(abs(factor), 1e-3):
-                return f"{hint}: {meaning}."
-        if row.factor is not None:
-            return f"{hint} is {row.factor:.6g} times the numerical one."
-        return f"{hint} is furthest off at [{', '.join(map(str, row.where))}]."
+            return " is not finite"
+        if row.slip:
+            return f": {row.slip}"
+        if row.factor is None:
+            return f" is furthest off at [{', '.join(map(str, row.where))}]"
+        meaning = meaning_of(row.factor, self.n_samples)
+        times = f"{row.factor:.6g} times the numerical one"
+        if not meaning:
+            return f" is {times}"
+        return f": {meaning}" + (f" ({times})" if "," in meaning else "")

@@ -138,6 +138,15 @@ def fit_network(
     return fitted, net._replace(p=fitted.p, history=fitted.history)
 
 
+def plain_descent(o: Options, history: dict[str, list[Any]]) -> tuple[float, tuple[float, ...] | None] | None:
+    """The rate of the last epoch, and its factors by layer, where a fit was plain gradient descent; else None."""
+    plain = getattr(o.optimizer, "name", o.optimizer) == "sgd" and not getattr(o.optimizer, "weight_decay", 0.0)
+    if not plain or o.clip_norm is not None or not history.get("learning_rate"):
+        return None
+    factors = None if o.learning_rate_factors is None else tuple(map(float, o.learning_rate_factors))
+    return float(history["learning_rate"][-1]), factors
+
+
 def _stored(net: Content, fitted: Fitted) -> Stored:
     return serialization.stored(net, np.asarray(to_numpy(fitted.p)), fitted.history, net.orders)
 

@@ -14,7 +14,7 @@ from xpmlp.backends.transfer import to_numpy
 from xpmlp.io import storage
 from xpmlp.mlp import serialization
 from xpmlp.mlp.content import Content, build_network
-from xpmlp.mlp.fitting import Options, fit_network
+from xpmlp.mlp.fitting import Options, fit_network, plain_descent
 from xpmlp.mlp.observers import predicted
 from xpmlp.mlp.passes import Passes
 from xpmlp.network.initializers import initializer as find_initializer
@@ -232,6 +232,7 @@ class MLP(Passes):
             vars(self).clear()
             vars(self).update(before)
             raise
+        self._descent = plain_descent(options, self.history)
         if fitted.error is not None:
             note = f"Training ended here; the network keeps what it had learned in {fitted.epochs} epochs."
             fitted.error.add_note(note)

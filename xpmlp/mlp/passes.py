@@ -30,6 +30,8 @@ class Passes:
     _orders: list[np.random.Generator]
     _trace: Trace | None
     _gradients: Gradients | None
+    # The rate, and its factors by layer, of the plain gradient descent that moved the weights last; None of any other.
+    _descent: tuple[float, tuple[float, ...] | None] | None = None
 
     # --- The tutorial's verbs ---
 
@@ -41,6 +43,7 @@ class Passes:
         self._orders = [generator(seed, ORDERS) for seed in self.seeds]
         self._trace = None
         self._gradients = None
+        self._descent = None
         self.history = {}
         return self
 
@@ -76,6 +79,7 @@ class Passes:
         """One step of plain gradient descent: W[k] -= learning_rate * dW[k], b[k] -= learning_rate * db[k]."""
         rate = checks.number(learning_rate, "learning_rate", above=0.0)
         self._move(rate)
+        self._descent = rate, None
 
     @unwarned
     def _move(self, rate: float) -> None:
