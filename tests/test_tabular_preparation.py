@@ -168,7 +168,7 @@ def test_a_column_is_what_its_cells_say(what):
 
 def test_what_was_recognised_is_said():
     notes = " ".join(prepared([f"${1000 * k:,}" for k in range(1, 41)]).notes_)
-    assert "c: numbers written '$1,000' with a thousands separator, in $." in notes
+    assert "c: numbers in $, with thousands separators ('$1,000')." in notes
     with pytest.warns(TableWarning, match="1 of 40 cells is no number \\('unknown' in row 0\\): taken as missing"):
         TablePreparation().fit({"c": ["unknown", *map(str, range(39))]})
     preparation = prepared([f"key {k}" for k in range(40)])
