@@ -163,7 +163,14 @@ def test_one_truth_in_another_writing_is_scored(here, capsys):
 
 
 @pytest.mark.parametrize(
-    ("drop", "left"), [("x[0]", ["x[0]"]), ("x*", ["x[0]", "x0"]), ("Sales, EU", ["Sales, EU"]), ("x?,b", ["x0", "b"])]
+    ("drop", "left"),
+    [
+        ("x[0]", ["x[0]"]),
+        ("x*", ["x[0]", "x0"]),
+        ("Sales, EU", ["Sales, EU"]),
+        ("x?,b", ["x0", "b"]),
+        ("?[0]", ["x[0]"]),
+    ],
 )
 def test_a_column_is_dropped_by_its_name(here, capsys, drop, left):
     rows = "".join(f"{k % 5},{k % 7},{k % 3},{k % 2},{k * 1.5}\n" for k in range(40))
@@ -252,8 +259,8 @@ def test_ctrl_c_ends_with_a_sentence_and_130(here, late):
     rng = np.random.default_rng(0)
     rows = "".join(f"{a:.3f},{b:.3f},{a * b:.3f}\n" for a, b in rng.normal(size=(4000, 2)))
     (here / "t.csv").write_text("a,b,y\n" + rows, encoding="utf-8")
-    # The first line on stdout says that the training is about to begin; the marker before it, that the command has.
-    start = "print('begun', flush=True); import runpy; runpy.run_module('xpmlp', run_name='__main__')"
+    # The marker stands where nothing but Python is loaded yet.
+    start = "import sys, xpmlp.__main__ as xpmlp; print('begun', flush=True); sys.exit(xpmlp.main())"
     child = in_a_process(
         "-c",
         start,
@@ -274,7 +281,7 @@ def test_ctrl_c_ends_with_a_sentence_and_130(here, late):
             pass
         time.sleep(0.5)
     else:
-        time.sleep(0.3)
+        time.sleep(0.02)  # in the midst of NumPy, seldom later
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130, err

@@ -137,6 +137,8 @@ KINDS = {
     "None among names": (["None", "mild", "bad"] * 12, ["c = None", "c = bad", "c = mild"]),
     "a gap among names": (["", "mild", "bad"] * 12, ["c = bad", "c = mild", "c is missing"]),
     "leading zeros": (["007", "042", "11"] * 12, ["c = 007", "c = 042", "c = 11"]),
+    "one code among numbers": (["007", *(str(k % 2) for k in range(39))], ["c = 0", "c = 007", "c = 1"]),
+    "one underscore among numbers": (["1_2", *(str(k % 2) for k in range(39))], ["c = 0", "c = 1", "c = 1_2"]),
     "underscores": (["1_2", "12", "3"] * 12, ["c = 12", "c = 1_2", "c = 3"]),
     "keys of 16 digits": (["9007199254740993", "9007199254740992", "1"] * 12, None),
     "truths of all writings": (["True", "TRUE", "true", "False", "false"] * 8, ["c = false"]),
