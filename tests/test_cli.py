@@ -142,8 +142,9 @@ def test_a_classifier_is_trained_and_says_what_it_did(here, capsys):
         assert text in flat(out) or text in out
     page = (here / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3  # loss, calibration, what the answers depend on
-    assert "src=" not in page  # self-contained
-    assert "href=" not in page
+    assert re.findall(r'(?:src|href)="(?!#)', page) == []  # self-contained
+    assert len(re.findall(r' id="([^"]+)"', page)) == len(set(re.findall(r' id="([^"]+)"', page)))
+    assert re.findall(r"(?:fill|stroke): #0[1-5]", page) == []  # every colour has a name of the style sheet
     assert "Which class is taken for which" in page
 
 
@@ -162,6 +163,22 @@ def test_a_regression_answers_in_the_units_of_the_target(here, capsys):
     assert 900 < np.mean([float(line) for line in lines[1:]]) < 1200
     assert "score: 300 rows have the answer: R2" in err
     assert (here / "r.html").read_text(encoding="utf-8").count("<svg") == 3
+
+
+def test_a_page_takes_names_of_all_letters(here, capsys):
+    write_csv(here / "t.csv", {"$a$": range(20), "长": [k % 3 for k in range(20)], "<b>": [k % 7 for k in range(20)]})
+    assert run("train", "t.csv", "--target", "<b>", "--task", "regression", "--epochs", "2", "--report", "r.html") == 0
+    page = (here / "r.html").read_text(encoding="utf-8")
+    assert ">$a$</text>" in page
+    assert ">长</text>" in page
+    assert "<b>" not in page
+
+
+def test_a_page_without_matplotlib_is_refused_before_the_training(here, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run("train", "data.csv", "--target", "size", "--report", "r.html") == 1
+    assert "--report needs matplotlib; install it with pip install 'matplotlib>=3.9'." in flat(capsys.readouterr().err)
+    assert not (here / "model.safetensors").exists()
 
 
 def test_a_target_far_from_zero_is_not_lost_in_float32(here, capsys):
@@ -445,7 +462,7 @@ BAD_FILES = {
     "bare.csv": b"1,2,3\n4,5,6\n",
     "few.csv": b"a,y\n1,2.5\n2,3.5\n",
     "same.csv": b"a,y\n" + b"1,x\n2,x\n" * 20,
-    "unknown.csv": b"a,y\n" + b"1,\n2,NA\n" * 20,
+    "unknown.csv": b"a,y\n" + b"1,\n2,?\n" * 20,
     "names.csv": b"a,y\n" + b"".join(b"%d,name %d\n" % (i, i) for i in range(50)),
     "nothing.csv": b"a,y\n" + b"1,2.5\n1,3.5\n" * 20,
     "infinite.csv": b"a,y\n" + b"1,2.5\ninf,3.5\n" * 20,

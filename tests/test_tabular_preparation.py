@@ -137,6 +137,8 @@ KINDS = {
     "None among names": (["None", "mild", "bad"] * 12, ["c = None", "c = bad", "c = mild"]),
     "a gap among names": (["", "mild", "bad"] * 12, ["c = bad", "c = mild", "c is missing"]),
     "leading zeros": (["007", "042", "11"] * 12, ["c = 007", "c = 042", "c = 11"]),
+    "one code among numbers": (["007", *(str(k % 2) for k in range(39))], ["c = 0", "c = 007", "c = 1"]),
+    "one underscore among numbers": (["1_2", *(str(k % 2) for k in range(39))], ["c = 0", "c = 1", "c = 1_2"]),
     "underscores": (["1_2", "12", "3"] * 12, ["c = 12", "c = 1_2", "c = 3"]),
     "keys of 16 digits": (["9007199254740993", "9007199254740992", "1"] * 12, None),
     "truths of all writings": (["True", "TRUE", "true", "False", "false"] * 8, ["c = false"]),
@@ -168,7 +170,7 @@ def test_a_column_is_what_its_cells_say(what):
 
 def test_what_was_recognised_is_said():
     notes = " ".join(prepared([f"${1000 * k:,}" for k in range(1, 41)]).notes_)
-    assert "c: numbers written '$1,000' with a thousands separator, in $." in notes
+    assert "c: numbers in $, with thousands separators ('$1,000')." in notes
     with pytest.warns(TableWarning, match="1 of 40 cells is no number \\('unknown' in row 0\\): taken as missing"):
         TablePreparation().fit({"c": ["unknown", *map(str, range(39))]})
     preparation = prepared([f"key {k}" for k in range(40)])

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits, make_circles
 
 from xpmlp.backends.config import config_context
 from xpmlp.backends.transfer import to_backend, to_numpy
-from xpmlp.cli.screen import Bar, dump, paint
+from xpmlp.cli.screen import Bar, dump, paint, say_line, width, wrap
 from xpmlp.estimators import MLPClassifier
 from xpmlp.mlp import MLP
 
@@ -41,7 +41,9 @@ def circles(options: argparse.Namespace) -> dict[str, Any]:
     X, y = (_put(net, values) for values in (points, labels[:, None]))
     before = _share(net, X, labels)
     if not options.json:
-        print(f"{net}\n\nBefore: {before:.1%} of 1,000 points right")
+        for line in str(net).splitlines():
+            say_line(line)
+        say_line(f"\nBefore: {before:.1%} of 1,000 points right")
     epochs = 1000
     bar = Bar(epochs)
     began = time.perf_counter()
@@ -58,12 +60,11 @@ def circles(options: argparse.Namespace) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     after = _share(net, X, labels)
     if not options.json:
-        print(
-            f"After:  {paint(f'{after:.1%}', 'bold', 'green')}, {epochs:,} epochs of gradient descent, {seconds:.1f} s"
-        )
-        print("\nWhat it answers, from no (blank) to yes (@); the line is where it wavers:\n")
+        told = f"After:  {after:.1%}, {epochs:,} epochs of gradient descent, {seconds:.1f} s"
+        print("\n".join(wrap(told)).replace(f"{after:.1%}", paint(f"{after:.1%}", "bold", "green")))
+        say_line("\nWhat it answers, from no (blank) to yes (@); the line is where it wavers:\n")
         print("\n".join(_map(net)))
-        print("\nNext: examples/two_circles.py --plot; xpmlp demo digits; xpmlp train --help")
+        say_line("\nNext: examples/two_circles.py --plot; xpmlp demo digits; xpmlp train --help")
     return {"before": before, "after": after, "epochs": epochs, "seconds": seconds, "place": str(net.place)}
 
 
@@ -76,9 +77,11 @@ def _share(net: MLP, X: Any, labels: Any) -> float:
 
 
 def _map(net: MLP) -> list[str]:
-    x, y = np.linspace(-1.2, 1.2, COLUMNS), np.linspace(1.0, -1.0, LINES)
+    wide = min(COLUMNS, width() - 8)
+    high = round(LINES * wide / COLUMNS)
+    x, y = np.linspace(-1.2, 1.2, wide), np.linspace(1.0, -1.0, high)
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    p = to_numpy(net.predict(_put(net, grid))).reshape(LINES, COLUMNS)
+    p = to_numpy(net.predict(_put(net, grid))).reshape(high, wide)
     index = np.minimum((p * len(SHADES)).astype(int), len(SHADES) - 1)
     return [("    " + "".join(SHADES[i] for i in row)).rstrip() for row in index]
 
@@ -118,10 +121,9 @@ def digits(options: argparse.Namespace) -> dict[str, Any]:
         "place": f"{model.backend_}, {model.device_}",
     }
     if not options.json:
-        share = paint(f"{result['accuracy']:.1%}", "bold", "green")
-        print(f"{len(training):,} digits learned in {seconds:.1f} s on {result['place']}.")
-        print(f"{share} of {len(test)} that it had never seen are right. Some of the others:\n")
-        wrong = np.flatnonzero(~right)[:4]
+        say_line(f"{len(training):,} digits learned in {seconds:.1f} s on {result['place']}.")
+        say_line(f"{result['accuracy']:.1%} of {len(test)} that it had never seen are right. Some of the others:\n")
+        wrong = np.flatnonzero(~right)[: (width() - 4) // 20]
         pictures = [_digit(X[test[i]]) for i in wrong]
         print("\n".join(("    " + "    ".join(row)).rstrip() for row in zip(*pictures, strict=True)))
         told = [f"a {y[test[i]]}, taken for {answers[i]}" for i in wrong]

@@ -11,7 +11,7 @@ import numpy as np
 from xpmlp.backends import BACKENDS, Probe, available_backends, probe
 from xpmlp.backends.config import config_context
 from xpmlp.backends.transfer import to_backend
-from xpmlp.cli.screen import CliError, dump, paint, say, width, wrap
+from xpmlp.cli.screen import CliError, columns, dump, paint, say, say_line, width, wrap
 from xpmlp.mlp import MLP
 
 SIZES = [64, 256, 128, 10]
@@ -69,16 +69,16 @@ def bench(options: argparse.Namespace) -> int:
         dump({"layers": SIZES, "batch_size": BATCH, "optimizer": "adam", "results": results})
         return 0
     slowest = {it["dtype"]: it["samples_per_second"] for it in reversed(results)}
-    print(
+    say_line(
         f"\nTraining {'-'.join(map(str, SIZES))}, relu, cross entropy, Adam, batches of {BATCH}; samples per second\n"
     )
+    rows = []
     for it in results:
         ratio = it["samples_per_second"] / slowest[it["dtype"]]
-        print(
-            f"{it['backend']:<18}{it['device']:<10}{it['dtype']:<9}{it['samples_per_second']:>12,.0f}"
-            f"{ratio:>8.2f} x {results[0]['backend']}"
-        )
-    print("\nOne size on one machine: see benchmarks/ for others, and for other libraries.")
+        rate = f"{it['samples_per_second']:,.0f}"
+        rows.append((it["backend"], it["device"], it["dtype"], rate, f"{ratio:.2f} x {results[0]['backend']}"))
+    print("\n".join(columns(rows, right=(3,))))
+    say_line("\nOne size on one machine: see benchmarks/ for others, and for other libraries.")
     return 0
 
 

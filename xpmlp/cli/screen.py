@@ -50,6 +50,11 @@ def say(text: str, start: str = "") -> None:
     print("\n".join(wrap(text, start)), file=sys.stderr, flush=True)
 
 
+def say_line(text: str) -> None:
+    """Print a sentence to stdout, among the results; line breaks at its ends are blank lines."""
+    print("\n".join(line for part in text.split("\n") for line in (wrap(part) if part else [""])))
+
+
 def say_error(text: str) -> None:
     """Print why nothing came of it."""
     _say_about("error:", "red", text)

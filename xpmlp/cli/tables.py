@@ -22,7 +22,7 @@ import numpy as np
 
 from xpmlp.cli.screen import CliError
 from xpmlp.tabular.cells import GAPS_AMONG_NUMBERS, is_gap, read_number
-from xpmlp.tabular.columns import Table, of_texts, table_of
+from xpmlp.tabular.columns import Column, Table, table_of
 
 NEEDS_PANDAS = "pip install 'pandas>=2.2' 'pyarrow>=17'"
 DELIMITERS = (",", ";", "\t", "|")
@@ -211,13 +211,13 @@ def _text(path: str, data: bytes, how: Reading) -> File:
         raise CliError(why or f"{path}: {error}") from error
     except pd.errors.EmptyDataError as error:
         raise CliError(f"{path} is empty.") from error
-    cells = [[cell.strip() for cell in frame[i].tolist()] for i in frame.columns]
-    if any(cell == "" for cell in cells[-1]) and len(cells) > 1:  # where pandas fills a row that is too short
+    cells = [frame[i].str.strip() for i in frame.columns]
+    if len(cells) > 1 and bool((cells[-1] == "").any()):  # where pandas fills a row that is too short
         ragged = _why_ragged(path, text, delimiter, numbers, lines_before)
         if ragged:
             raise CliError(ragged)
     header = how.header is not False
-    first = [column[0] for column in cells]
+    first = [column.iloc[0] for column in cells]
     if header and how.header is None and all(is_gap(n, GAPS_AMONG_NUMBERS) or read_number(n) for n in first):
         raise CliError(
             f"{path}: the first line must name the columns; it holds {', '.join(first[:3])}. Try --no-header, or "
@@ -225,8 +225,7 @@ def _text(path: str, data: bytes, how: Reading) -> File:
         )
     names, twice = _names(first if header else [""] * len(cells))
     notes += [f"two columns are called {old!r}; one of them is {new!r} here." for old, new in twice]
-    rows = [column[1:] if header else column for column in cells]
-    n = len(rows[0])
+    n = len(frame) - header
 
     starts: list[str] = []
 
@@ -240,7 +239,10 @@ def _text(path: str, data: bytes, how: Reading) -> File:
             )
         return starts[row]
 
-    columns = {name: of_texts(name, column) for name, column in zip(names, rows, strict=True)}
+    columns = {}
+    for name, column in zip(names, cells, strict=True):
+        codes, texts = pd.factorize(column.iloc[1:] if header else column)
+        columns[name] = Column(name, "texts", codes.astype(np.int64), tuple(texts.tolist()))
     return File(path, Table(columns, n, place=place), notes)
 
 

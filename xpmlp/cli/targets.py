@@ -66,12 +66,10 @@ def read_target(
 def _of_numbers(file: File, column: Column, reading: Reading, task: str | None) -> Target:
     rows = np.flatnonzero(~np.isnan(reading.values))
     values, name = reading.values[rows], column.name
-    if not len(rows):
-        raise CliError(f"{file.path}: the target {name!r} is missing in every row.")
-    finite(file.table, name, values) if len(rows) == len(reading.values) else finite(file.table, name, reading.values)
+    finite(file.table, name, reading.values)
     notes = [told_of_strays(file.table, column, reading, "number")] if reading.strays else []
     if reading.written:
-        notes.append(f"{name}: numbers written {reading.written}.")
+        notes.append(f"{name}: numbers {reading.written}.")
     different = len(np.unique(values))
     whole = bool(np.all(values == np.round(values)) and np.max(np.abs(values)) < 2**53)
     repeated = different <= max(2, len(rows) // 3)

@@ -13,6 +13,7 @@ import numpy as np
 from xpmlp.backends.config import config_context
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli import scores
+from xpmlp.cli.figures import need_matplotlib
 from xpmlp.cli.models import Parts, best_epoch, fit_model
 from xpmlp.cli.report import write_report
 from xpmlp.cli.screen import Bar, CliError, columns, dump, say
@@ -31,6 +32,8 @@ FEWEST_ROWS = 10
 def train(options: argparse.Namespace) -> int:
     """Read, prepare, fit, score, write."""
     _demand(options)
+    if options.report:
+        need_matplotlib()
     began = time.perf_counter()
     file = read(options.data, Reading(options.delimiter, options.header, options.encoding))
     missing = words(options.missing)

@@ -29,6 +29,7 @@ CURRENCIES = (
     r"(?:US|AU|CA|NZ|HK|[ACRS])?\$|[£¤¥€₩₪₫₱₹₺₽₿¢]|kr\.?|Rs\.?|Fr\.?|zł|Kč"
 )
 PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+SURELY = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
 CODE = re.compile(r"[+-]?0[0-9]+(?:[.,][0-9]*)?|[+-]?[0-9]{16,}|[0-9]+(?:_[0-9]+)+")
 WHOLE_AS_FLOAT = re.compile(r"([+-]?[0-9]+)\.0+")
 SAMPLE = 1_000  # different cells that are asked for the decimal mark
@@ -60,6 +61,11 @@ PATTERNS = {".": _pattern("."), ",": _pattern(",")}
 def is_gap(text: str, words: Iterable[str] = GAPS) -> bool:
     """Whether a cell says that there is nothing; `words` are lower case."""
     return text.strip().lower() in words
+
+
+def is_plain(text: str) -> bool:
+    """Whether a cell is a number as programs write it, which needs no second look; most are."""
+    return SURELY.fullmatch(text) is not None
 
 
 def is_code(text: str) -> bool:

@@ -45,8 +45,8 @@ def numbers_of(
         if 2 * len(rows) > reading.n_there:
             cell = column.texts[column.values[rows[0]]]
             raise ValueError(
-                f"column {kind.name!r} must hold {what}s, as in training; it has {cell!r} in {table.place(int(rows[0]))}, "
-                f"and {len(rows):,} of its {reading.n_there:,} cells are none."
+                f"column {kind.name!r} must hold {what}s, as in training; it has {cell!r} in "
+                f"{table.place(int(rows[0]))}, and {len(rows):,} of its {reading.n_there:,} cells are none."
             )
         if len(rows):
             notes.append((told_of_strays(table, column, reading, what), True))

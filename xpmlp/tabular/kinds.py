@@ -26,6 +26,7 @@ from xpmlp.tabular.cells import (
     decimal_mark,
     is_code,
     is_gap,
+    is_plain,
     loosely,
     read_date,
     read_number,
@@ -100,6 +101,9 @@ def read_numbers(column: Column, decimal: str | None, missing: frozenset[str] = 
     table = np.full(len(column.texts) + 1, math.nan)  # the last is what -1 stands for
     strays, gaps, units, grouped = [], [], set(), ""
     for code, text in enumerate(column.texts):
+        if decimal != "," and is_plain(text):
+            table[code] = float(text)
+            continue
         if is_gap(text, words):
             gaps.append(code)
             continue
@@ -116,12 +120,9 @@ def read_numbers(column: Column, decimal: str | None, missing: frozenset[str] = 
         return None
     counts = np.bincount(column.values + 1, minlength=len(column.texts) + 1)[1:]
     there = int(np.sum(counts)) - int(np.sum(counts[gaps]))
-    written = f"{grouped!r} with a thousands separator" if grouped else ""
-    if units:
-        written += (", " if written else "") + f"in {units.pop()}"
-    if decimal == ",":
-        written += (", " if written else "") + "with a decimal comma"
-    return Reading(table[column.values], tuple(strays), there, written)
+    ways = [f"in {unit}" for unit in units] + ["with decimal commas"] * (decimal == ",")
+    ways += [f"with thousands separators ({grouped!r})"] if grouped else []
+    return Reading(table[column.values], tuple(strays), there, ", ".join(ways))
 
 
 def read_dates(column: Column, order: str, missing: frozenset[str] = frozenset()) -> Reading | None:
@@ -209,9 +210,9 @@ def kind_of(
     if category or column.sort in ("categories", "truths"):
         return _category(column.as_texts(), missing, max_levels, declared=True), []
     mark, reading = as_written(column, decimal, missing)
-    if reading is not None and reading.n_there == 0:
+    if reading is not None and reading.n_there == 0 and bool(np.all(gaps_among(column, missing))):
         return LeftOut(column.name, "all missing", quietly=True), []
-    codes = [text for text in column.texts if is_code(text)]
+    codes = [] if reading is None else [column.texts[i] for i in reading.strays if is_code(column.texts[i])]
     if reading is not None and mostly_numbers(column, reading):
         return _number(table, column, mark, reading)
     order = date_order(column.texts)
@@ -238,7 +239,11 @@ def as_written(column: Column, decimal: str, missing: frozenset[str]) -> tuple[s
 
 def mostly_numbers(column: Column, reading: Reading) -> bool:
     """Whether a column is one of numbers: nearly all of its cells are, and none is a code."""
-    return _share(column, reading) >= MOST and not any(is_code(text) for text in column.texts)
+    return (
+        reading.n_there > 0
+        and _share(column, reading) >= MOST
+        and not any(is_code(column.texts[i]) for i in reading.strays)
+    )
 
 
 def _share(column: Column, reading: Reading) -> float:
@@ -274,7 +279,7 @@ def _number(table: Table, column: Column, mark: str | None, reading: Reading) ->
     finite(table, column.name, reading.values)
     notes = [told_of_strays(table, column, reading, "number")] if reading.strays else []
     if reading.written:
-        notes.append(f"{column.name}: numbers written {reading.written}.")
+        notes.append(f"{column.name}: numbers {reading.written}.")
     there = reading.values[~np.isnan(reading.values)]
     gaps = len(there) < len(reading.values)
     different = len(np.unique(there))
