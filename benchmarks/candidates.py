@@ -1,4 +1,4 @@
-"""Who is timed, and on what: the five workloads, and one function per candidate that does a whole fit.
+"""Who is timed, and on what: the workloads, and one function per candidate that does a whole fit.
 
 To add a candidate, write a function of a workload and its data that returns a function `fit()`, and one row of
 CANDIDATES. `fit()` goes from NumPy arrays (float32 inputs, integer labels) to a trained model and returns the mean loss
@@ -63,7 +63,9 @@ WORKLOADS = {
     row.name: row
     for row in (
         Workload("circles", 1_000, 2, (4, 3), 2, batch=1_000, epochs=200),
+        Workload("batches", 1_000, 2, (4, 3), 2, batch=200, epochs=60),
         Workload("digits", 1_797, 64, (100,), 10, batch=200, epochs=40),
+        Workload("small", 2_000, 20, (64, 64), 2, batch=32, epochs=10),
         Workload("tabular", 50_000, 54, (256, 128), 7, batch=256, epochs=2),
         Workload("images", 12_000, 784, (512, 256), 10, batch=128, epochs=2),
         Workload("wide", 4_096, 1_024, (2_048, 2_048), 10, batch=1_024, epochs=1),
@@ -367,6 +369,7 @@ CANDIDATES = {
         Candidate("floor", "floor: bare products", floor),
         Candidate("xpmlp", "xpmlp estimator, NumPy", xpmlp_estimator),
         Candidate("no-numba", "xpmlp estimator, no Numba", functools.partial(xpmlp_estimator, compiled="never")),
+        Candidate("numba", "xpmlp estimator, Numba", functools.partial(xpmlp_estimator, compiled="always")),
         Candidate("xpmlp-jax", "xpmlp estimator, JAX", functools.partial(xpmlp_estimator, backend="jax")),
         Candidate("xpmlp-torch", "xpmlp estimator, torch", functools.partial(xpmlp_estimator, backend="torch")),
         Candidate("core", "xpmlp core, NumPy", xpmlp_core),

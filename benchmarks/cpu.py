@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SECTIONS = ("fits", "many", "memory", "import", "row", "linear")
+SECTIONS = ("fits", "many", "memory", "import", "row", "linear", "stopping", "threads")
 
 
 # --- Processes: one for each number of threads, pinned, the threads set before anything is imported ---
@@ -141,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_memory,
         report_row,
     )
+    from section_stopping import report_stopping
+    from section_threads import report_threads
 
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = arguments.cores or list(reversed(allowed))
@@ -170,6 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_row(report, ask("row", 1, cores, **given))
     if "linear" in arguments.sections:
         report_linear(report, ask("linear", 1, cores, **given))
+    if "stopping" in arguments.sections:
+        report_stopping(report, ask("stopping", 1, cores, **given))
+    if "threads" in arguments.sections:
+        report_threads(report, ask("threads", len(cores), cores, **given))
     if report.missed:
         report.head("Targets missed")
         report.say(*(f"  {line}" for line in report.missed))

@@ -59,7 +59,16 @@ RATIOS = (
     Ratio("xpmlp-jax", "jax", _at_most(1.1, 1.1, 1.1, 1.1, 1.1)),
     Ratio("scikit-learn", "xpmlp-jax", _at_least(1.8, 2.9, 1.75, 1.6, 1.15)),
     Ratio("xpmlp-torch", "torch", _at_most(1.0, 1.0, 1.0, 1.0, 1.0)),
-    Ratio("scikit-learn", "no-numba"),
+    Ratio("scikit-learn", "no-numba", {"circles": Goal(at_least=4.1), "digits": Goal(at_least=2.5)}),
+    Ratio(
+        "scikit-learn",
+        "numba",
+        {
+            name: Goal(at_least=bound)
+            for name, bound in (("circles", 6.5), ("batches", 8.5), ("digits", 3.8), ("small", 8.5))
+        },
+    ),
+    Ratio("numba", "floor", {"images": Goal(at_most=1.25), "wide": Goal(at_most=1.12)}),
     Ratio("torch", "no-numba"),
     Ratio("no-numba", "floor"),
     Ratio("skorch", "xpmlp"),
@@ -398,7 +407,7 @@ def chart(report: Report, found: dict[int, Found], about: dict[str, str], path: 
                 "#b8b8b8"
                 if name == "floor"
                 else "#c2571a"
-                if name.startswith(("xpmlp", "core", "no-numba"))
+                if name.startswith(("xpmlp", "core", "no-numba", "numba"))
                 else "#4a6f9c"
             )
             axis.barh(place, seconds, color=color, alpha=0.65 if name.startswith("core") else 1.0)

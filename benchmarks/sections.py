@@ -13,7 +13,6 @@ import os
 import pstats
 import resource
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,9 @@ from typing import Any
 import candidates as those
 import numpy as np
 from candidates import ALPHA, CANDIDATES, WORKLOADS, AbsentError, Workload, samples_of
+from section_stopping import stopping
+from section_threads import threads as blas_threads
+from timing import rounds, timed
 
 
 def fits(*, workloads: list[str], candidates: list[str], repeats: int, quick: bool, threads: int) -> dict[str, Any]:
@@ -36,8 +38,8 @@ def fits(*, workloads: list[str], candidates: list[str], repeats: int, quick: bo
             try:
                 fit = CANDIDATES[candidate].prepare(workload, samples)
                 _set_torch_threads(threads)
-                first, loss = _timed(fit)
-                second, _ = _timed(fit)
+                first, loss = timed(fit)
+                second, _ = timed(fit)
             except AbsentError as absence:
                 rows[candidate] = {"absent": str(absence)}
             except Exception as error:  # noqa: BLE001 - one that breaks is named in the report and fails the run
@@ -45,7 +47,7 @@ def fits(*, workloads: list[str], candidates: list[str], repeats: int, quick: bo
             else:
                 ready[candidate] = fit
                 rows[candidate] = {"first": first, "second": second, "loss": loss}
-        for candidate, times in _rounds(ready, repeats).items():
+        for candidate, times in rounds(ready, repeats).items():
             rows[candidate]["times"] = times
         found[name] = rows
         print(f"  fits: {name}, threads {threads}: done", file=sys.stderr)
@@ -72,7 +74,7 @@ def many(*, repeats: int, quick: bool, **_: Any) -> list[dict[str, Any]]:
             }
             for work in ready.values():
                 work()
-            found.append({"batch": workload.batch, "m": m, **_rounds(ready, repeats)})
+            found.append({"batch": workload.batch, "m": m, **rounds(ready, repeats)})
         print(f"  many: batches of {batch}: done", file=sys.stderr)
     return found
 
@@ -102,7 +104,7 @@ def row(*, candidates: list[str], repeats: int, quick: bool, threads: int) -> di
             absent[name] = {"absent": str(absence)}
         else:
             ready[name] = lambda call=call: [call(x) for _ in range(calls)]
-    times = _rounds(ready, max(repeats, 5))
+    times = rounds(ready, max(repeats, 5))
     return absent | {name: {"times": [[wall / calls, cpu / calls] for wall, cpu in t]} for name, t in times.items()}
 
 
@@ -120,7 +122,7 @@ def linear(*, repeats: int, quick: bool, candidates: list[str], **_: Any) -> dic
             ready[f"{what} {getattr(workload, what)}"] = CANDIDATES[who].prepare(workload, samples_of(workload))
     for fit in ready.values():
         fit()
-    return {"candidate": who, **_rounds(ready, repeats)}
+    return {"candidate": who, **rounds(ready, repeats)}
 
 
 def memory(*, workload: str, candidate: str, traced: bool, quick: bool, **_: Any) -> dict[str, Any]:
@@ -191,28 +193,11 @@ def environment(**_: Any) -> dict[str, str]:
 
 
 SECTIONS: dict[str, Callable[..., Any]] = {
-    work.__name__: work for work in (fits, many, row, linear, memory, profile, environment)
-}
+    work.__name__: work for work in (fits, many, row, linear, memory, profile, environment, stopping)
+} | {"threads": blas_threads}
 
 
 # --- How it is measured ---
-
-
-def _rounds(ready: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
-    for turn in range(repeats):
-        for name in ready if turn % 2 == 0 else reversed(ready):
-            times[name].append(_timed(ready[name])[0])
-    return times
-
-
-def _timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
-    gc.collect()
-    np.empty(2**28, dtype=np.uint8).fill(1)  # a virtual machine may lack pages that it gave back: no candidate's fault
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = work()
-    wall = time.perf_counter() - wall
-    return (wall, time.process_time() - cpu), result
 
 
 def _workload(name: str, quick: bool) -> Workload:

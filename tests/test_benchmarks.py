@@ -29,14 +29,25 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
     done = run(
         *("--quick", "--repeats", 1, "--threads", 1, "--out", tmp_path, "--workloads", "circles", "images"),
         *("--candidates", "floor", "core", "xpmlp", "scikit-learn"),
-        *("--sections", "fits", "many", "memory", "row", "linear"),
+        *("--sections", "fits", "many", "memory", "row", "linear", "stopping", "threads"),
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cpu.txt").read_text().strip() == done.stdout.strip()
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "cpu.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    sections = {"environment", "fits", "ratios", "compilation", "many", "memory", "row", "linear"}
+    sections = {
+        "environment",
+        "fits",
+        "ratios",
+        "compilation",
+        "many",
+        "memory",
+        "row",
+        "linear",
+        "stopping",
+        "threads",
+    }
     assert {row["section"] for row in rows} == sections
     fits = {(row["case"], row["what"]) for row in rows if row["section"] == "fits"}
     assert fits == {

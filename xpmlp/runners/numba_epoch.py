@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from xpmlp.network.losses import LOSSES
 from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.runners import numpy as plain
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import CannotRunError, State, Task, loss_or_nan
+from xpmlp.runners.step import CannotRunError, State, Task
 
 # Parameters from which on the kernel wins nothing. (Time of NumPy's runner by the kernel's: 1.5 to 3.3 up to 14,000
 # parameters, 1.2 at 48,000, 0.95 at 535,000.)
@@ -69,11 +69,12 @@ def _obstacle(task: Task, data: Data, seed: Array | None) -> str:
         return "it wins nothing on networks of this size"
     if seed is not None or task.clip_norm is not None or task.factors is not None:
         return "it knows no dropout, no clipping, and no factors on the learning rate"
-    for row, table, kinds in (
+    rows: list[tuple[Any, Mapping[str, Any], dict[str, int]]] = [
         *((row, ACTIVATIONS, KINDS) for row in hidden),
         (network.loss, LOSSES, KINDS_OF_LOSS),
         (task.optimizer, OPTIMIZERS, METHODS),
-    ):
+    ]
+    for row, table, kinds in rows:
         if row.name not in kinds or not checks.genuine(row, table):
             return f"it does not know {row!r}"
     if not network.canonical or not checks.genuine(output, ACTIVATIONS):
@@ -230,4 +231,4 @@ class _Kernel:
                 break
         total, seen = sums
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
-        return State(p, slots, t + done), loss_or_nan(p.dtype.type(loss), p)
+        return State(p, slots, t + done), p.dtype.type(loss)

@@ -10,11 +10,11 @@ import numpy as np
 
 from xpmlp.network.activations import LEAKY_SLOPE
 
-_part = numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})  # type: ignore[misc]  # of what is compiled
-_exact = numba.njit(error_model="numpy", fastmath={"contract"})  # type: ignore[misc]
+_part = numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})
+_exact = numba.njit(error_model="numpy", fastmath={"contract"})
 
 
-@_exact  # type: ignore[untyped-decorator]
+@_exact
 def exp(x, floats, bits):  # type: ignore[no-untyped-def]
     """Write exp(x) into x; `bits` are the bits of `floats`, which are scratch.
 
@@ -55,7 +55,7 @@ def exp(x, floats, bits):  # type: ignore[no-untyped-def]
         x[i] *= floats[i]
 
 
-@_part  # type: ignore[untyped-decorator]
+@_part
 def activate(kind, z, b, floats, bits):  # type: ignore[no-untyped-def]
     """Write f(z + b) into z, shape (units, batch)."""
     T = z.dtype.type
@@ -87,7 +87,7 @@ def activate(kind, z, b, floats, bits):  # type: ignore[no-untyped-def]
                 flat[i] = one / (one + flat[i])
 
 
-@_part  # type: ignore[untyped-decorator]
+@_part
 def pull_back(kind, a, da):  # type: ignore[no-untyped-def]
     """Write dz = da * f'(z) into a, both flat."""
     T = a.dtype.type
@@ -105,7 +105,7 @@ def pull_back(kind, a, da):  # type: ignore[no-untyped-def]
             a[i] = da[i]
 
 
-@_part  # type: ignore[untyped-decorator]
+@_part
 def softmax_cross_entropy(z, y, share, top, others, floats, bits):  # type: ignore[no-untyped-def]
     """The loss of the scores z, shape (classes, batch), which become dL/dz; `top` and `others` are scratch."""
     T = z.dtype.type
@@ -139,7 +139,7 @@ def softmax_cross_entropy(z, y, share, top, others, floats, bits):  # type: igno
     return loss
 
 
-@_part  # type: ignore[untyped-decorator]
+@_part
 def sigmoid_cross_entropy(z, y, share, weighted, e, floats, bits):  # type: ignore[no-untyped-def]
     """The loss of the scores z, shape (outputs, batch), which become dL/dz; `e` is scratch of that shape, flat."""
     T = z.dtype.type
@@ -174,7 +174,7 @@ def sigmoid_cross_entropy(z, y, share, weighted, e, floats, bits):  # type: igno
     return loss
 
 
-@_part  # type: ignore[untyped-decorator]
+@_part
 def identity_squared_error(z, y, share):  # type: ignore[no-untyped-def]
     """The loss of the scores z, shape (outputs, batch), which become dL/dz."""
     T = z.dtype.type
@@ -187,7 +187,7 @@ def identity_squared_error(z, y, share):  # type: ignore[no-untyped-def]
     return loss
 
 
-@_part  # type: ignore[untyped-decorator]
+@_part
 def update(method, p, g, m, v, first, last, l2, keep, numbers, rates):  # type: ignore[no-untyped-def]
     """Update p[first:last] and return the sum of squares as they were; a decoupled decay keeps `keep` of them."""
     T = p.dtype.type
