@@ -130,6 +130,11 @@ def _torch_to_numpy(array: Array) -> HostArray:
     return np.array(array.numpy(force=True), order="C", copy=True if array.device.type == "cpu" else None)
 
 
+def _torch_here(device: Device) -> AbstractContextManager[Any]:
+    here: AbstractContextManager[Any] = nullcontext()
+    return import_module("torch").cuda.device(device) if device.type == "cuda" else here
+
+
 def _jax_device(name: str | None) -> Device:
     if name is None:
         return import_module("jax.numpy").empty(0).device  # follows jax.default_device
@@ -286,6 +291,7 @@ BACKENDS = {
             device_name=lambda device: {"mps:0": "mps"}.get(str(device), str(device)),
             to_numpy=_torch_to_numpy,
             runners=("torch",),
+            here=_torch_here,  # a graph is captured on a stream of the current device
             from_numpy=_torch_from_numpy,
             lacks=lambda device: {"float64", "complex128"} if device.type == "mps" else set(),
         ),
