@@ -25,7 +25,7 @@ class Pointer:
 
 
 class ndarray(np.ndarray):  # noqa: N801 - as CuPy calls it
-    """A NumPy array with CuPy's ways in."""
+    """A NumPy array with CuPy's ways in; what is computed with it while a stream captures is recorded."""
 
     @property
     def data(self) -> Pointer:  # type: ignore[override]
@@ -37,6 +37,73 @@ class ndarray(np.ndarray):  # noqa: N801 - as CuPy calls it
         assert host.shape == self.shape
         assert host.dtype == self.dtype
         self[...] = host
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        if ufunc is np.matmul:
+            refuse_in_capture("cuBLAS through CuPy", NotImplementedError)
+        if out is None:
+            return perform(getattr(ufunc, method), inputs, options)
+        enqueue(lambda: getattr(ufunc, method)(*map(plain, inputs), out=tuple(map(plain, out)), **options), inputs)
+        return out[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        item = super().__getitem__(key)
+        if isinstance(item, np.ndarray):
+            return item
+        return super().__getitem__((*(key if isinstance(key, tuple) else (key,)), ...))  # a number on the device
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        enqueue(lambda: plain(self).__setitem__(key, plain(value)), (value,))
+
+    def astype(self, dtype: Any) -> Any:  # type: ignore[override]
+        return perform(np.astype, (self, np.dtype(dtype)), {})
+
+    def _to_host(self) -> Any:
+        refuse_in_capture("a number brought to the host")
+        return plain(self).item()
+
+    __bool__ = __float__ = __int__ = __index__ = item = _to_host  # type: ignore[assignment]
+
+
+def plain(it: Any) -> Any:
+    return it.view(np.ndarray) if isinstance(it, ndarray) else it
+
+
+def enqueue(call: Any, inputs: Any = ()) -> None:
+    """Do it, or record it while a stream captures."""
+    if Stream.capturing is None:
+        current[-1].drain()
+        call()
+        return
+    if any(type(it) is np.ndarray for it in inputs):
+        refuse_in_capture("a copy from the host")
+    Stream.capturing.put(call)
+
+
+def perform(function: Any, inputs: Any, options: dict[str, Any]) -> Any:
+    """The result, as an array that a captured graph will fill anew."""
+    if Stream.capturing is None:
+        current[-1].drain()
+    with np.errstate(all="ignore"):  # what a capture reads means nothing yet
+        result = function(*map(plain_deep, inputs), **options)
+    if not isinstance(result, np.ndarray | np.generic):
+        return result
+    array = np.asarray(result)
+    if Stream.capturing is not None and not any(np.may_share_memory(array, it) for it in arrays_of(inputs)):
+        if not pools:
+            refuse_in_capture("an allocation outside of the plan")
+        array = np.array(array)
+        enqueue(lambda: np.copyto(array, function(*map(plain_deep, inputs), **options)), arrays_of(inputs))
+    return array.view(ndarray)
+
+
+def plain_deep(it: Any) -> Any:
+    return [plain(part) for part in it] if isinstance(it, list | tuple) and arrays_of(it) else plain(it)
+
+
+def arrays_of(inputs: Any) -> list[np.ndarray]:
+    flat = [part for it in inputs for part in (it if isinstance(it, list | tuple) else (it,))]
+    return [it for it in flat if isinstance(it, np.ndarray)]
 
 
 class Event:
@@ -126,9 +193,6 @@ class MemoryPool:
     def malloc(self, size: int) -> None:
         raise NotImplementedError
 
-    def free_all_blocks(self) -> None:
-        log.append("free_all_blocks")
-
 
 class Device:
     def __init__(self, number: int = 0) -> None:
@@ -144,6 +208,7 @@ class Device:
 
 class RawModule:
     broken = ""  # the kernel that does not launch
+    why = "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure\nand more"
 
     def __init__(self, code: str) -> None:
         assert devices[-1] == 3, "kernels must be made for the device of the data"
@@ -158,7 +223,7 @@ class RawModule:
 
         def launch(grid: tuple, block: tuple, arguments: tuple) -> None:
             if name == RawModule.broken:
-                raise RuntimeError("CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure\nand more")
+                raise RuntimeError(RawModule.why)
             assert current[-1].name == "own", "a kernel must go to the stream of the machine"
             assert all(isinstance(it, ndarray | np.generic) for it in arguments), "Python numbers guess their C type"
             current[-1].put(lambda: self.kernels(name, *grid, *block, arguments))
@@ -166,25 +231,31 @@ class RawModule:
         return launch
 
 
-def refuse_in_capture(what: str) -> None:
+def refuse_in_capture(what: str, kind: type[Exception] = RuntimeError) -> None:
     if Stream.capturing is not None:
-        raise RuntimeError(f"{what} is not permitted while a stream is capturing")
+        raise kind(f"{what} is not permitted while a stream is capturing")
 
 
 @contextlib.contextmanager
 def using_allocator(malloc: Any) -> Any:
     assert isinstance(malloc.__self__, MemoryPool)
-    yield
+    pools.append(malloc.__self__)
+    try:
+        yield
+    finally:
+        pools.pop()
 
 
 null = Stream(name="null")
 current = [null]
 devices = [0]
+pools: list[MemoryPool] = []
 cuda = types.SimpleNamespace(
     Device=Device,
     Event=Event,
     MemoryPool=MemoryPool,
     Stream=Stream,
+    get_cublas_handle=lambda: None,  # the tests put that of their library here
     get_current_stream=lambda: current[-1],
     using_allocator=using_allocator,
 )
@@ -193,14 +264,24 @@ cuda = types.SimpleNamespace(
 def __getattr__(name: str) -> Any:
     """The functions of NumPy, which make arrays of this library."""
     function = getattr(np, name)
+    if not callable(function) or isinstance(function, type):
+        return function
 
     def made(*arguments: Any, **options: Any) -> Any:
-        refuse_in_capture("an allocation outside of the plan")
         assert devices[-1] == 3, "arrays must be made on the device of the data"
-        return np.asarray(function(*arguments, **options)).view(ndarray)
+        if name == "matmul":
+            refuse_in_capture("cuBLAS through CuPy", NotImplementedError)
+        if name in ("asarray", "array") and not isinstance(arguments[0], ndarray):
+            refuse_in_capture("a copy from the host")
+        if name == "concat" and len(arguments[0]) > 8:
+            refuse_in_capture("a table of pointers from the host")
+        return perform(function, arguments, options)
 
     return made
 
+
+functions = types.ModuleType("functions")  # without what is of this file alone, `log`
+functions.__getattr__ = __getattr__  # type: ignore[method-assign]
 
 CUBLAS = r"""
 #include <stddef.h>
@@ -214,12 +295,13 @@ int cublasSetWorkspace_v2(struct Handle* h, void* workspace, size_t size) {
   if (size < (32u << 20)) return 7;
   h->workspace = workspace; return 0;
 }
+int cublasSetMathMode(struct Handle* h, int mode) { return mode ? 7 : 0; }
 int live(void) { return only.live; }
 int batched_calls(void) { return calls; }
 #define GEMM(T) { const T *A = a; const T *B = b; T *C = c; \
   for (int i = 0; i < m; i++) for (int j = 0; j < n; j++) { T sum = 0; \
     for (int l = 0; l < k; l++) sum += A[ta ? i * lda + l : l * lda + i] * B[tb ? l * ldb + j : j * ldb + l]; \
-    C[j * ldc + i] = *(const T*)alpha * sum + *(const T*)beta * C[j * ldc + i]; } }
+    C[j * ldc + i] = *(const T*)alpha * sum;  /* beta is 0: C is not read */ } }
 static int gemm(struct Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int type_a,
     int lda, const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int how, int algo) {
   if (!h->live || !h->stream || !h->workspace) return 1;  /* the workspace must be ours, and stay */

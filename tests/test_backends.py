@@ -415,16 +415,16 @@ def test_a_working_backend_without_the_device_obeys_the_same_rule(backend_name, 
 
 
 def test_contexts_nest_and_end_where_they_began():
-    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto"}
+    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto", "captured": "auto"}
     with config_context(fallback="error"):
         with config_context(fallback="warn"):
-            assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto"}
+            assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto", "captured": "auto"}
         with config_context():
-            assert get_config() == {"fallback": "error", "compiled": "auto", "threads": "auto"}
+            assert get_config() == {"fallback": "error", "compiled": "auto", "threads": "auto", "captured": "auto"}
         with pytest.raises(KeyError), config_context(fallback="warn"):
             raise KeyError
-        assert get_config() == {"fallback": "error", "compiled": "auto", "threads": "auto"}
-    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto"}
+        assert get_config() == {"fallback": "error", "compiled": "auto", "threads": "auto", "captured": "auto"}
+    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto", "captured": "auto"}
 
 
 def test_a_setting_made_in_one_thread_leaves_the_others_alone():
@@ -440,7 +440,7 @@ def test_a_setting_made_in_one_thread_leaves_the_others_alone():
     thread.start()
     thread.join()
     assert seen == ["warn", "error"]
-    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto"}
+    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto", "captured": "auto"}
 
 
 @pytest.mark.parametrize("change", [set_config, lambda **settings: config_context(**settings).__enter__()])
@@ -449,7 +449,12 @@ def test_a_setting_that_does_not_exist_is_an_error(change):
         change(fallback="raise")
     with pytest.raises(ValueError, match=re.escape("compiled must be 'auto', 'always' or 'never'; got True.")):
         change(fallback="error", compiled=True)
-    assert get_config() == {"fallback": "warn", "compiled": "auto", "threads": "auto"}  # all of it or nothing
+    assert get_config() == {
+        "fallback": "warn",
+        "compiled": "auto",
+        "threads": "auto",
+        "captured": "auto",
+    }  # all of it or nothing
 
 
 # --- Following arrays ---

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import types
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +21,18 @@ from conftest import REQUIRED, UNDER_TEST
 from kernel_shim import COMPILER, ShimMachine
 from test_runners import BATCH, CASES, EPOCHS, FEW, Case, N, trained
 
-from xpmlp import MLP
-from xpmlp.backends import BACKENDS, Place, select
+from xpmlp import MLP, config_context
+from xpmlp.backends import BACKENDS, Place, places, select
+from xpmlp.backends.namespaces import Namespace
 from xpmlp.network import Network
 from xpmlp.network.activations import Activation, activation
 from xpmlp.network.losses import loss
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
-from xpmlp.runners import CannotRunError, Data, Task, cublas, cuda_machine, eager, find_runner
+from xpmlp.runners import CannotRunError, Data, Task, captured, cublas, cuda_machine, eager, find_runner
 from xpmlp.runners import cupy as cupy_runner
 from xpmlp.runners.cuda_plan import Launch
-from xpmlp.runners.cupy import UNROLLED, WARM_UP, epoch_rates
+from xpmlp.runners.graphs import UNROLLED, WARM_UP, epoch_rates
 from xpmlp.runners.step import State
 from xpmlp.training.loop import DivergenceWarning
 
@@ -231,7 +233,7 @@ def test_where_nothing_can_be_captured_the_nodes_go_on_one_by_one(caplog):
     assert_same(got, wanted, TOLERANCE["float64"])
     assert made[0].name == "cupy"
     assert made[0].reason == "the step cannot be captured: RuntimeError: this driver captures nothing"
-    assert [record.message for record in caplog.records] == [f"the cupy runner goes on node by node: {made[0].reason}"]
+    assert [record.message for record in caplog.records] == [f"the cupy runner goes on call by call: {made[0].reason}"]
 
 
 class FailsLater(ShimMachine):
@@ -320,7 +322,7 @@ def test_what_has_no_column_of_c_is_left_to_the_eager_runner():
     rows = (own, activation("identity"))
     network = Network(Layout((3, 5, 2)), rows, loss("squared_error"))
     data = Data(HOST, np.zeros((4, 3)), np.zeros((4, 2)), None, 2)
-    with pytest.raises(CannotRunError, match="<activation relu> has no column of C"):
+    with pytest.raises(CannotRunError, match="the activation 'relu' has no column of C"):
         CpuRunner(Task(network, optimizer("sgd")), data)
     network = replace(network, activations=(activation("relu"), activation("identity")))
     pair = loss((lambda y, a: ((a - y) ** 4).sum(-1), lambda y, a: 4 * (a - y) ** 3))
@@ -341,7 +343,7 @@ def test_where_no_kernels_can_be_made_the_reason_can_be_read(caplog):
     runner = find_runner(task, data)
     assert runner.name == "eager"
     assert runner.reason.startswith("the kernels of this network cannot be made here: ")
-    assert runner.reason in caplog.text
+    assert all(why in caplog.text for why in runner.reason.split("; "))
 
 
 def _tiny_task() -> tuple[Task, Data]:
@@ -375,31 +377,156 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
         def multiply(self, product: Any) -> None:
             fake_cupy.current[-1].put(partial(super().multiply, product))
 
-        def close(self) -> None:
-            fake_cupy.log.append("handle destroyed")
-            super().close()
-
     monkeypatch.setattr(cuda_machine, "Cublas", Queued)
     monkeypatch.setattr(fake_cupy.RawModule, "broken", "")
     fake_cupy.log.clear()
-    return ctypes.CDLL(str(library))
+    loaded, handle = ctypes.CDLL(str(library)), ctypes.c_void_p()
+    loaded.cublasCreate_v2(ctypes.byref(handle))
+    monkeypatch.setattr(fake_cupy.cuda, "get_cublas_handle", lambda: handle.value)
+    monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake_cupy.functions)
+    monkeypatch.setitem(places._NAMESPACES, fake_cupy.ndarray, NAMESPACE)
+    return loaded
 
 
-FAKE = Place(BACKENDS["numpy"], np, fake_cupy.Device(3))
+NAMESPACE = Namespace(fake_cupy.functions, BACKENDS["cupy"].replaced)
+ROW = replace(
+    BACKENDS["cupy"],
+    from_numpy=lambda array, _xp, _device: np.array(array).view(fake_cupy.ndarray),
+    to_numpy=fake_cupy.plain,
+    lacks=lambda _device: set(),
+)
+FAKE = Place(ROW, NAMESPACE, fake_cupy.Device(3))
 
 
 def fake(dtype: str, array: Any) -> Any:
     return np.array(array, dtype=dtype).view(fake_cupy.ndarray)
 
 
+def trained_there(case: Case, m: int | None, make: Any) -> Any:
+    with FAKE.device:
+        return trained(case, m, make, partial(fake, "float64"), FAKE)
+
+
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
 @pytest.mark.parametrize("name", ["weights", "dropout", "factors-decay"])
 def test_queued_and_captured_steps_are_those_of_the_eager_runner(name, m, driver):
     wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
-    got = trained(CASES[name], m, cupy_runner.Runner, partial(fake, "float64"), FAKE)
+    got = trained_there(CASES[name], m, cupy_runner.Runner)
     assert_same(got, wanted, TOLERANCE["float64"])
     assert "begin_capture" in fake_cupy.log
     assert (driver.batched_calls() > 0) == (m is not None)
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_step_of_array_functions_is_captured_and_takes_the_steps_of_the_eager_runner(name, m, driver):
+    # Own functions too. What CuPy refuses in a capture, its products, numbers from the host and to it, the stand-in does.
+    wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
+    make, made = remembering(captured.Runner)
+    got = trained_there(CASES[name], m, make)
+    assert (made[0].name, made[0].reason) == ("captured", "")
+    assert all(batch.graphs for batch in made[0]._batches.values())
+    assert_same(got, wanted, TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("make", [cupy_runner.Runner, captured.Runner], ids=["fused", "captured"])
+def test_100_adam_steps_stay_within_1e10_of_the_eager_runner(make, driver):
+    ends = []
+    for runner, place, kind in ((eager.Runner, HOST, put), (make, FAKE, fake)):
+        it, state, rng = simple(n=40, runner=runner, place=place)
+        it.data = Data(place, kind("float64", it.data.x), kind("float64", it.data.y), None, BATCH)
+        state = State(kind("float64", state.p), tuple(kind("float64", slot) for slot in state.slots), 0)
+        for _ in range(20):
+            state, _ = it.epoch(state, rng.permutation(40), lambda _: 0.01)
+        assert state.t == 100
+        ends.append(np.array(state.p))
+    assert np.max(np.abs(ends[1] - ends[0])) < 1e-10
+
+
+def test_a_deep_network_is_captured_too(driver):
+    # CuPy joins more than 8 arrays by a table of pointers that it brings over; 6 layers are 12 arrays.
+    rows = (*(activation("tanh"),) * 5, activation("identity"))
+    network = Network(Layout((3, 4, 4, 4, 4, 4, 2)), rows, loss("squared_error"))
+    x, y, p = np.ones((16, 3)), np.ones((16, 2)), np.linspace(-1.0, 1.0, network.layout.size)
+    runner = captured.Runner(
+        Task(network, optimizer("sgd")), Data(FAKE, fake("float64", x), fake("float64", y), None, 8)
+    )
+    state = State(fake("float64", p), (), 0)
+    for _ in range(2):
+        state, _ = runner.epoch(state, None, lambda _: 0.1)
+    assert runner._batches[8].graphs
+
+
+def reads_the_host(z: Any) -> Any:
+    return z * float(z[0, 0])
+
+
+def multiplies_by_cupy(z: Any) -> Any:
+    return z @ np.eye(z.shape[-1]).view(fake_cupy.ndarray)
+
+
+def asks_the_host(z: Any) -> Any:
+    return z * NAMESPACE.asarray(2.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (reads_the_host, "a number brought to the host"),
+        (multiplies_by_cupy, "cuBLAS through CuPy"),
+        (asks_the_host, "a copy from the host"),
+    ],
+)
+def test_a_function_that_no_graph_can_hold_runs_call_by_call_and_says_why(function, why, driver):
+    case = Case(hidden=(function, lambda z, a: 1.0 + 0.0 * z))
+    make, made = remembering(captured.Runner)
+    state, _ = trained_there(case, None, make)
+    assert made[0].name == "captured"
+    assert f"{why} is not permitted while a stream is capturing" in made[0].reason
+    wanted, _ = trained_there(case, None, eager.Runner)
+    np.testing.assert_allclose(np.asarray(state.p), np.asarray(wanted.p), rtol=1e-12)
+
+
+def test_what_the_fused_runner_cannot_do_the_captured_one_does(driver, monkeypatch):
+    task, data = _tiny_task()
+    data = Data(FAKE, fake("float64", data.x), fake("float64", data.y), None, 2)
+    own = replace(task, optimizer=replace(optimizer("sgd"), step=lambda g, slots, rates: (rates[0] * g, slots)))
+    assert (find_runner(task, data).name, find_runner(task, data).reason) == ("cupy", "")
+    found = find_runner(own, data)
+    assert (found.name, found.reason) == (
+        "captured",
+        "the optimizer 'sgd' has no column of C in runners/cuda_columns.py",
+    )
+    for setting, name in (("fused", "cupy"), ("step", "captured"), ("never", "eager")):
+        with config_context(captured=setting):
+            assert find_runner(task, data).name == name
+
+
+def test_where_a_fused_step_fails_the_captured_one_takes_the_epoch(driver, monkeypatch):
+    monkeypatch.setattr(fake_cupy.RawModule, "broken", "gather")
+    monkeypatch.setattr(fake_cupy.RawModule, "why", "CUDA_ERROR_NOT_SUPPORTED: operation not supported")
+    wanted = trained(CASES["clipping"], None, eager.Runner, partial(put, "float64"), HOST)
+    make, made = remembering(cupy_runner.Runner)
+    got = trained_there(CASES["clipping"], None, make)
+    assert made[0].name == "captured"
+    assert made[0].reason == "the first step failed: RuntimeError: CUDA_ERROR_NOT_SUPPORTED: operation not supported"
+    assert_same(got, wanted, TOLERANCE["float64"])
+
+
+def test_a_pinned_copy_is_not_needed_for_what_is_uploaded_to_live_long_enough():
+    class Slow:
+        dtype, shape = np.dtype("int32"), (6,)
+
+        def set(self, host: Any) -> None:
+            self.source = weakref.ref(host if host.base is None else host.base)
+
+    stream, array = object.__new__(cuda_machine.Stream), Slow()
+    stream.upload(array, np.arange(6))
+    gc.collect()
+    assert array.source() is not None
+    stream.forget_uploads()
+    gc.collect()
+    assert array.source() is None
 
 
 def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(driver):
@@ -411,13 +538,12 @@ def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(drive
     fences = ["record null", "own waits"], ["record own", "null waits"]
     captured = ["begin_capture", "end_capture", "upload", f"launch {n}", f"launch {n}"]
     assert fake_cupy.log == [*fences[0], *fences[1], *fences[0], *captured, *fences[1]]
-    assert fake_cupy.Graph.alive == driver.live() == 1
+    assert fake_cupy.Graph.alive == 1
     fake_cupy.log.clear()
     del runner
     gc.collect()
-    released = ["graph destroyed", "synchronize own", "handle destroyed", "free_all_blocks"]
-    assert fake_cupy.log == ["synchronize own", *released]
-    assert fake_cupy.Graph.alive == driver.live() == 0
+    assert fake_cupy.log == ["synchronize own", "graph destroyed"]
+    assert fake_cupy.Graph.alive == 0
     assert np.isfinite(state.p).all()  # what came back outlives the runner
 
 
@@ -533,7 +659,7 @@ class TestOnAGpu:
 
 def test_the_classes_of_this_file_are_what_they_replace():
     # The shim and the machine answer to the same calls.
-    for name in ("here", "private", "upload", "program", "run", "capture", "begin", "end", "wait", "close"):
+    for name in ("here", "upload", "forget_uploads", "program", "run", "capture", "begin", "end", "wait"):
         assert callable(getattr(ShimMachine, name))
         assert callable(getattr(cuda_machine.Machine, name))
     assert EPOCHS * -(-N // BATCH) > WARM_UP

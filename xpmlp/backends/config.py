@@ -8,6 +8,7 @@ _SETTINGS = {  # the first is the default
     "fallback": ("warn", "error"),
     "compiled": ("auto", "always", "never"),
     "threads": ("auto", "all"),
+    "captured": ("auto", "fused", "step", "never"),
 }
 _values = {name: ContextVar(f"xpmlp_{name}", default=choices[0]) for name, choices in _SETTINGS.items()}
 
@@ -17,7 +18,13 @@ def get_config() -> dict[str, str]:
     return {name: value.get() for name, value in _values.items()}
 
 
-def set_config(*, fallback: str | None = None, compiled: str | None = None, threads: str | None = None) -> None:
+def set_config(
+    *,
+    fallback: str | None = None,
+    compiled: str | None = None,
+    threads: str | None = None,
+    captured: str | None = None,
+) -> None:
     """Change settings for what follows in this thread (as scikit-learn does); None leaves a setting as it is.
 
     Parameters
@@ -39,8 +46,13 @@ def set_config(*, fallback: str | None = None, compiled: str | None = None, thre
         make faster on a free machine and many times slower on a busy one, and leaves it alone above; "all" leaves it
         alone everywhere. It is never more than BLAS may take now (`OMP_NUM_THREADS`, threadpoolctl). The limit holds
         for the whole process while the fit runs.
+    captured : {"auto", "fused", "step", "never"}, optional
+        Whether training on CuPy, and with PyTorch on CUDA, captures its step as a CUDA graph. On CuPy "fused" is the
+        step of few kernels made for the network, "step" the array functions as they are, which every row and function
+        of your own can use; "auto" tries them in this order, and what cannot be captured runs without. "never" runs
+        array by array. On PyTorch every setting but "never" captures.
     """
-    given = (("fallback", fallback), ("compiled", compiled), ("threads", threads))
+    given = (("fallback", fallback), ("compiled", compiled), ("threads", threads), ("captured", captured))
     changes = {name: value for name, value in given if value is not None}
     for name, value in changes.items():
         if value not in _SETTINGS[name]:
@@ -52,7 +64,11 @@ def set_config(*, fallback: str | None = None, compiled: str | None = None, thre
 
 @contextlib.contextmanager
 def config_context(
-    *, fallback: str | None = None, compiled: str | None = None, threads: str | None = None
+    *,
+    fallback: str | None = None,
+    compiled: str | None = None,
+    threads: str | None = None,
+    captured: str | None = None,
 ) -> Iterator[None]:
     """Change settings inside a `with` block; see `set_config`.
 
@@ -61,10 +77,10 @@ def config_context(
     >>> import xpmlp
     >>> with xpmlp.config_context(fallback="error"):
     ...     xpmlp.get_config()
-    {'fallback': 'error', 'compiled': 'auto', 'threads': 'auto'}
+    {'fallback': 'error', 'compiled': 'auto', 'threads': 'auto', 'captured': 'auto'}
     """
     before = get_config()
-    set_config(fallback=fallback, compiled=compiled, threads=threads)
+    set_config(fallback=fallback, compiled=compiled, threads=threads, captured=captured)
     try:
         yield
     finally:

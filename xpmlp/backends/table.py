@@ -18,7 +18,8 @@ import array_api_compat
 import numpy as np
 
 from xpmlp._typing import Array, Device, Namespace
-from xpmlp.backends.products import MatMul, WithProduct, cupy_matmul, jax_matmul
+from xpmlp.backends.namespaces import Namespace as WithReplaced
+from xpmlp.backends.namespaces import Replaced, cupy_concat, cupy_matmul, jax_matmul
 
 HostArray = np.ndarray[Any, Any]
 
@@ -129,6 +130,11 @@ def _torch_to_numpy(array: Array) -> HostArray:
     return np.array(array.numpy(force=True), order="C", copy=True if array.device.type == "cpu" else None)
 
 
+def _torch_here(device: Device) -> AbstractContextManager[Any]:
+    here: AbstractContextManager[Any] = nullcontext()
+    return import_module("torch").cuda.device(device) if device.type == "cuda" else here
+
+
 def _jax_device(name: str | None) -> Device:
     if name is None:
         return import_module("jax.numpy").empty(0).device  # follows jax.default_device
@@ -222,18 +228,18 @@ class Backend:
     from_numpy: Callable[[HostArray, Namespace, Device], Array] = _asarray
     lacks: Callable[[Device], Set[str]] = lambda _device: frozenset()  # the dtypes that the device does not have
     float64_hint: str = ""  # how to get float64 where it is lacking
-    runner: str = "eager"  # who executes steps
-    matmul: MatMul | None = None  # in place of the library's own
+    runners: tuple[str, ...] = ()  # who executes steps, in the order they are asked; after them the eager one
+    replaced: Replaced = ()  # functions of the namespace
     here: Callable[[Device], AbstractContextManager[Any]] = lambda _device: nullcontext()  # see Place.here
 
     @property
     def xp(self) -> Namespace:
         """The namespace; the first look imports the library."""
         library = import_module(self.module)
-        return library if self.matmul is None else _with_product(library, self.matmul)
+        return _namespace(library, self.replaced) if self.replaced else library
 
 
-_with_product = functools.cache(WithProduct)
+_namespace = functools.cache(WithReplaced)
 
 
 BACKENDS = {
@@ -252,7 +258,7 @@ BACKENDS = {
             devices=lambda: ["cpu"],
             device_name=str,
             to_numpy=np.asanyarray,  # the one that is handed back as it is
-            runner="numpy",
+            runners=("numpy",),
         ),
         Backend(
             name="cupy",
@@ -267,8 +273,8 @@ BACKENDS = {
             devices=_cupy_devices,
             device_name=lambda device: f"cuda:{device.id}",
             to_numpy=lambda array: array.get(order="C"),
-            runner="cupy",
-            matmul=cupy_matmul,
+            runners=("cupy", "captured"),
+            replaced=(("matmul", cupy_matmul), ("concat", cupy_concat)),
             here=lambda device: device,  # CuPy makes results on the current device, wherever the operands are
         ),
         Backend(
@@ -284,7 +290,8 @@ BACKENDS = {
             devices=_torch_devices,
             device_name=lambda device: {"mps:0": "mps"}.get(str(device), str(device)),
             to_numpy=_torch_to_numpy,
-            runner="torch",
+            runners=("torch",),
+            here=_torch_here,  # a graph is captured on a stream of the current device
             from_numpy=_torch_from_numpy,
             lacks=lambda device: {"float64", "complex128"} if device.type == "mps" else set(),
         ),
@@ -301,8 +308,8 @@ BACKENDS = {
             devices=_jax_devices,
             device_name=_jax_device_name,
             to_numpy=lambda array: np.array(array, order="C"),  # np.asarray would be a read-only view of JAX's buffer
-            runner="jax",
-            matmul=jax_matmul,
+            runners=("jax",),
+            replaced=(("matmul", jax_matmul),),
             from_numpy=_jax_from_numpy,
             lacks=lambda _device: set() if import_module("jax").config.jax_enable_x64 else set(NARROWER),
             float64_hint='; jax.config.update("jax_enable_x64", True) turns it on',  # for the user: we never do

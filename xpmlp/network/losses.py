@@ -116,27 +116,37 @@ def huber(y: Array, yhat: Array, delta: float) -> Array:
     # r^2 / 2 where |r| <= delta, delta (|r| - delta / 2) beyond: with c = min(|r|, delta) both are c (|r| - c / 2)
     xp = array_namespace(yhat)
     r = xp.abs(yhat - y)
-    c = xp.minimum(r, xp.asarray(delta, dtype=r.dtype, device=device_of(r)))
+    c = xp.minimum(r, xp.full((), delta, dtype=r.dtype, device=device_of(r)))
     return xp.sum(c * (r - 0.5 * c), axis=-1)
 
 
 def huber_derivative(y: Array, yhat: Array, delta: float) -> Array:
     xp = array_namespace(yhat)
     r = yhat - y
-    return xp.sign(r) * xp.minimum(xp.abs(r), xp.asarray(delta, dtype=r.dtype, device=device_of(r)))
+    return xp.sign(r) * xp.minimum(xp.abs(r), xp.full((), delta, dtype=r.dtype, device=device_of(r)))
+
+
+def _quantiles_like(quantile: tuple[float, ...], like: Array) -> Array:
+    # One number each output, or one for all; made where `like` is, for a step brings nothing over from the host.
+    xp, where = array_namespace(like), {"device": device_of(like)}
+    q = xp.full((len(quantile),), quantile[0], dtype=like.dtype, **where)
+    which = xp.arange(len(quantile), **where)
+    for j, value in enumerate(quantile[1:], start=1):
+        q = xp.where(which == j, xp.full((), value, dtype=like.dtype, **where), q)
+    return q
 
 
 def pinball(y: Array, yhat: Array, quantile: tuple[float, ...]) -> Array:
     # q (y - yhat) where y lies above, (1 - q) (yhat - y) where below; Koenker & Bassett, Econometrica 46 (1978)
     xp = array_namespace(yhat)
-    q = xp.asarray(quantile, dtype=yhat.dtype, device=device_of(yhat))
+    q = _quantiles_like(quantile, yhat)
     r = y - yhat
     return xp.sum(xp.maximum(q * r, (q - 1.0) * r), axis=-1)
 
 
 def pinball_derivative(y: Array, yhat: Array, quantile: tuple[float, ...]) -> Array:
     xp = array_namespace(yhat)
-    q = xp.asarray(quantile, dtype=yhat.dtype, device=device_of(yhat))
+    q = _quantiles_like(quantile, yhat)
     return xp.astype(yhat > y, yhat.dtype) - q
 
 

@@ -209,5 +209,5 @@ def clip(g: Array, max_norm: float) -> Array:
     """
     xp = array_namespace(g)
     norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
-    limit = xp.asarray(max_norm, dtype=g.dtype, device=device_of(g))
+    limit = xp.full((), max_norm, dtype=g.dtype, device=device_of(g))
     return g * (limit / xp.maximum(norm, limit))

@@ -10,11 +10,14 @@ import logging
 from typing import Any
 
 from xpmlp._typing import Array
+from xpmlp.backends.config import get_config
 from xpmlp.runners import eager, numba_epoch
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import CannotRunError, Task
 
 __all__ = ["CannotRunError", "Data", "Task", "find_runner"]
+
+CAPTURING = {"cupy": "fused", "captured": "step"}  # by what `set_config(captured=...)` calls them
 
 _logger = logging.getLogger("xpmlp")
 
@@ -26,13 +29,24 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
     """
     if data.streams:
         return eager.Runner(task, data, seed)
-    name = data.place.backend.runner
-    if name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
+    backend, reasons = data.place.backend, list[str]()
+    if backend.name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
         return compiled
-    try:
-        return importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)
-    except CannotRunError as obstacle:
-        _logger.info("the %s runner leaves this training to the eager one: %s", name, obstacle)
+    for name in _wanted(backend.runners):
+        try:
+            runner = importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)
+        except CannotRunError as obstacle:
+            reasons.append(str(obstacle))
+            _logger.info("the %s runner leaves this training to the next one: %s", name, obstacle)
+        else:
+            break
+    else:
         runner = eager.Runner(task, data, seed)
-        runner.reason = str(obstacle)
-        return runner
+    runner.reason = runner.reason or "; ".join(reasons)
+    return runner
+
+
+def _wanted(names: tuple[str, ...]) -> list[str]:
+    # Of the runners that capture a step as a CUDA graph, those that the user has not switched off.
+    wish = get_config()["captured"]
+    return [name for name in names if wish == "auto" or CAPTURING.get(name, wish) == wish]

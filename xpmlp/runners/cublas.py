@@ -1,7 +1,7 @@
-"""Matrix products through a cuBLAS handle of our own, by ctypes.
+"""Matrix products by cuBLAS, called by ctypes on CuPy's own handle.
 
-CuPy refuses its own products while a stream is capturing, so a captured step brings its own. The handle has a
-workspace of its own too: else cuBLAS would take one anew for every graph.
+CuPy refuses its own products while a stream is capturing, so a captured step brings its own. They have a workspace of
+their own too: else cuBLAS would take one anew for every graph.
 
 cuBLAS reads matrices by columns, and C by rows is C.T by columns: C = op(A) @ op(B) is asked for as
 C.T = op(B).T @ op(A).T, with the operands swapped and nothing copied.
@@ -9,6 +9,7 @@ C.T = op(B).T @ op(A).T, with the operands swapped and nothing copied.
 
 import ctypes
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xpmlp._typing import Array
@@ -20,6 +21,15 @@ OP_N, OP_T = 0, 1
 R_32F, R_64F = 0, 1
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 GEMM_DEFAULT = -1
+DEFAULT_MATH = 0
+STATUS = {
+    1: "CUBLAS_STATUS_NOT_INITIALIZED",
+    3: "CUBLAS_STATUS_ALLOC_FAILED",
+    7: "CUBLAS_STATUS_INVALID_VALUE",
+    13: "CUBLAS_STATUS_EXECUTION_FAILED",
+    14: "CUBLAS_STATUS_INTERNAL_ERROR",
+    15: "CUBLAS_STATUS_NOT_SUPPORTED",
+}
 
 
 class Matrix(NamedTuple):
@@ -87,8 +97,37 @@ def gemm_arguments(product: Product) -> Gemm:
     )
 
 
+def product_of(a: Array, b: Array, out: Array, contiguous: Callable[[Array], Array]) -> Product:
+    """The product out = a @ b of arrays with a leading axis for several networks, or without; transposes are read so.
+
+    Parameters
+    ----------
+    contiguous : function
+        Makes a copy by rows of what cuBLAS cannot read as it lies.
+    """
+    operands, transposed = [], []
+    for array in (a, b):
+        turned = not _by_rows(array) and _by_rows(array.swapaxes(-1, -2))
+        operands.append(array.swapaxes(-1, -2) if turned else array if _by_rows(array) else contiguous(array))
+        transposed.append(turned)
+    networks = int(out.shape[0]) if out.ndim == 3 else 1
+    return Product(*map(_matrix, (*operands, out)), *transposed, networks=networks)
+
+
+def _by_rows(array: Array) -> bool:
+    rows, columns = array.shape[-2:]
+    return (columns == 1 or array.strides[-1] == array.itemsize) and (
+        rows == 1 or array.strides[-2] == columns * array.itemsize
+    )
+
+
+def _matrix(array: Array) -> Matrix:
+    stride = array.strides[0] // array.itemsize if array.ndim == 3 else 0
+    return Matrix(array, int(array.shape[-2]), int(array.shape[-1]), stride)
+
+
 class Cublas:
-    """A cuBLAS handle bound to a stream and a workspace, both of which must outlive it.
+    """CuPy's cuBLAS handle, lent to a stream and a workspace of ours.
 
     Raises
     ------
@@ -96,21 +135,27 @@ class Cublas:
         Of many kinds, where the library cannot be loaded or there is no driver.
     """
 
-    def __init__(self, stream: Any, workspace: Array, dtype: str, *, tf32: bool = False) -> None:
+    def __init__(self, handle: Callable[[], int], workspace: Array, dtype: str, *, tf32: bool = False) -> None:
+        """`handle` tells CuPy's, which it has one of for each thread and device."""
         found = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublas")
         self._library = _declared(ctypes.CDLL(found.abs_path))
-        self._handle = ctypes.c_void_p()
-        self._check(self._library.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
+        self._handle_here, self._workspace = handle, workspace
+        self._handle = 0
         single = dtype == "float32"
         number = ctypes.c_float if single else ctypes.c_double
         self._type = R_32F if single else R_64F
         self._exact = COMPUTE_32F if single else COMPUTE_64F
         self._compute = COMPUTE_32F_FAST_TF32 if single and tf32 else self._exact
         self._one, self._zero = number(1.0), number(0.0)
+
+    def use(self, stream: Any) -> None:
+        """Before products are queued on a stream; at CuPy's own next product it takes its handle back by itself."""
+        handle = self._handle = self._handle_here()
         # Setting the stream takes the workspace away again: this order.
-        self._check(self._library.cublasSetStream_v2(self._handle, stream.ptr), "cublasSetStream")
-        size = int(workspace.nbytes)
-        self._check(self._library.cublasSetWorkspace_v2(self._handle, workspace.data.ptr, size), "cublasSetWorkspace")
+        self._check(self._library.cublasSetStream_v2(handle, stream.ptr), "cublasSetStream")
+        size = int(self._workspace.nbytes)
+        self._check(self._library.cublasSetWorkspace_v2(handle, self._workspace.data.ptr, size), "cublasSetWorkspace")
+        self._check(self._library.cublasSetMathMode(handle, DEFAULT_MATH), "cublasSetMathMode")
 
     def multiply(self, product: Product) -> None:
         """Queue a product; scalars are read here and now, and so are frozen in a captured graph."""
@@ -127,23 +172,16 @@ class Cublas:
             )
         self._check(status, "cublasGemmEx" if it.networks == 1 else "cublasGemmStridedBatchedEx")
 
-    def close(self) -> None:
-        """Give the handle back; what was queued through it must have run."""
-        if self._handle.value:
-            self._library.cublasDestroy_v2(self._handle)
-            self._handle = ctypes.c_void_p()
-
     @staticmethod
     def _check(status: int, function: str) -> None:
         if status != 0:
-            raise RuntimeError(f"{function} failed with status {status}")
+            raise RuntimeError(f"{function} failed with status {status} ({STATUS.get(status, 'see cublas_api.h')})")
 
 
 def _declared(library: Any) -> Any:
     pointer, whole, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
     matrix = [pointer, whole, whole, long]
-    library.cublasCreate_v2.argtypes = [pointer]
-    library.cublasDestroy_v2.argtypes = [pointer]
+    library.cublasSetMathMode.argtypes = [pointer, whole]
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
     library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     head, flat = [pointer, whole, whole, whole, whole, whole, pointer], matrix[:-1]

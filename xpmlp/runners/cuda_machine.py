@@ -1,12 +1,10 @@
-"""A GPU as it is seen by a plan: it queues nodes on a stream of its own, and captures them as a CUDA graph.
+"""A GPU as a runner sees it: work is queued on a stream of its own, and captured as a CUDA graph.
 
-The stream does not wait for CuPy's default stream, nor that for it; `begin` and `end` put the two in order. Memory
-comes from a pool of its own, which a graph can rely on and which goes back to the device when the training ends.
+The stream does not wait for CuPy's default stream, nor that for it; `begin` and `end` put the two in order.
 """
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -22,13 +20,11 @@ from xpmlp.runners.cuda_plan import BLOCK, Node
 Program = list[Callable[[], object]]
 
 
-class Machine:
-    """Runs plans on a GPU.
+class Stream:
+    """A stream on a GPU, and the products that may be queued on it while it captures.
 
     Parameters
     ----------
-    text : str
-        The CUDA source of all kernels.
     dtype : {"float32", "float64"}
     device : cupy.cuda.Device
     tf32 : bool
@@ -37,59 +33,41 @@ class Machine:
     Raises
     ------
     Exception
-        Of many kinds, where a library is missing or the kernels do not compile.
+        Of many kinds, where a library is missing.
     """
 
-    def __init__(self, text: str, dtype: str, device: Device, *, tf32: bool = False) -> None:
+    _sources: tuple[HostArray, ...] = ()
+
+    def __init__(self, dtype: str, device: Device, *, tf32: bool = False) -> None:
         cupy = self.xp = import_module("cupy")
         self.device = device
-        self._numbers = {"T": np.dtype(dtype).type, "unsigned": np.uint32, "int": np.int32, "long long": np.int64}
-        self._types = signatures(text)
-        self._cublas: Cublas | None = None
         with device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
-            self._pool = cupy.cuda.MemoryPool()
-            module = cupy.RawModule(code=text)
-            module.compile()  # now, where a failure still leaves the training to another runner
-            self._kernels = {name: module.get_function(name) for name in self._types}
-            with self.private():
-                self._workspace = cupy.empty(WORKSPACE, dtype="uint8")
-            self._cublas = Cublas(self._stream, self._workspace, dtype, tf32=tf32)
+            workspace = cupy.empty(WORKSPACE, dtype="uint8")
+            self.cublas = Cublas(cupy.cuda.get_cublas_handle, workspace, dtype, tf32=tf32)
 
     def here(self) -> AbstractContextManager[Any]:
         """Within it, arrays are made on this device."""
         device: AbstractContextManager[Any] = self.device
         return device
 
-    def private(self) -> AbstractContextManager[Any]:
-        """Within it, arrays come from the pool that is ours alone."""
-        context: AbstractContextManager[Any] = self.xp.cuda.using_allocator(self._pool.malloc)
-        return context
+    def upload(self, array: Array, host: HostArray) -> None:
+        """Bring numbers from the host into a contiguous array here; they are kept until the next epoch begins.
 
-    @staticmethod
-    def upload(array: Array, host: HostArray) -> None:
-        """Bring numbers from the host into a contiguous array here."""
-        array.set(np.ascontiguousarray(host, dtype=array.dtype).reshape(array.shape))
+        CuPy queues the copy and goes on. CUDA does not promise that it has read memory that is not pinned by then.
+        """
+        source = np.ascontiguousarray(host, dtype=array.dtype).reshape(array.shape)
+        self._sources = (*self._sources, source)
+        array.set(source)
 
-    def program(self, plan: Sequence[Node]) -> Program:
-        """The plan as calls without arguments, each of which queues one node on the current stream."""
-        return [self._call(node) for node in plan]
-
-    def _call(self, node: Node) -> Callable[[], object]:
-        if isinstance(node, Product):
-            assert self._cublas is not None
-            return partial(self._cublas.multiply, node)
-        types = self._types[node.kernel]
-        arguments = tuple(
-            value if declared.endswith("*") else self._numbers[declared](value)
-            for declared, value in zip(types, node.arguments, strict=True)
-        )
-        grid = (-(-node.threads // BLOCK), node.networks)
-        return partial(self._kernels[node.kernel], grid, (BLOCK,), arguments)
+    def forget_uploads(self) -> None:
+        """The copies have been made: the loss of their epoch has been read."""
+        self._sources = ()
 
     def run(self, program: Program) -> None:
-        """Queue every node."""
+        """Queue every call of a program."""
         with self.device, self._stream:
+            self.cublas.use(self._stream)
             for queue in program:
                 queue()
 
@@ -101,14 +79,18 @@ class Machine:
         Exception
             Of many kinds, if the program or the driver does not allow it; the stream is then as it was.
         """
-        with self.device, self.private(), self._stream:
+        with self.device, self._stream:
+            self.cublas.use(self._stream)
             self._stream.begin_capture()
             try:
                 for _ in range(repeats):
                     for queue in program:
                         queue()
-            finally:
-                graph = self._stream.end_capture()
+            except BaseException:
+                with suppress(Exception):  # that the capture is void is a symptom
+                    self._stream.end_capture()
+                raise
+            graph = self._stream.end_capture()
             graph.upload(self._stream)
         return partial(graph.launch, self._stream)
 
@@ -128,13 +110,36 @@ class Machine:
         """Wait until all that was queued has run."""
         self._stream.synchronize()
 
-    def close(self) -> None:
-        """Give all back, what depends on another thing before it; the graphs must be gone, and the arrays."""
-        if sys.is_finalizing() or self._cublas is None:
-            return
-        with self.device:
-            self.wait()
-            self._kernels.clear()
-            self._cublas.close()
-            self._cublas = self._workspace = None
-            self._pool.free_all_blocks()
+
+class Machine(Stream):
+    """Runs plans on a GPU; `text` is the CUDA source of all kernels.
+
+    Raises
+    ------
+    Exception
+        Of many kinds, where a library is missing or the kernels do not compile.
+    """
+
+    def __init__(self, text: str, dtype: str, device: Device, *, tf32: bool = False) -> None:
+        super().__init__(dtype, device, tf32=tf32)
+        self._numbers = {"T": np.dtype(dtype).type, "unsigned": np.uint32, "int": np.int32, "long long": np.int64}
+        self._types = signatures(text)
+        with device:
+            module = self.xp.RawModule(code=text)
+            module.compile()  # now, where a failure still leaves the training to another runner
+            self._kernels = {name: module.get_function(name) for name in self._types}
+
+    def program(self, plan: Sequence[Node]) -> Program:
+        """The plan as calls without arguments, each of which queues one node on the current stream."""
+        return [self._call(node) for node in plan]
+
+    def _call(self, node: Node) -> Callable[[], object]:
+        if isinstance(node, Product):
+            return partial(self.cublas.multiply, node)
+        types = self._types[node.kernel]
+        arguments = tuple(
+            value if declared.endswith("*") else self._numbers[declared](value)
+            for declared, value in zip(types, node.arguments, strict=True)
+        )
+        grid = (-(-node.threads // BLOCK), node.networks)
+        return partial(self._kernels[node.kernel], grid, (BLOCK,), arguments)

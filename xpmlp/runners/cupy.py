@@ -4,12 +4,9 @@ Array by array a step is some hundred kernels of about ten microseconds each, sl
 Here it is the 18 nodes of `cuda_plan` (for 3 layers), captured once for each size of batch and launched again and
 again. Data, permutation, rates, counters and losses stay on the device; the losses are read once an epoch.
 
-The first steps of a training run node by node, which loads kernels and warms cuBLAS up, and are then captured. Where
-capture fails, they go on node by node; where not even the first step succeeds, or a row has no column of C, the eager
-runner takes over. `reason` tells, and the log.
+Where a row has no column of C, or the kernels cannot be made, the captured runner takes over: it needs neither.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,113 +14,41 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
-from xpmlp.backends.table import reason as line_of
 from xpmlp.network import reciprocal
-from xpmlp.optim.optimizers import Optimizer
-from xpmlp.runners import eager
+from xpmlp.runners import captured
 from xpmlp.runners.cuda_columns import obstacle
 from xpmlp.runners.cuda_kernels import source
 from xpmlp.runners.cuda_machine import Machine
 from xpmlp.runners.cuda_plan import ALIGNMENT, Buffers, Samples, nodes
 from xpmlp.runners.eager import Data
+from xpmlp.runners.graphs import GraphRunner, epoch_rates, uploaded_order
 from xpmlp.runners.step import CannotRunError, State, Task
 
-WARM_UP = 2  # steps before a capture
-UNROLLED = 8  # steps of the graph that long epochs launch: between two graphs the device idles for microseconds
 MOST_NETWORKS = 2**16 - 1  # the second axis of a CUDA grid
 MOST_THREADS = 2**31  # kernels count within a network in 32 bits
 
-_logger = logging.getLogger("xpmlp")
 
-
-class Runner:
+class Runner(GraphRunner):
     """Executes steps of CuPy arrays; see the head of this file."""
 
     name = "cupy"
-    reason = ""  # why not captured, where it is not
+    cannot_start = "the kernels of this network cannot be made here"
     machine: Callable[..., Any] = Machine  # tests put a CPU in its place
+    next_best = captured.Runner
+    _buffers: Buffers | None = None
 
-    def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
-        self.task, self.data, self.seed = task, data, seed
-        self._buffers: Buffers | None = None
-        self._batches: dict[int, _Batch] = {}  # by their number of samples
-        self._substitute: eager.Runner | None = None
-        self._machine: Any = None
-        dtype = str(data.x.dtype)
+    def _connect(self) -> Any:
+        task, data, dtype = self.task, self.data, str(self.data.x.dtype)
         if why := obstacle(task) or _limits(task, data, dtype):
             raise CannotRunError(why)
         text = source(task, dtype, weighted=data.w is not None)
-        try:
-            self._machine = type(self).machine(text, dtype, data.place.device, tf32=task.precision == "high")
-        except MemoryError:
-            raise
-        except Exception as error:  # a missing library has many faces, see backends/probing.py
-            raise CannotRunError(f"the kernels of this network cannot be made here: {line_of(error)}") from error
+        return type(self).machine(text, dtype, data.place.device, tf32=task.precision == "high")
 
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give graphs, buffers and their memory back to the device."""
-        machine, self._machine = getattr(self, "_machine", None), None
-        if machine is not None:
-            machine.wait()
-            self._batches.clear()
-            self._buffers = None
-            machine.close()
-
-    @property
-    def launches(self) -> int:
-        """The nodes of a step, once one has been made."""
-        return max((len(batch.program) for batch in self._batches.values()), default=0)
-
-    def epoch(
-        self,
-        state: State,
-        order: HostArray | None,
-        rate_of: Callable[[int], float],
-        interrupted: Callable[[], bool] = lambda: False,
-    ) -> tuple[State, Array]:
-        """One epoch; see `eager.Runner.epoch`. A long one asks `interrupted` after every eighth step."""
-        if self._substitute is None:
-            with self._machine.here():
-                try:
-                    state, done = self._steps(state, order, rate_of, interrupted)
-                    return state, self._mean_loss(done)
-                except CannotRunError as error:
-                    self._give_up(str(error))
-        return self._substitute.epoch(state, order, rate_of, interrupted)  # type: ignore[union-attr]
-
-    def _steps(
-        self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
-    ) -> tuple[State, int]:
-        """The steps of an epoch, and how many there were."""
-        p, slots, t = self._own(state)
-        self._prepare(t, order, rate_of)
-        machine, done = self._machine, 0
-        machine.begin()
-        try:
-            while done < self.data.n_batches:
-                batch = self._batch(done)
-                batch.capture_if_due()
-                if batch.obstacle and not self.reason:
-                    self.reason = batch.obstacle
-                    _logger.info("the cupy runner goes on node by node: %s", self.reason)
-                done += batch.advance(max(self.data.n // self.data.batch_size - done, 1))
-                if interrupted():
-                    break
-        finally:
-            machine.end()
-        return State(p, slots, t + done), done
-
-    def _give_up(self, why: str) -> None:
-        _logger.info("the cupy runner leaves this training to the eager one: %s", why)
-        self._substitute = eager.Runner(self.task, self.data, self.seed)
-        self.name, self.reason = self._substitute.name, why
-        self.close()
+    def _forget(self) -> None:
+        self._buffers = None
 
     def _own(self, state: State) -> State:
-        """The state in the arrays that the graph knows: at first, and whenever somebody hands over others, a copy."""
+        # At first, and whenever somebody hands over other arrays, a copy.
         if self._buffers is None:
             self._buffers = self._build(state)
         for own, given in zip((self._p, *self._slots), (state.p, *state.slots), strict=True):
@@ -144,25 +69,20 @@ class Runner:
         flat = [xp.zeros((m, pitch), dtype=state.p.dtype) for _ in range(1 + len(state.slots))]
         views = [array[:, :size] if lead else array[0, :size] for array in flat]
         self._p, self._slots = views[0], tuple(views[1:])
-        with self._machine.private():
-            samples = Samples(*(None if it is None else xp.ascontiguousarray(it) for it in (data.x, data.y, data.w)))
-            seeds = None if self.seed is None else xp.ascontiguousarray(self.seed.reshape(-1))
-            buffers = Buffers(
-                *(xp, task, samples, seeds),
-                p=flat[0],
-                slots=tuple(flat[1:]),
-                batch=data.batch_size,
-                n_batches=data.n_batches,
-            )
+        samples = Samples(*(None if it is None else xp.ascontiguousarray(it) for it in (data.x, data.y, data.w)))
+        seeds = None if self.seed is None else xp.ascontiguousarray(self.seed.reshape(-1))
+        buffers = Buffers(
+            *(xp, task, samples, seeds),
+            p=flat[0],
+            slots=tuple(flat[1:]),
+            batch=data.batch_size,
+            n_batches=data.n_batches,
+        )
         self._ordered = False
         return buffers
 
-    def _batch(self, done: int) -> "_Batch":
-        rows = min(self.data.batch_size, self.data.n - done * self.data.batch_size)
-        if rows not in self._batches:
-            unrolled = UNROLLED if self.data.n_batches >= 4 * UNROLLED and rows == self.data.batch_size else 1
-            self._batches[rows] = _Batch(self._machine, self._machine.program(nodes(self._arrays, rows)), unrolled)
-        return self._batches[rows]
+    def _program(self, rows: int) -> Any:
+        return self._machine.program(nodes(self._arrays, rows))
 
     @property
     def _arrays(self) -> Buffers:
@@ -170,9 +90,9 @@ class Runner:
         return self._buffers
 
     def _prepare(self, t: int, order: HostArray | None, rate_of: Callable[[int], float]) -> None:
-        """Bring what an epoch needs to the device, and begin to count anew."""
         data, machine, buffers = self.data, self._machine, self._arrays
-        if order is not None and (data.n_batches > 1 or order.ndim == 2):
+        order = uploaded_order(data, order)
+        if order is not None:
             machine.upload(buffers.order, np.broadcast_to(order, (buffers.networks, data.n)))
             self._ordered = False
         elif not self._ordered:
@@ -209,54 +129,6 @@ class Runner:
             total = total * reciprocal(xp.sum(self._totals[:, :done], axis=-1))
         loss = total.astype(buffers.p.dtype)
         return loss if self._p.ndim == 2 else loss[0]
-
-
-class _Batch:
-    """The program for batches of one size, and its graphs once it has run a few times."""
-
-    def __init__(self, machine: Any, program: Any, unrolled: int) -> None:
-        self.machine, self.program, self.unrolled = machine, program, unrolled
-        self.runs = 0
-        self.obstacle = ""  # to a capture
-        self.graphs: dict[int, Callable[[], object]] = {}  # by the steps in them
-
-    def capture_if_due(self) -> None:
-        """Capture once warm; `obstacle` says why not."""
-        if self.runs < WARM_UP or self.graphs or self.obstacle:
-            return
-        try:
-            self.graphs = {steps: self.machine.capture(self.program, steps) for steps in {1, self.unrolled}}
-        except Exception as error:  # noqa: BLE001 - the driver's errors are many, and training goes on without
-            self.obstacle = f"the step cannot be captured: {line_of(error)}"
-
-    def advance(self, left: int) -> int:
-        """Run one or more of the `left` steps that are to come, and say how many."""
-        if not self.graphs:
-            self._run()
-            return 1
-        steps = max(steps for steps in self.graphs if steps <= left)
-        self.graphs[steps]()
-        return steps
-
-    def _run(self) -> None:
-        try:
-            self.machine.run(self.program)
-        except MemoryError:
-            raise
-        except Exception as error:
-            if self.runs > 0:
-                raise
-            # Parameters change in the last node only, so another runner can go on from here.
-            raise CannotRunError(f"the first step failed: {line_of(error)}") from error
-        self.runs += 1
-
-
-def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[[int], float]) -> HostArray:
-    """The rates of all updates of an epoch, shape (n_batches, rates), from update t + 1 on."""
-    numbers = np.arange(t + 1, t + 1 + n_batches, dtype=np.float64)
-    rate = np.array([rate_of(i) for i in range(n_batches)], dtype=np.float64)
-    columns = optimizer.rates(numbers, rate, **optimizer.parameters)  # the formulas take arrays too
-    return np.stack(np.broadcast_arrays(*columns, rate)[: len(columns)], axis=-1)
 
 
 def _limits(task: Task, data: Data, dtype: str) -> str:

@@ -46,11 +46,17 @@ class Data:
         index = self.place.asarray(order, None if self.place.backend.name == "numpy" else "int32")
         for start in range(0, self.n, self.batch_size):
             rows = index[..., start : min(start + self.batch_size, self.n)]
-            yield (
-                self._take(self.x, rows, 2, take),
-                self._take(self.y, rows, 2, take),
-                self._take(self.w, rows, 1, take),
-            )
+            yield self.rows(rows, take)
+
+    def rows(
+        self, index: Array, take: Callable[[Array, Array, int], Array] | None = None
+    ) -> tuple[Array, Array, Array | None]:
+        """The samples at an index on the device, of shape (batch,) or (m, batch)."""
+        return (
+            self._take(self.x, index, 2, take),
+            self._take(self.y, index, 2, take),
+            self._take(self.w, index, 1, take),
+        )
 
     def _take(
         self, values: Array | None, rows: Array, ndim: int, take: Callable[[Array, Array, int], Array] | None = None

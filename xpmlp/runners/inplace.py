@@ -115,14 +115,18 @@ class InPlaceRunner:
         seen: Any = 0.0
         for i, (x, y, w) in enumerate(self.data.batches(order, self._take)):
             t += 1
-            loss = self._gradient(x, y, w, t)
-            weight = total_weight(x, w)
-            loss = loss + self._update(optimizer.rates(t, rate_of(i), **optimizer.parameters), weight)
-            total, seen = total + loss * weight, seen + weight
+            part, weight = self._step(x, y, w, t, optimizer.rates(t, rate_of(i), **optimizer.parameters))
+            total, seen = total + part, seen + weight
             if interrupted():
                 break
         loss = total / seen if self.data.w is None else total * reciprocal(seen)
         return State(p, slots, t), loss
+
+    def _step(self, x: Array, y: Array, w: Array | None, t: Any, rates: Rates) -> tuple[Array, Any]:
+        """One step on one batch: its loss times its weight, and that weight."""
+        loss = self._gradient(x, y, w, t)
+        weight = total_weight(x, w)
+        return (loss + self._update(rates, weight)) * weight, weight
 
     def _take(self, values: Array, rows: Array, axis: int) -> Array:
         which = (id(values), len(rows))
@@ -161,7 +165,7 @@ class InPlaceRunner:
             None if task.decays is None else task.decays[part],
         )
 
-    def _gradient(self, x: Array, y: Array, w: Array | None, t: int) -> Any:
+    def _gradient(self, x: Array, y: Array, w: Array | None, t: Any) -> Any:
         """Write dW and db into the flat gradient and return the loss of the batch; `network.forward`, `backward`."""
         network, columns = self.task.network, self.columns
         batch = x.shape[-2]
@@ -221,9 +225,10 @@ class InPlaceRunner:
         z *= share.mT if hasattr(share, "mT") else share
         return values, z
 
-    def _mask(self, k: int, a: Array, t: int) -> Array:
-        seed: Any = self.seed
-        step = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
+    def _mask(self, k: int, a: Array, t: Any) -> Array:
+        seed, step = self.seed, t
+        if isinstance(t, int):
+            step = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
         return dropout.mask(self.task.network.dropout[k - 1], seed, step, k, like=a.mT).mT
 
     def _update(self, rates: Rates, weight: Any) -> Any:

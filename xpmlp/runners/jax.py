@@ -19,14 +19,7 @@ from xpmlp.network import Drop, reciprocal
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, gradients, step, total_weight
-
-
-def _meaning(function: Any) -> Any:
-    # Two partials of one function with the same arguments do the same; rows with parameters hold partials.
-    if isinstance(function, functools.partial):
-        return function.func, function.args, tuple(sorted(function.keywords.items()))
-    return function
+from xpmlp.runners.step import State, Task, arithmetic, gradients, step, total_weight
 
 
 class _SameArithmetic:
@@ -34,13 +27,7 @@ class _SameArithmetic:
 
     def __init__(self, task: Task) -> None:
         self.task = replace(task, factors=None, decays=None)
-        network, optimizer, loss = task.network, task.optimizer, task.network.loss
-        self.key = (
-            (network.layout, network.activations, network.dropout, loss.name, loss.link),
-            tuple(map(_meaning, (loss.value, loss.derivative, loss.value_from_scores, loss.derivative_from_scores))),
-            (optimizer.name, optimizer.step, tuple(optimizer.parameters.items()), optimizer.weight_decay),
-            (task.l2, task.clip_norm),
-        )
+        self.key = arithmetic(task)
 
     def __hash__(self) -> int:
         return hash(self.key)

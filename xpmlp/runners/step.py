@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from array_api_compat import is_numpy_array
 
@@ -35,6 +36,24 @@ class Task:
         """Whether an update is that of Adam and nothing else, so that a runner may have it fused."""
         optimizer = self.optimizer
         return optimizer.step is adam_step and self.factors is None and checks.genuine(optimizer, OPTIMIZERS)
+
+
+def arithmetic(task: Task) -> tuple[Any, ...]:
+    """What a task computes, as a key, its arrays apart: tasks with equal ones may share what was compiled for one."""
+    network, optimizer, loss = task.network, task.optimizer, task.network.loss
+    return (
+        (network.layout, network.activations, network.dropout, loss.name, loss.link),
+        tuple(map(_meaning, (loss.value, loss.derivative, loss.value_from_scores, loss.derivative_from_scores))),
+        (optimizer.name, optimizer.step, tuple(optimizer.parameters.items()), optimizer.weight_decay),
+        (task.l2, task.clip_norm),
+    )
+
+
+def _meaning(function: Any) -> Any:
+    # Two partials of one function with the same arguments do the same; rows with parameters hold partials.
+    if isinstance(function, partial):
+        return function.func, function.args, tuple(sorted(function.keywords.items()))
+    return function
 
 
 class State(NamedTuple):

@@ -16,6 +16,7 @@ from xpmlp.backends import HostArray
 from xpmlp.optim.optimizers import Rates
 from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
 from xpmlp.runners.step import State
+from xpmlp.runners.torch_graph import Graph, wanted
 
 aten = torch.ops.aten
 
@@ -107,14 +108,19 @@ def adam(
     # undone.
     m, v = slots
     root = (1.0 - beta_2) ** 0.5
-    lr_t, epsilon = rates[1] * root / (1.0 - beta_1), rates[2] * root
+    lr_t, epsilon = rates[1] * (root / (1.0 - beta_1)), rates[2] * root
+    if isinstance(lr_t, Tensor) and p.dtype != torch.float32:  # the kernel reads a rate on the device as float32
+        m.mul_(beta_1).add_(g, alpha=1.0 - beta_1)
+        v.mul_(beta_2).addcmul_(g, g, value=1.0 - beta_2)
+        p.sub_(torch.sqrt(v, out=room).add_(epsilon).reciprocal_().mul_(m).mul_(lr_t))
+        return
     options = {"lr": lr_t, "beta1": beta_1, "beta2": beta_2, "weight_decay": 0.0, "eps": epsilon}
     aten._fused_adam_([p], [g], [m], [v], [], [_infinity(p.device)], **options, amsgrad=False, maximize=False)
 
 
 @functools.cache
 def _infinity(device: torch.device) -> Tensor:
-    return torch.full((), float("inf"), device=device)
+    return torch.full((), float("inf"), dtype=torch.float32, device=device)  # which is what the kernel reads
 
 
 class Runner(InPlaceRunner):
@@ -131,8 +137,21 @@ class Runner(InPlaceRunner):
         interrupted: Callable[[], bool] = lambda: False,
     ) -> tuple[State, Array]:
         """One epoch; see `eager.Runner.epoch`."""
+        if state.p is not self.p:  # the graphs write elsewhere
+            self.graphs: dict[int, Graph] = {}
         with torch.inference_mode(), self._true_moments(state):
             return super().epoch(state, order, rate_of, interrupted)
+
+    def _step(self, x: Tensor, y: Tensor, w: Tensor | None, t: Any, rates: Rates) -> tuple[Tensor, Any]:
+        if not wanted(x.device):
+            return super()._step(x, y, w, t, rates)
+        rows = int(x.shape[-2])
+        if rows not in self.graphs:
+            self.graphs[rows] = Graph(super()._step)
+        graph = self.graphs[rows]
+        done = graph(x, y, w, t, rates)
+        self.reason = self.reason or graph.reason
+        return done
 
     @contextlib.contextmanager
     def _true_moments(self, state: State) -> Iterator[None]:

@@ -1,0 +1,121 @@
+"""PyTorch's step as a CUDA graph, on a CPU that records what a graph would hold and refuses what a capture refuses."""
+
+import contextlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from test_runners import BATCH, CASES, EPOCHS, TOLERANCE, N, trained, writable
+
+torch = pytest.importorskip("torch")
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from xpmlp import config_context  # noqa: E402
+from xpmlp.backends import select  # noqa: E402
+from xpmlp.runners import eager, find_runner, torch_graph  # noqa: E402
+from xpmlp.runners.graphs import WARM_UP  # noqa: E402
+from xpmlp.runners.torch_graph import Graph  # noqa: E402
+
+TO_HOST = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero"}
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation; those that write are not made, the others only for the shape of what they return."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, schema = kwargs or {}, function._schema
+        if schema.name in TO_HOST:
+            raise RuntimeError(f"{schema.name} is not permitted while a stream is capturing")
+        infos = [it.alias_info for it in schema.arguments if it.alias_info is not None]
+        call = partial(function, *args, **kwargs)
+        if any(info.is_write for info in infos):
+            self.calls.append(call)
+            written = [it.name for it in schema.arguments if it.alias_info is not None and it.alias_info.is_write]
+            return kwargs["out"] if "out" in written else kwargs[written[0]] if written[0] in kwargs else args[0]
+        made = call()
+        lying = {it.untyped_storage().data_ptr() for it in args if isinstance(it, torch.Tensor)}
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in lying:  # no view
+            self.calls.append(lambda: made.copy_(call()))
+        return made
+
+
+class CUDAGraph:
+    replays = 0
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def replay(self) -> None:
+        CUDAGraph.replays += 1
+        for call in self.calls:
+            call()
+
+
+@contextlib.contextmanager
+def capture(graph: CUDAGraph) -> Any:
+    with Recorder(graph.calls):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def on_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr("xpmlp.runners.torch.wanted", lambda _device: True)
+    monkeypatch.setattr(CUDAGraph, "replays", 0)
+
+
+def there(array: Any) -> Any:
+    return torch.tensor(np.array(array), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("full-batch",)])
+def test_a_graph_takes_the_steps_of_the_eager_runner(name: str, m: int | None) -> None:
+    wanted, losses_wanted = trained(CASES[name], m, eager.Runner, writable, select("numpy"))
+    got, losses = trained(CASES[name], m, find_runner, there, select("torch"))
+    assert CUDAGraph.replays == EPOCHS * -(-N // BATCH) - 2 * WARM_UP  # two sizes of batch, each warmed up
+    for value, expected in zip((got.p, *got.slots, *losses), (wanted.p, *wanted.slots, *losses_wanted), strict=True):
+        scale = np.max(np.abs(expected))
+        np.testing.assert_allclose(np.asarray(value), expected, rtol=0.0, atol=TOLERANCE["float64"] * scale)
+
+
+def test_a_number_that_changes_late_is_no_number_that_the_graph_holds() -> None:
+    seen: list[float] = []
+
+    def step(x: Any, y: Any, w: Any, t: Any, rates: Any) -> Any:
+        out.copy_(x * rates[0])
+        return out, 1.0
+
+    out, graph, x = torch.zeros(3), Graph(step), torch.ones(3)
+    for i in range(8):
+        graph(x, x, None, i, (0.5 if i < 5 else 0.25,))
+        seen.append(float(out[0]))
+    assert seen == [0.5] * 5 + [0.25] * 3
+    assert CUDAGraph.replays > 3
+
+
+def test_what_no_graph_can_hold_runs_call_by_call_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    def step(x: Any, y: Any, w: Any, t: Any, rates: Any) -> Any:
+        return x * float(x[0]), 1.0
+
+    graph, x = Graph(step), torch.full((3,), 2.0)
+    with caplog.at_level("INFO", logger="xpmlp"):
+        for i in range(5):
+            assert float(graph(x, x, None, i, (0.5,))[0][0]) == 4.0
+    assert "is not permitted while a stream is capturing" in graph.reason
+    assert graph.reason in caplog.text
+    assert CUDAGraph.replays == 0
+
+
+def test_only_steps_on_cuda_are_captured_and_only_where_they_may_be() -> None:
+    assert not torch_graph.wanted(torch.device("cpu"))
+    assert torch_graph.wanted(torch.device("cuda", 1))
+    with config_context(captured="never"):
+        assert not torch_graph.wanted(torch.device("cuda", 1))

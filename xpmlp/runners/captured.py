@@ -1,0 +1,124 @@
+"""The captured runner: the step of `runners.step` itself as a CUDA graph, for every row and the user's own functions.
+
+A step of array functions takes no value from the host, and its shapes depend on no data; that JAX compiles it shows it.
+So CuPy's kernels can be captured as they are launched: more of them than `runners.cupy` needs, and none of our own.
+Products are ours, for CuPy refuses its own while it captures. What changes from step to step, the place in the epoch's
+order, its rates, the count that dropout hashes, is read from the device. Arrays that come and go within a step have a
+pool of their own: a graph writes to where they lay when it was captured.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray
+from xpmlp.backends.namespaces import captured_matmul
+from xpmlp.network import Drop, reciprocal
+from xpmlp.network.dropout import LARGEST
+from xpmlp.runners.cublas import product_of
+from xpmlp.runners.cuda_machine import Stream
+from xpmlp.runners.graphs import GraphRunner, epoch_rates, uploaded_order
+from xpmlp.runners.step import CannotRunError, State, step, total_weight
+
+
+class Runner(GraphRunner):
+    """Executes captured steps of CuPy arrays; see the head of this file."""
+
+    name = "captured"
+    machine: Callable[..., Any] = Stream
+    _p: Array = None
+    _pool: Any = None
+
+    def _connect(self) -> Any:
+        data, dtype = self.data, str(self.data.x.dtype)
+        if dtype not in ("float32", "float64"):
+            raise CannotRunError(f"products are captured in float32 and float64, not in {dtype}")
+        if data.n >= 2**31:
+            raise CannotRunError("there are more than 2^31 samples")
+        machine = type(self).machine(dtype, data.place.device, tf32=self.task.precision == "high")
+        self._pool = machine.xp.cuda.MemoryPool()
+        return machine
+
+    def _forget(self) -> None:
+        self._p = self._slots = self._order = self._pool = None
+
+    def _own(self, state: State) -> State:
+        # At first, and whenever somebody hands over other arrays, a copy.
+        if self._p is None:
+            self._build(state)
+        for own, given in zip((self._p, *self._slots), (state.p, *state.slots), strict=True):
+            if given is not own:
+                own[...] = given
+        return State(self._p, self._slots, state.t)
+
+    def _build(self, state: State) -> None:
+        data, xp, p = self.data, self.data.place.xp, state.p
+        lead = tuple(p.shape[:-1])
+        if p.dtype != data.x.dtype:
+            raise CannotRunError(f"the parameters are {p.dtype}, the data {data.x.dtype}")
+        self._p, *slots = (xp.empty(p.shape, dtype=p.dtype) for _ in range(1 + len(state.slots)))
+        self._slots = tuple(slots)
+        self._order = xp.zeros((*lead, data.n), dtype=xp.int32)
+        n_rates = epoch_rates(self.task.optimizer, 0, 1, lambda _: 0.0).shape[1]
+        self._rates = xp.zeros((data.n_batches, n_rates), dtype=p.dtype)
+        self._batch_at = xp.zeros((1,), dtype=xp.int32)  # of this epoch
+        self._t = xp.zeros((1, 1), dtype=xp.int32)  # updates done
+        self._places = xp.arange(data.batch_size, dtype=xp.int32)  # in a batch
+        self._total, self._seen = (xp.zeros(lead, dtype=p.dtype) for _ in range(2))
+
+    def _prepare(self, t: int, order: HostArray | None, rate_of: Callable[[int], float]) -> None:
+        data, machine = self.data, self._machine
+        order = uploaded_order(data, order)
+        machine.upload(self._order, np.broadcast_to(np.arange(data.n) if order is None else order, self._order.shape))
+        machine.upload(self._rates, epoch_rates(self.task.optimizer, t, data.n_batches, rate_of))
+        machine.upload(self._t, np.full((1, 1), t % 2**31))
+        for counter in (self._batch_at, self._total, self._seen):
+            counter[...] = 0
+
+    def _program(self, rows: int) -> Any:
+        def queue() -> None:
+            with self._machine.xp.cuda.using_allocator(self._pool.malloc), self._own_products():
+                self._step(rows)
+
+        return [queue]
+
+    @contextmanager
+    def _own_products(self) -> Any:
+        token = captured_matmul.set(self._matmul)
+        try:
+            yield
+        finally:
+            captured_matmul.reset(token)
+
+    def _matmul(self, a: Array, b: Array) -> Array:
+        xp = self.data.place.xp
+        lead = a.shape[:-2] or b.shape[:-2]
+        out = xp.empty((*lead, a.shape[-2], b.shape[-1]), dtype=a.dtype)
+        product = product_of(a, b, out, self._machine.xp.ascontiguousarray)
+        self._machine.cublas.multiply(product)
+        return out
+
+    def _step(self, rows: int) -> None:
+        """A whole step; every array that outlives it is written in place."""
+        data, task, xp = self.data, self.task, self.data.place.xp
+        index = xp.take(self._order, self._batch_at * data.batch_size + self._places[:rows], axis=-1)
+        x, y, w = data.rows(index)
+        rates = xp.take(self._rates, self._batch_at, axis=0)
+        drop = None if self.seed is None else Drop(self.seed, (self._t + 1) & LARGEST)
+        numbers = tuple(rates[0, i] for i in range(rates.shape[1]))
+        p, slots, loss = step(task, self._p, self._slots, numbers, x, y, w, drop)
+        for own, new in zip((self._p, *self._slots), (p, *slots), strict=True):
+            if new is not own:
+                own[...] = new
+        weight = total_weight(x, w)
+        self._total[...] = self._total + loss * weight
+        self._seen[...] = self._seen + weight
+        self._batch_at += 1
+        self._t += 1
+
+    def _mean_loss(self, done: int) -> Array:  # noqa: ARG002 - the device has counted
+        loss = self._total / self._seen if self.data.w is None else self._total * reciprocal(self._seen)
+        return loss.astype(self._p.dtype)
