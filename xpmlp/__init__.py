@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xpmlp.inspection.explanation import explain_step
     from xpmlp.inspection.health import Health
     from xpmlp.interop.loading import load, resume
+    from xpmlp.interop.onnx_pipelines import register_onnx
     from xpmlp.io.storage import FileFormatError
     from xpmlp.mlp import MLP
     from xpmlp.network.initializers import normal
@@ -60,6 +61,7 @@ _ROOMS = {
     "loss": "network.losses",
     "normal": "network.initializers",
     "optimizer": "optim.optimizers",
+    "register_onnx": "interop.onnx_pipelines",
     "resume": "interop.loading",
     "schedule": "optim.schedules",
     "set_config": "backends.config",
@@ -92,6 +94,7 @@ __all__ = [
     "loss",
     "normal",
     "optimizer",
+    "register_onnx",
     "resume",
     "schedule",
     "set_config",

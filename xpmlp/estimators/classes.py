@@ -93,8 +93,7 @@ class Classes:
         """See `Targets`."""
         if self.kind == "multilabel":
             return None
-        # As strings, because scikit-learn names the class that is too small by them.
-        return np.where(samples.targets[:, 0], "True", "False") if self.kind == "binary" else samples.y
+        return self.codes(samples.y)
 
     def score(self, y: Any, predicted: HostArray, w: Any) -> float:
         """See `Targets`."""

@@ -309,7 +309,11 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         return prediction.predict(self, X)
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of each class, shape (n, n_classes), in the order of `classes_`."""
+        """The probability of each class, shape (n, n_classes), in the order of `classes_`.
+
+        Each row sums to 1, or holds a probability per label where each sample may have several labels. Fitted on one
+        class, the answer has two columns all the same, as scikit-learn's: that class, and any other.
+        """
         return self._probabilities(X, "predict_proba")
 
     def predict_log_proba(self, X: Any) -> Array:
@@ -324,9 +328,8 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def _probabilities(self, X: Any, method: str) -> Array:
         yhat, place, caller = prediction.outputs_of(self, X, method)
-        if self.n_outputs_ == 1:
-            parts = [1.0 - yhat, yhat][: len(self.classes_)]
-            yhat = place.xp.concat(parts, axis=1)
+        if self._known_targets().kind == "binary":  # of one class, too: that of all others has a column
+            yhat = place.xp.concat([1.0 - yhat, yhat], axis=1)
         return bring(yhat, place, caller)
 
     def _known_targets(self) -> Classes:

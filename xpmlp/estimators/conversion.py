@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.estimators.attributes import Attributes, dtype_of, network_of
 from xpmlp.estimators.validation import InvalidInputError
-from xpmlp.network import Parameters
+from xpmlp.network import Network, Parameters
 
 SOLVERS = ("lbfgs", "sgd", "adam")
 SCHEDULES = ("constant", "invscaling", "adaptive")
@@ -90,9 +90,14 @@ def to_onnx(estimator: Attributes, path: str | os.PathLike[str], dtype: str) -> 
     """Write what a fitted estimator predicts as an ONNX model."""
     from xpmlp.interop.onnx import estimator_to_onnx
 
+    network, p, tail = parts_for_onnx(estimator)
+    estimator_to_onnx(path, network, p, dtype, **tail)
+
+
+def parts_for_onnx(estimator: Attributes) -> tuple[Network, Parameters, dict[str, Any]]:
+    """The network of a fitted estimator, its weights on the host, and the `labels` or `quantiles` of its graph."""
     check_is_fitted(estimator)
-    tail = estimator._known_targets().onnx_tail
-    estimator_to_onnx(path, network_of(estimator), _on_host(estimator), dtype, **tail)
+    return network_of(estimator), _on_host(estimator), estimator._known_targets().onnx_tail
 
 
 def to_torch(estimator: Attributes) -> Any:

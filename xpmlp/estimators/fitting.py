@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 
 from xpmlp import training
 from xpmlp._typing import Array
@@ -19,6 +18,7 @@ from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.monitor import CURVES, Watcher
 from xpmlp.estimators.parameters import InvalidParameterError, check_parameters
 from xpmlp.estimators.settings import Settings, settings_of
+from xpmlp.estimators.splitting import hold_out
 from xpmlp.estimators.targets import Samples, Targets
 from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs, our_errors, working_place
 from xpmlp.faults import telling_of_memory
@@ -104,7 +104,7 @@ def fit_estimator(
         else:
             p = before.saved.snapshot.state.p
         if settings.early_stopping and stochastic and held_out is None:
-            samples, held_out = _hold_out(settings, targets, samples, draws.rng)
+            samples, held_out = hold_out(settings, targets, samples, draws.rng)
         begin = _begin(estimator, settings, network, p, anew, incremental, held_out is not None)
         pose = posing.problem if stochastic else posing.problem_of_lbfgs
         problem = pose(
@@ -157,26 +157,6 @@ def _check_validation(
         raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
     held = check_inputs(estimator, X, place=inputs.place, dtype=inputs.dtype, reset=False)
     return targets.encode(y, w, held, "sample_weight_val")
-
-
-def _hold_out(
-    settings: Settings, targets: Targets, samples: Samples, rng: np.random.RandomState
-) -> tuple[Samples, Samples]:
-    rows = np.arange(samples.inputs.n)
-    split = {"random_state": rng, "test_size": settings.validation_fraction, "stratify": targets.strata(samples)}
-    train_rows, held_rows = train_test_split(rows, **split)
-    if len(held_rows) < 2:
-        raise InvalidInputError(
-            "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
-        )
-    trained, held = samples.take(train_rows), samples.take(held_rows)
-    for part, which in ((held, "holds out"), (trained, "leaves to train on")):
-        if part.w is not None and not np.any(part.w):
-            raise InvalidInputError(
-                f"all that validation_fraction={settings.validation_fraction:g} {which} has weight 0; pass X_val, "
-                "y_val, or other weights."
-            )
-    return trained, held
 
 
 def _begin(

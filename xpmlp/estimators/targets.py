@@ -70,7 +70,7 @@ class Targets(Protocol):
         ...
 
     def strata(self, samples: Samples) -> HostArray | None:
-        """What a part that is held out keeps the shares of."""
+        """The group of each sample, a whole number: a part that is held out keeps their shares. None: no groups."""
         ...
 
     def decode(self, yhat: Array, place: Place, caller: Place) -> Array:

@@ -6,7 +6,7 @@ the standard domain, in opset 17, and of those kinds that runtimes compute in fl
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,38 +21,46 @@ OPSET, IR_VERSION = 17, 8
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 
 
-class _Graph:
-    """The nodes of a model, and names for what flows between them."""
+class Graph:
+    """The nodes of a model, and names for what flows between them.
 
-    def __init__(self, dtype: str) -> None:
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+        Of its arithmetic.
+    named : function
+        From a name to one that is free, where the nodes join those of a larger model.
+    """
+
+    def __init__(self, dtype: str, named: Callable[[str], str] = str) -> None:
         try:
             import onnx
         except ImportError as error:
             raise ImportError("to_onnx needs onnx; install it with pip install 'onnx>=1.17'.") from error
         self.onnx: Any = onnx
         self.dtype = checks.option(dtype, "dtype", ("float32", "float64"))
+        self.named = named
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.numbers: dict[float, str] = {}
 
     def op(self, kind: str, *inputs: str | float, name: str | None = None, **attributes: Any) -> str:
         """Add a node; the name of its output. Numbers among the inputs become constants."""
-        output = name or f"{kind}_{len(self.nodes)}"
+        output = self.named(name or f"{kind}_{len(self.nodes)}")
         names = [value if isinstance(value, str) else self.number(value) for value in inputs]
         self.nodes.append(self.onnx.helper.make_node(kind, names, [output], **attributes))
         return output
 
     def constant(self, name: str, values: HostArray) -> str:
         """An array that belongs to the model."""
+        name = self.named(name)
         self.initializers.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def number(self, value: float) -> str:
         """A number of the model's dtype."""
         if value not in self.numbers:
-            constant = np.asarray(value, dtype=self.dtype)
-            self.numbers[value] = f"number_{len(self.numbers)}"
-            self.initializers.append(self.onnx.numpy_helper.from_array(constant, self.numbers[value]))
+            self.numbers[value] = self.constant(f"number_{len(self.numbers)}", np.asarray(value, dtype=self.dtype))
         return self.numbers[value]
 
     def write(
@@ -88,32 +96,32 @@ class _Graph:
 # --- Activations ---
 
 
-def _relu(g: _Graph, z: str) -> str:
+def _relu(g: Graph, z: str) -> str:
     return g.op("Max", z, 0.0)
 
 
-def _negative_part(g: _Graph, z: str) -> str:
+def _negative_part(g: Graph, z: str) -> str:
     # e^min(z, 0) - 1, of elu and selu
     return g.op("Sub", g.op("Exp", g.op("Min", z, 0.0)), 1.0)
 
 
-def _selu(g: _Graph, z: str) -> str:
+def _selu(g: Graph, z: str) -> str:
     negative = g.op("Mul", _negative_part(g, z), SELU_SCALE * SELU_ALPHA)
     return g.op("Add", g.op("Mul", _relu(g, z), SELU_SCALE), negative)
 
 
-def _softplus(g: _Graph, z: str) -> str:
+def _softplus(g: Graph, z: str) -> str:
     # max(z, 0) + log(1 + exp(-|z|))
     return g.op("Add", _relu(g, z), g.op("Log", g.op("Add", g.op("Exp", g.op("Neg", g.op("Abs", z))), 1.0)))
 
 
-def _gelu(g: _Graph, z: str) -> str:
+def _gelu(g: Graph, z: str) -> str:
     cubic = g.op("Mul", g.op("Mul", z, g.op("Mul", z, z)), GELU_CUBIC)
     t = g.op("Tanh", g.op("Mul", g.op("Add", z, cubic), GELU_SCALE))
     return g.op("Mul", g.op("Mul", z, 0.5), g.op("Add", t, 1.0))
 
 
-ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
+ACTIVATIONS: dict[str, Callable[[Graph, str], str]] = {
     "identity": lambda _, z: z,
     "sigmoid": lambda g, z: g.op("Sigmoid", z),
     "tanh": lambda g, z: g.op("Tanh", z),
@@ -130,7 +138,7 @@ ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
 }
 
 
-def _activation(row: Activation) -> Callable[[_Graph, str], str]:
+def _activation(row: Activation) -> Callable[[Graph, str], str]:
     if row.name not in ACTIVATIONS or not checks.genuine(row, ROWS):
         raise ValueError(
             f"ONNX has no word for the activation {row.name!r}, which is a function of your own; "
@@ -144,8 +152,8 @@ def _activation(row: Activation) -> Callable[[_Graph, str], str]:
 
 def network_to_onnx(path: str | os.PathLike[str], network: Network, p: Parameters, dtype: str = "float32") -> None:
     """Write a network: input "X" (batch, n_0), output "yhat" (batch, n_K), or (m, batch, n_K) of m networks."""
-    g = _Graph(dtype)
-    yhat = g.op("Identity", _forward(g, network, p), name="yhat")
+    g = Graph(dtype)
+    yhat = g.op("Identity", outputs_of(g, "X", network, p), name="yhat")
     lead = [int(p.W[1].shape[0])] if p.W[1].ndim == 3 else []
     sizes = network.layout.sizes
     g.write(path, ("X", ["batch", sizes[0]]), [(yhat, dtype, [*lead, "batch", sizes[-1]])])
@@ -161,22 +169,47 @@ def estimator_to_onnx(
     quantiles: Sequence[float] = (),
 ) -> None:
     """Write an estimator: a classifier where there are `labels`, (kind, classes), and a regressor otherwise."""
-    g = _Graph(dtype)
-    yhat = _forward(g, network, p)
-    n = network.layout.sizes[-1]
-    if labels is None:
-        if len(quantiles) > 1:  # sorted, so that they do not cross
-            yhat = _sorted(g, yhat, np.argsort(np.argsort(quantiles)))
-        outputs = [(g.op("Identity", yhat, name="variable"), dtype, ["batch", n])]
-    else:
-        outputs = _classify(g, yhat, *labels)
+    g = Graph(dtype)
+    answers = answers_of(g, "X", network, p, labels=labels, quantiles=quantiles)
+    outputs = [(g.op("Identity", name, name=what), kind, ["batch", *rest]) for what, name, kind, rest in answers]
     g.write(path, ("X", ["batch", network.layout.sizes[0]]), outputs)
 
 
-def _forward(g: _Graph, network: Network, p: Parameters) -> str:
+class Answer(NamedTuple):
+    """Something that a model answers with, one entry or row per sample."""
+
+    what: str  # "variable"; "label", "probabilities"
+    name: str  # in the graph
+    dtype: Any  # NumPy's; "text"
+    shape: list[int]  # of each sample's
+
+
+def answers_of(
+    g: Graph,
+    x: str,
+    network: Network,
+    p: Parameters,
+    *,
+    labels: tuple[str, HostArray] | None = None,
+    quantiles: Sequence[float] = (),
+) -> list[Answer]:
+    """Draw what an estimator answers to the inputs named `x`; see `estimator_to_onnx`."""
+    if labels is not None and labels[0] != "multilabel":
+        classes_for_onnx(labels[1])  # refuses, before anything is drawn, what ONNX has no type for
+    yhat = outputs_of(g, x, network, p)
+    n = network.layout.sizes[-1]
+    if labels is not None:
+        return _classify(g, yhat, *labels)
+    if len(quantiles) > 1:  # sorted, so that they do not cross
+        yhat = _sorted(g, yhat, np.argsort(np.argsort(quantiles)))
+    return [Answer("variable", yhat, g.dtype, [n])]
+
+
+def outputs_of(g: Graph, x: str, network: Network, p: Parameters) -> str:
+    """Draw the forward pass from the inputs named `x`; the name of the outputs."""
     W, b = p.W, p.b
     functions = [_activation(row) for row in network.activations]
-    a = "X"
+    a = x
     for k, function in enumerate(functions, start=1):
         weights = g.constant(f"W{k}", np.asarray(W[k], dtype=g.dtype))
         biases = g.constant(f"b{k}", np.asarray(b[k], dtype=g.dtype))
@@ -188,46 +221,66 @@ def _forward(g: _Graph, network: Network, p: Parameters) -> str:
     return a
 
 
-def _sorted(g: _Graph, yhat: str, ranks: HostArray) -> str:
+def _sorted(g: Graph, yhat: str, ranks: HostArray) -> str:
     count = g.constant("count", np.asarray([len(ranks)], dtype=np.int64))
-    values = f"sorted_{len(g.nodes)}"
-    g.nodes.append(
-        g.onnx.helper.make_node("TopK", [yhat, count], [values, f"{values}_at"], axis=1, largest=0, sorted=1)
-    )
+    values, places = g.named("sorted"), g.named("sorted_from")
+    g.nodes.append(g.onnx.helper.make_node("TopK", [yhat, count], [values, places], axis=1, largest=0, sorted=1))
     return g.op("Gather", values, g.constant("ranks", ranks.astype(np.int64)), axis=1)
 
 
-def _classify(g: _Graph, yhat: str, kind: str, classes: HostArray) -> list[tuple[str, Any, Any]]:
+def _classify(g: Graph, yhat: str, kind: str, classes: HostArray) -> list[Answer]:
     whole = g.onnx.TensorProto.INT64
     if kind == "multilabel":
-        g.op("Cast", g.op("Greater", yhat, 0.5), to=whole, name="label")
-        g.op("Identity", yhat, name="probabilities")
-        shape = ["batch", len(classes)]
-        return [("label", np.int64, shape), ("probabilities", g.dtype, shape)]
-    known, dtype = _classes(classes)
+        label = g.op("Cast", g.op("Greater", yhat, 0.5), to=whole)
+        return [Answer("label", label, np.int64, [len(classes)]), Answer("probabilities", yhat, g.dtype, [len(classes)])]
+    known, dtype = classes_for_onnx(classes)
     if kind == "binary":
         index = g.op("Cast", g.op("Greater", yhat, 0.5), to=whole)
         index = g.op("Reshape", index, g.constant("flat", np.asarray([-1], dtype=np.int64)))
-        if len(classes) == 1:
-            g.op("Sub", 1.0, yhat, name="probabilities")
+        if len(classes) == 1:  # predicted whatever the probability of all others, which has a column
             index = g.op("Sub", index, index)
-        else:
-            g.op("Concat", g.op("Sub", 1.0, yhat), yhat, axis=1, name="probabilities")
+        probabilities = g.op("Concat", g.op("Sub", 1.0, yhat), yhat, axis=1)
     else:
         index = g.op("ArgMax", yhat, axis=1, keepdims=0)
-        g.op("Identity", yhat, name="probabilities")
-    g.op("Gather", g.constant("classes", known), index, axis=0, name="label")
-    return [("label", dtype, ["batch"]), ("probabilities", g.dtype, ["batch", len(classes)])]
+        probabilities = yhat
+    label = g.op("Gather", g.constant("classes", known), index, axis=0)
+    return [
+        Answer("label", label, dtype, []),
+        Answer("probabilities", probabilities, g.dtype, [max(len(classes), 2)]),
+    ]
 
 
-def _classes(classes: HostArray) -> tuple[HostArray, Any]:
+def classes_for_onnx(classes: HostArray) -> tuple[HostArray, Any]:
+    """Classes as an array that ONNX can hold, and its dtype there: NumPy's, or "text".
+
+    Raises
+    ------
+    ValueError
+        If ONNX has no type for them.
+    """
     kind = classes.dtype.kind
     if kind == "O":
-        types = {type(value) for value in classes.tolist()}
-        kind = {frozenset({str}): "U", frozenset({int}): "i", frozenset({bool}): "b"}.get(frozenset(types), "O")
+        values = [value.item() if isinstance(value, np.generic) else value for value in classes.tolist()]
+        known = {frozenset({str}): "U", frozenset({int}): "i", frozenset({float}): "f", frozenset({bool}): "b"}
+        kind = known.get(frozenset(type(value) for value in values), "O")
+        classes = np.asarray(values, dtype=object)
     if kind == "U":
-        return classes.astype(object), "text"
+        words = [str(value) for value in classes.tolist()]
+        for word in words:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise ValueError(
+                    f"ONNX holds text as UTF-8, which has no letter for the half of a pair in the label {word!r}; fit on "
+                    "other names, or on integers."
+                )
+        return np.asarray(words, dtype=object), "text"
     if kind in "iu":
+        bounds = np.iinfo(np.int64)
+        for value in classes.tolist():
+            if not bounds.min <= value <= bounds.max:
+                raise ValueError(
+                    f"ONNX holds whole numbers as int64, up to {bounds.max}, and one of the labels is {value}; fit on "
+                    "smaller integers, or on text: y.astype(str)."
+                )
         return classes.astype(np.int64), np.int64
     if kind == "b":
         return classes.astype(bool), bool
