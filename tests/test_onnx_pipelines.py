@@ -130,7 +130,9 @@ def test_classes_go_by_number_or_with_zipmap_where_skl2onnx_is_asked_for_it():
     np.testing.assert_array_equal(step.classes_[by_number], pipeline.predict(X))
     _, mapped = answers(pipeline, options=None)
     assert set(mapped[0]) == {"no", "yes", "perhaps"}
-    assert mapped[0]["yes"] == pytest.approx(pipeline.predict_proba(X[:1])[0, list(step.classes_).index("yes")], abs=1e-6)
+    assert mapped[0]["yes"] == pytest.approx(
+        pipeline.predict_proba(X[:1])[0, list(step.classes_).index("yes")], abs=1e-6
+    )
 
 
 def test_an_older_opset_may_be_asked_for():

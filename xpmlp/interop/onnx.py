@@ -232,7 +232,10 @@ def _classify(g: Graph, yhat: str, kind: str, classes: HostArray) -> list[Answer
     whole = g.onnx.TensorProto.INT64
     if kind == "multilabel":
         label = g.op("Cast", g.op("Greater", yhat, 0.5), to=whole)
-        return [Answer("label", label, np.int64, [len(classes)]), Answer("probabilities", yhat, g.dtype, [len(classes)])]
+        return [
+            Answer("label", label, np.int64, [len(classes)]),
+            Answer("probabilities", yhat, g.dtype, [len(classes)]),
+        ]
     known, dtype = classes_for_onnx(classes)
     if kind == "binary":
         index = g.op("Cast", g.op("Greater", yhat, 0.5), to=whole)

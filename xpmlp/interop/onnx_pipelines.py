@@ -44,7 +44,10 @@ def register_onnx() -> None:
         from skl2onnx import update_registered_converter
     except ImportError as error:
         raise ImportError("register_onnx needs skl2onnx; install it with pip install skl2onnx.") from error
-    for kind, shapes, options in ((MLPClassifier, _classifier_shapes, OPTIONS), (MLPRegressor, _regressor_shapes, None)):
+    for kind, shapes, options in (
+        (MLPClassifier, _classifier_shapes, OPTIONS),
+        (MLPRegressor, _regressor_shapes, None),
+    ):
         update_registered_converter(kind, f"Xpmlp{kind.__name__}", shapes, _convert, options=options)
 
 
