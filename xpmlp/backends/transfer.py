@@ -124,7 +124,11 @@ def _moved(array: Array, source: Place, place: Place, dtype: str | None) -> Arra
 
 
 def _as_array(x: object) -> Array:
-    if backend_of(x) is not None and not isinstance(x, np.generic) and getattr(x, "dtype", None) != object:
+    if (
+        backend_of(x) is not None
+        and not isinstance(x, np.generic)
+        and getattr(getattr(x, "dtype", None), "kind", "") != "O"
+    ):
         return x
     try:
         array = np.asarray(x)

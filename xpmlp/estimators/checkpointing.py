@@ -22,7 +22,7 @@ from xpmlp.estimators.settings import Settings
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.io import storage
-from xpmlp.training import Asked, Fitted, Problem, Saved, checkpoints
+from xpmlp.training import CheckpointRequest, Fitted, Problem, Saved, checkpoints
 from xpmlp.training.checkpoints import Stored
 
 # Parameters that may be others when a run goes on
@@ -142,7 +142,7 @@ def asked(
     held_out: Samples | None,
     anew: bool,
     seen: int,
-) -> Asked | None:
+) -> CheckpointRequest | None:
     """The checkpoints of this fit."""
     if wanted.folder is None:
         return None
@@ -160,7 +160,7 @@ def asked(
     if held_out is not None:
         data += digest(held_out.inputs, held_out.targets, held_out.w)
     run = {"data": data, "arguments": {"checkpoint_every": wanted.every}}
-    return Asked(wanted.folder, wanted.every, describe, run, [])
+    return CheckpointRequest(wanted.folder, wanted.every, describe, run, [])
 
 
 def digest(inputs: Any, targets: HostArray, w: HostArray | None) -> str:

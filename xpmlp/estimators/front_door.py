@@ -76,8 +76,8 @@ def odd_targets(y: Any, name: str = "y", *, numeric: bool) -> str:
     if values.dtype.kind == "c":
         return f"{name} must hold real numbers. Complex data not supported; got dtype {values.dtype}."
     if numeric and values.dtype.kind in "SU":
-        text = str(values.flat[0])
-        return f"{name} must hold numbers: could not convert text such as {text!r}. Convert it first: {name}.astype(float)."
+        text = f"could not convert text such as {str(values.flat[0])!r}"
+        return f"{name} must hold numbers: {text}. Convert it first: {name}.astype(float)."
     return _odd_objects(values, name, numeric=numeric, classes=not numeric) if values.dtype == object else ""
 
 

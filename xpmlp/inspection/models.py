@@ -12,6 +12,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, backend_of, place_of
 from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.mlp import MLP, content_of
+from xpmlp.mlp import descent_of as plain_descent_of
 from xpmlp.network import Layers, Network, Parameters
 
 
@@ -87,7 +88,7 @@ def batch_with_targets(model: Any, X: Any, y: Any, sample_weight: Any = None) ->
 def descent_of(model: Any) -> tuple[float, tuple[float, ...] | None] | None:
     """The rate, and its factors by layer, if the model is trained by plain gradient descent; None of any other."""
     if isinstance(model, MLP):
-        return model._descent
+        return plain_descent_of(model)
     plain = model.solver == "sgd" and not model.momentum and model.learning_rate == "constant"
     return (float(model.learning_rate_init), None) if plain else None
 

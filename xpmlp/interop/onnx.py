@@ -272,8 +272,8 @@ def classes_for_onnx(classes: HostArray) -> tuple[HostArray, Any]:
         for word in words:
             if any("\ud800" <= letter <= "\udfff" for letter in word):
                 raise ValueError(
-                    f"ONNX holds text as UTF-8, which has no letter for the half of a pair in the label {word!r}; fit on "
-                    "other names, or on integers."
+                    f"ONNX holds text as UTF-8, which has no letter for the half of a pair in the label {word!r}; fit "
+                    "on other names, or on integers."
                 )
         return np.asarray(words, dtype=object), "text"
     if kind in "iu":

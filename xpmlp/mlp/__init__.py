@@ -5,6 +5,6 @@ into a Problem), `observers` and `metrics` (who looks on), `serialization` (what
 """
 
 from xpmlp.mlp.metrics import accuracy, binary_accuracy
-from xpmlp.mlp.mlp import MLP, content_of, mlp_of
+from xpmlp.mlp.mlp import MLP, content_of, descent_of, mlp_of
 
-__all__ = ["MLP", "accuracy", "binary_accuracy", "content_of", "mlp_of"]
+__all__ = ["MLP", "accuracy", "binary_accuracy", "content_of", "descent_of", "mlp_of"]

@@ -24,7 +24,7 @@ from xpmlp.optim.optimizers import optimizer as find_optimizer
 from xpmlp.optim.schedules import schedule as find_schedule
 from xpmlp.runners import Data, find_runner, lbfgs
 from xpmlp.runners.step import Task
-from xpmlp.training import Asked, Fitted, Observer, Problem, Saved, checkpoints, rows_at_once
+from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, rows_at_once
 from xpmlp.training.checkpoints import Stored
 from xpmlp.training.loop import Plan
 from xpmlp.training.progress import Bar
@@ -127,7 +127,7 @@ def fit_network(
     keep = None
     if o.checkpoint is not None:
         run = {"arguments": _arguments(o, task, plan, data.batch_size, every), "data": _digest(samples, held_out)}
-        keep = Asked(o.checkpoint, every, partial(_stored, net), run, began, overwrite=bool(o.overwrite))
+        keep = CheckpointRequest(o.checkpoint, every, partial(_stored, net), run, began, overwrite=bool(o.overwrite))
     observers: list[Observer] = [Bar(plan.n_epochs)] if o.progress else []
     if metric is not None:
         observers.append(Metrics(metric, samples, held_out))

@@ -332,6 +332,11 @@ def content_of(net: MLP) -> Content:
     return net._content
 
 
+def descent_of(net: MLP) -> tuple[float, tuple[float, ...] | None] | None:
+    """The rate, and its factors by layer, of the plain gradient descent it was last trained by, if it was."""
+    return net._descent
+
+
 def mlp_of(content: Content, cls: type[MLP] = MLP) -> MLP:
     """The object that consists of this."""
     net = cls.__new__(cls)

@@ -3,11 +3,11 @@
 from xpmlp.training.evaluation import Outcome, evaluate, outputs, plain, rows_at_once
 from xpmlp.training.fitting import fit
 from xpmlp.training.loop import Standing
-from xpmlp.training.problem import Asked, Carried, Draws, Fitted, Observer, Problem, Saved
+from xpmlp.training.problem import Carried, CheckpointRequest, Draws, Fitted, Observer, Problem, Saved
 
 __all__ = [
-    "Asked",
     "Carried",
+    "CheckpointRequest",
     "Draws",
     "Fitted",
     "Observer",

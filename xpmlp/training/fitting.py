@@ -12,7 +12,7 @@ from xpmlp.threads import enough_for, flops_of_step
 from xpmlp.training.checkpoints import Checkpoints, demand_same_run
 from xpmlp.training.evaluation import evaluate, plain
 from xpmlp.training.loop import BEGINNING, Report, Snapshot, train
-from xpmlp.training.problem import Asked, Carried, Fitted, Observer, Problem, Saved
+from xpmlp.training.problem import Carried, CheckpointRequest, Fitted, Observer, Problem, Saved
 
 
 def fit(
@@ -20,7 +20,7 @@ def fit(
     begin: Fitted,
     observers: Sequence[Observer] = (),
     *,
-    keep: Asked | None = None,
+    keep: CheckpointRequest | None = None,
     saved: Saved | None = None,
 ) -> Fitted:
     """Train, from `begin` on, and return what came of it; `begin` is donated.
@@ -29,7 +29,7 @@ def fit(
 
     Parameters
     ----------
-    keep : Asked, optional
+    keep : CheckpointRequest, optional
         The checkpoints to leave.
     saved : Saved, optional
         A checkpoint to go on from, in place of the weights of `begin`.
@@ -46,7 +46,7 @@ class _Fit:
         problem: Problem,
         begin: Fitted,
         observers: Sequence[Observer],
-        keep: Asked | None,
+        keep: CheckpointRequest | None,
         saved: Saved | None,
     ) -> None:
         self.problem, self.begin, self.observers, self.saved = problem, begin, observers, saved
@@ -174,7 +174,7 @@ class _Fit:
         except Exception as error:  # noqa: BLE001 - as in `end`
             self.error = error
 
-    def _checkpoints(self, keep: Asked) -> Checkpoints:
+    def _checkpoints(self, keep: CheckpointRequest) -> Checkpoints:
         place, saved = self.problem.data.place, self.saved
 
         def describe(flat: HostArray) -> Any:

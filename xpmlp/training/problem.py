@@ -104,7 +104,7 @@ class Saved(NamedTuple):
     history: History
 
 
-class Asked(NamedTuple):
+class CheckpointRequest(NamedTuple):
     """The checkpoints that a fit leaves."""
 
     folder: str | os.PathLike[str]
