@@ -225,10 +225,14 @@ def backend_of(array: object) -> Backend | None:
     return next((row for row in BACKENDS.values() if row.owns(array)), None)
 
 
+# A fit is called through scikit-learn's callbacks, its pipelines and searches, and these call through joblib.
+BETWEEN = {"xpmlp", "sklearn", "joblib"}
+
+
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the caller's own line, the first one outside this package, however deep we are."""
+    """Warn at the user's own line, however deep we are: the first outside this package and those that call it."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "xpmlp":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.parameters import InvalidParameterError
@@ -104,6 +105,11 @@ def build_optimizer(settings: Settings) -> Optimizer:
     takes = names.get({"adamw": "adam", "nesterov": "momentum"}.get(solver, solver), ())
     # Not through `optimizer()`: scikit-learn lets momentum be 1.
     return replace(row, parameters=row.parameters | {name: float(getattr(settings, name)) for name in takes})
+
+
+def remembers_the_same(optimizer: Optimizer, known: Optimizer) -> bool:
+    """Whether what `known` remembers means the same to `optimizer`: by its functions, whatever its name."""
+    return optimizer.slots == known.slots and checks.genuine(optimizer, {known.name: known})
 
 
 def build_schedule(settings: Settings) -> tuple[Schedule, str]:

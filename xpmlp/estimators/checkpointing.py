@@ -4,6 +4,7 @@ The core's checkpoint says where training stands. What scikit-learn's ways add i
 when the fit began and as it is now, and the order of the samples (each epoch shuffles the one before).
 """
 
+import numbers
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ class Wanted(NamedTuple):
     folder: str | os.PathLike[str] | None = None
     every: int = 1
     resume: bool = False
+    overwrite: bool = False
 
 
 NO_CHECKPOINTS = Wanted()
@@ -89,6 +91,7 @@ def known(estimator: Attributes, settings: Settings, wanted: Wanted, place: Plac
     """
     checks.integer(wanted.every, "checkpoint_every", least=1)
     if not wanted.resume:
+        _demand_no_other_run(estimator, settings, wanted)
         return None
     if wanted.folder is None:
         raise InvalidInputError("resume=True needs a folder to go on from; name it with checkpoint=.")
@@ -120,6 +123,25 @@ def known(estimator: Attributes, settings: Settings, wanted: Wanted, place: Plac
         else:
             checkpoints.demand_pairs(found.snapshot)
     return before
+
+
+def _demand_no_other_run(estimator: Attributes, settings: Settings, wanted: Wanted) -> None:
+    """ValueError where the folder holds a run of another estimator; that the data are the same is seen later."""
+    if wanted.folder is None or wanted.overwrite or not checkpoints.last_of(wanted.folder).exists():
+        return
+    try:
+        document, _ = storage.read(checkpoints.last_of(wanted.folder))
+    except storage.FileFormatError:  # refused when training is about to write there
+        return
+    was = document.get("parameters", {})
+    now = written_parameters(estimator, without=FREE)
+    if isinstance(settings.random_state, numbers.Integral):  # a generator has drawn since, and would say nothing
+        now["random_state"] = int(settings.random_state)
+    if document.get("kind") != type(estimator).__name__ or any(was.get(name) != now[name] for name in now):
+        raise InvalidInputError(
+            f"{os.fspath(wanted.folder)!r} holds the checkpoint of another run, with other parameters, and it would be "
+            "lost. Choose another folder, or say overwrite=True."
+        )
 
 
 def generator(settings: Settings, before: Known | None) -> Any:
@@ -160,7 +182,7 @@ def asked(
     if held_out is not None:
         data += digest(held_out.inputs, held_out.targets, held_out.w)
     run = {"data": data, "arguments": {"checkpoint_every": wanted.every}}
-    return CheckpointRequest(wanted.folder, wanted.every, describe, run, [])
+    return CheckpointRequest(wanted.folder, wanted.every, describe, run, [], overwrite=wanted.overwrite)
 
 
 def digest(inputs: Any, targets: HostArray, w: HostArray | None) -> str:

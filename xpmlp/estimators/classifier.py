@@ -250,6 +250,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
         resume: bool = False,
+        overwrite: bool = False,
     ) -> Self:
         """Train.
 
@@ -272,6 +273,8 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         resume : bool
             Go on from `last`, if it is there, as if training had never stopped: with the same data and parameters the
             outcome is the same, on NumPy bit for bit. `max_iter` may be another. See also `xpmlp.resume`.
+        overwrite : bool
+            Let a checkpoint go that another run, on other data or with other parameters, has left in the folder.
 
         Returns
         -------
@@ -283,7 +286,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
             finite; a fitted estimator then stays what it was.
         """
-        asked = Wanted(checkpoint, checkpoint_every, resume)
+        asked = Wanted(checkpoint, checkpoint_every, resume, overwrite)
         validation = (X_val, y_val, sample_weight_val)
         return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
 

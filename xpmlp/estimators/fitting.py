@@ -123,7 +123,7 @@ def fit_estimator(
             fitted = training.fit(problem, begin, [watcher], keep=keep, saved=None if before is None else before.saved)
         except DivergenceError as error:
             raise DivergenceError(f"{NOT_FINITE} {error}") from None
-    notes = _how_it_ended(settings, fitted, watcher, incremental)
+    notes = _how_it_ended(settings, fitted, watcher, incremental, samples.inputs.n)
     give(estimator, _attributes(settings, targets, fitted, incremental=incremental, ended=True), instead_of=NOTED)
     estimator._asked = None if settings.backend is None else (settings.backend, settings.device)
     estimator._settled = True
@@ -178,7 +178,7 @@ def _begin(
     if known is None:
         standing = BEGINNING._replace(samples=getattr(estimator, "t_", 0))
         return Fitted(network, p, history, carried=Carried(optimizer, fresh, 0, standing))
-    goes_on = incremental and known.optimizer.name == optimizer.name
+    goes_on = incremental and building.remembers_the_same(optimizer, known.optimizer)
     if not goes_on or [s.shape for s in known.slots] != [s.shape for s in fresh]:  # a pickle may have left them behind
         standing = known.standing if goes_on else known.standing._replace(scale=1.0)
         return Fitted(network, p, history, carried=Carried(optimizer, fresh, 0, standing))
@@ -216,8 +216,11 @@ def _tell(
 # --- What came of it ---
 
 
-def _how_it_ended(settings: Settings, fitted: Fitted, watcher: Watcher, incremental: bool) -> Notes:
+def _how_it_ended(settings: Settings, fitted: Fitted, watcher: Watcher, incremental: bool, n: int) -> Notes:
     stopped_by, notes = fitted.stopped_by, list(fitted.notes)
+    if settings.solver != "lbfgs" and settings.batch_size != "auto" and settings.batch_size > n:
+        text = "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
+        notes.insert(0, (text, UserWarning))
     if settings.solver == "lbfgs":
         if stopped_by == "not finite":
             text = "The loss of the first weights is not finite: scale X and y."

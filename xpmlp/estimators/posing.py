@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xpmlp._typing import Array
-from xpmlp.backends import Place, warn
+from xpmlp.backends import Place
 from xpmlp.estimators import building
 from xpmlp.estimators.checkpointing import Shuffles
 from xpmlp.estimators.settings import Settings
@@ -114,8 +114,6 @@ def problem_of_lbfgs(
 def _batch_size(settings: Settings, n: int) -> int:
     if settings.batch_size == "auto":
         return min(200, n)
-    if settings.batch_size > n:
-        warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", UserWarning)
     return min(int(settings.batch_size), n)
 
 

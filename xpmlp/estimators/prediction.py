@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted
 
 from xpmlp import checks
@@ -154,13 +155,20 @@ def _prepare(estimator: Attributes, X: Any, method: str) -> tuple[Place, Network
     with our_errors():
         demand_weights_that_fit(estimator)
         place, caller = place_of_weights(estimator), caller_place(X)
-        if estimator._asked is None:
+        if estimator._asked is None and place is NUMPY and _is_read_as_numpys(caller):
+            caller = NUMPY
+        elif estimator._asked is None:
             _check_same_namespace(type(estimator).__name__, place, caller, method)
         dtype = dtype_of(estimator)
         inputs = check_inputs(estimator, X, place=place, dtype=dtype, reset=False)
         W = [None, *(building.on_place(c, place, dtype) for c in estimator.coefs_)]
         b = [None, *(building.on_place(c, place, dtype) for c in estimator.intercepts_)]
         return place, network_of(estimator, W), Parameters(W, b), inputs, caller
+
+
+def _is_read_as_numpys(caller: Place) -> bool:
+    """Whether a model of NumPy's takes such an array, and answers in NumPy's; scikit-learn does, unless it dispatches."""
+    return caller.device_name.lower().startswith("cpu") and not get_config()["array_api_dispatch"]
 
 
 def _check_same_namespace(owner: str, place: Place, caller: Place, method: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from xpmlp import checks
 from xpmlp.backends import HostArray, Place
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.estimators import building
@@ -72,7 +73,8 @@ def stored(estimator: Attributes) -> Stored:
         arrays |= {"waited": np.asarray(waited), "best": np.asarray(np.nan if best is None else best, np.float64)}
         words = {"t": int(carried.t), "scale": float(scale), "samples": int(samples), "of": of}
         # A warm start goes on with the standing, a partial_fit with what the optimizer remembers, too.
-        whole = not document["slim"] and carried.optimizer.name == building.build_optimizer(settings_of(estimator)).name
+        optimizer = building.build_optimizer(settings_of(estimator))
+        whole = not document["slim"] and building.remembers_the_same(optimizer, carried.optimizer)
         document["carried" if whole else "standing"] = words
         if whole:
             arrays |= {f"slot.{i}": to_numpy(slot) for i, slot in enumerate(carried.slots)}
@@ -186,7 +188,7 @@ def _written(name: str, value: Any) -> Any:
         return {"dict": [[_written(name, key), _written(name, item)] for key, item in value.items()]}
     if isinstance(value, np.random.RandomState):
         return {"random_state": random_state_document(value)}
-    if isinstance(value, Activation) and ACTIVATIONS.get(value.name) == value:
+    if isinstance(value, Activation) and checks.genuine(value, ACTIVATIONS):
         return {"activation": value.name}
     for kind, (row, describe, _) in _ROWS.items():
         if isinstance(value, row):

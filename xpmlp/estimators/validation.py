@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse  # type: ignore[import-untyped]
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of, select
+from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of, select, warn
 from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.checks import demand_no_loss, weight_scale
 from xpmlp.estimators.front_door import advised, odd_inputs, odd_targets
@@ -172,7 +172,11 @@ def check_targets(owner: str, y: Any, inputs: Inputs, *, numeric: bool) -> HostA
     y = check_array(y, accept_sparse="csr", estimator=owner, **options)
     y = y.toarray() if sparse.issparse(y) else y
     if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
+        text = (
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples, )"
+        )
+        warn(f"{text}, for example using ravel().", DataConversionWarning)
+        y = y[:, 0]
     if y.ndim not in (1, 2):
         raise InvalidInputError(f"y must have shape (n,) or (n, n_outputs); got {y.shape}.")
     if numeric and y.dtype.kind not in "iufb":
