@@ -8,6 +8,7 @@ import warnings
 import array_api_compat
 import numpy as np
 import pytest
+import sklearn
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
@@ -97,13 +98,29 @@ def test_told_where_to_work_it_answers_where_the_caller_is(backend):
 
 def test_one_namespace_in_fit_and_predict_unless_told(backend):
     if backend.name == "numpy":
-        other = "array_api_strict"
-        ours, elsewhere = make("binary").fit(X, Y["binary"]), xpmlp.to_backend(X, other)
-    else:
-        ours, elsewhere = make("binary").fit(backend.put(X), backend.put(Y["binary"])), X
+        pytest.skip("a model of NumPy's takes any array of the CPU's: see the next test")
+    ours, elsewhere = make("binary").fit(backend.put(X), backend.put(Y["binary"])), X
     for method in ("predict", "predict_proba", "predict_log_proba", "hidden_activations"):
         with pytest.raises(ValueError, match=rf"MLPClassifier.{method}\(\) must use the same namespace"):
             getattr(ours, method)(elsewhere)
+
+
+@pytest.mark.parametrize("what", ["binary", "number"])
+def test_a_model_of_numpys_takes_any_array_of_the_cpu_and_answers_in_numpys(backend, what):
+    if backend.place.device_name.startswith("cuda"):
+        pytest.skip("not on the CPU")
+    ours = make(what).fit(X, Y[what])
+    elsewhere = backend.put(X)
+    methods = ["predict", "hidden_activations", "input_gradients"]
+    for method in methods + ["predict_proba", "predict_log_proba"] * (what == "binary"):
+        answer = getattr(ours, method)(elsewhere)
+        assert type(answer) is np.ndarray
+        # Measured at most 4e-6: where there is no float64, X was rounded on the way.
+        np.testing.assert_allclose(answer, getattr(ours, method)(X), rtol=1e-4, atol=1e-6)
+    assert ours.score(elsewhere, backend.put(Y[what])) == pytest.approx(ours.score(X, Y[what]), rel=1e-4)
+    if backend.name not in ("numpy", "array_api_strict"):
+        with sklearn.config_context(array_api_dispatch=True), pytest.raises(ValueError, match="the same namespace"):
+            ours.predict(elsewhere)
 
 
 def test_a_pickle_holds_numpy_only_and_lives_on(backend):

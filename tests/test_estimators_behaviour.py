@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+import sklearn.neural_network as theirs
 from scipy import sparse
 from sklearn.datasets import (
     load_digits,
@@ -19,10 +20,12 @@ from sklearn.datasets import (
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.linear_model import PoissonRegressor
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler, scale
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp.estimators.splitting import rows_of
 
 BOTH = pytest.mark.parametrize("Estimator", [MLPClassifier, MLPRegressor])
 quiet = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -178,7 +181,17 @@ def test_one_class_alone_is_certain():
     with pytest.warns(ConvergenceWarning):
         clf.fit([[1.0], [2.0]], ["only", "only"])
     assert clf.predict([[3.0]]).tolist() == ["only"]
-    assert clf.predict_proba([[3.0]]).shape == (1, 1)
+    # Two columns, as scikit-learn's: that class, and any other.
+    np.testing.assert_allclose(clf.predict_proba([[3.0]]).sum(axis=1), 1.0, rtol=1e-12)
+    other = theirs.MLPClassifier(max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        other.fit([[1.0], [2.0]], ["only", "only"])
+    for method in ("predict_proba", "predict_log_proba"):
+        ours, expected = (getattr(model, method)([[3.0], [-8.0]]) for model in (clf, other))
+        np.testing.assert_allclose(ours, expected, rtol=1e-9)
+    begun = MLPClassifier(max_iter=2, random_state=0).partial_fit([[1.0], [2.0]], [7, 7], classes=[7])
+    assert begun.predict_proba([[3.0]]).shape == (1, 2)
+    assert begun.input_gradients([[3.0]]).shape == (1, 1)
 
 
 @quiet
@@ -268,11 +281,27 @@ def test_the_best_weights_come_back():
 
 
 def test_the_split_keeps_the_shares_of_two_and_of_many_classes():
-    clf = MLPClassifier(early_stopping=True)
-    with pytest.raises(ValueError, match=r"The least populated classes in y have only 1 member.*\['True'\]"):
-        clf.fit([[1, 2], [2, 3], [3, 4], [4, 5]], [0, 0, 0, 1])
-    with pytest.raises(ValueError, match="The least populated classes in y have only 1 member"):
-        clf.fit([[1, 2], [2, 3], [3, 4], [4, 5], [5, 6]], [0, 0, 1, 1, 2])
+    for shares in ([60, 40], [50, 30, 20]):
+        strata = np.repeat(np.arange(len(shares)), shares)
+        train, held = rows_of(strata, 100, 0.1, np.random.RandomState(0))
+        assert sorted([*train, *held]) == list(range(100))
+        np.testing.assert_array_equal(np.bincount(strata[held]), np.divide(shares, 10))
+
+
+def test_the_only_sample_of_a_class_is_trained_on_and_many_classes_are_drawn_from_as_they_come():
+    strata = np.array([0] * 20 + [1] * 19 + [2])
+    for seed in range(20):
+        train, held = rows_of(strata, 40, 0.1, np.random.RandomState(seed))
+        assert 39 in train
+        np.testing.assert_array_equal(np.bincount(strata[held]), [2, 2])
+    for strata in (np.arange(50) // 2, np.arange(50)):  # more classes than samples to hold out
+        train, held = rows_of(strata, 50, 0.1, np.random.RandomState(0))
+        unaware = train_test_split(np.arange(50), random_state=np.random.RandomState(0), test_size=0.1)
+        np.testing.assert_array_equal(train, unaware[0])
+        np.testing.assert_array_equal(held, unaware[1])
+
+
+def test_a_validation_set_of_one_sample_is_refused():
     with pytest.raises(ValueError, match="The validation set is too small"):
         MLPRegressor(early_stopping=True, random_state=0).fit([[0.0], [1.0]], [0.0, 1.0])
 
