@@ -112,6 +112,12 @@ def remembers_the_same(optimizer: Optimizer, known: Optimizer) -> bool:
     return optimizer.slots == known.slots and checks.genuine(optimizer, {known.name: known})
 
 
+def counts_for_schedules_only(optimizer: Optimizer, t: int) -> bool:
+    """Whether update t + 1 is as the first one, if nothing is remembered: of Adam's kind none is."""
+    own = optimizer.parameters
+    return bool(optimizer.rates(1, 1.0, **own) == optimizer.rates(t + 1, 1.0, **own))
+
+
 def build_schedule(settings: Settings) -> tuple[Schedule, str]:
     """The schedule, and what a plateau does: "stop", or "divide" the learning rate."""
     given = settings.learning_rate

@@ -181,7 +181,9 @@ def _begin(
     goes_on = incremental and building.remembers_the_same(optimizer, known.optimizer)
     if not goes_on or [s.shape for s in known.slots] != [s.shape for s in fresh]:  # a pickle may have left them behind
         standing = known.standing if goes_on else known.standing._replace(scale=1.0)
-        return Fitted(network, p, history, carried=Carried(optimizer, fresh, 0, standing))
+        # The count of the updates stays where nothing but the schedule asks for it: invscaling goes on.
+        t = known.t if goes_on and building.counts_for_schedules_only(optimizer, known.t) else 0
+        return Fitted(network, p, history, carried=Carried(optimizer, fresh, t, standing))
     dtype, here = str(p.dtype).rpartition(".")[2], array_namespace(p)
     # Copies: the slots are donated to the training, and what is remembered must outlive one that fails.
     place = place_of(p)
