@@ -148,7 +148,9 @@ def _largest(products: _Products, network: int) -> float:
     """Lanczos' method with full reorthogonalization (Golub & Van Loan, Matrix Computations, 4th ed., section 10.1)."""
     size = products.roots.size
     v = np.random.default_rng(0).normal(size=size)
-    basis, alphas, betas = [v / np.linalg.norm(v)], [], []
+    basis = [v / np.linalg.norm(v)]
+    alphas: list[float] = []
+    betas: list[float] = []
     for _ in range(min(size, MOST_PRODUCTS)):
         v = products(basis[-1], network)
         alphas.append(float(v @ basis[-1]))
