@@ -141,7 +141,8 @@ class _Products:
             only_below = xp.logical_and(stays_below, xp.logical_not(both))
             change += gradient(flat + moved, above, only_above) - gradient(flat, surface.trace, only_above)
             change += gradient(flat, surface.trace, only_below) - gradient(flat - moved, below, only_below)
-        return self.roots * change * (length / STEP)
+        product: HostArray = self.roots * change * (length / STEP)
+        return product
 
 
 def _largest(products: _Products, network: int) -> float:
