@@ -198,12 +198,15 @@ def coverage(session: nox.Session) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation from nothing into docs/_build/html; a warning is an error. About a minute."""
+    build_docs(session, *session.posargs)
+
+
+def build_docs(session: nox.Session, *options: str) -> None:
+    """Build what `docs` builds."""
     session.install("-e.", *group("docs"))
     for made in ("_build", "gallery", "reference/generated"):
         shutil.rmtree(ROOT / "docs" / made, ignore_errors=True)
-    session.run(
-        "python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", *session.posargs, "docs", "docs/_build/html"
-    )
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", *options, "docs", "docs/_build/html")
 
 
 @nox.session(default=False)
@@ -213,7 +216,7 @@ def pages(session: nox.Session) -> None:
         "chromedriver"
     ):
         session.skip("needs a browser: apt-get install chromium chromium-driver")
-    docs(session)
+    build_docs(session)
     session.install(*group("test-core"), *group("pages"))
     env = {"XPMLP_PAGES": str(ROOT / "docs" / "_build" / "html"), "XPMLP_BACKENDS": "numpy"}
     session.run("python", "-m", "pytest", "tests/test_pages.py", *session.posargs, env=env)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # included.py, formulas.py, executed.py, circles.py
+sys.path.insert(0, str(HERE))  # included.py, formulas.py, executed.py, circles.py, pictures.py
 
 import xpmlp  # noqa: E402
 
@@ -25,6 +25,7 @@ extensions = [
     "formulas",
     "executed",
     "circles",
+    "pictures",
 ]
 exclude_patterns = [
     "_build",
@@ -97,6 +98,7 @@ sphinx_gallery_conf = {
 html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "xpmlp"
+html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_static_path = ["_static"]

@@ -121,13 +121,23 @@ def test_several_networks_are_looked_at_one_by_one(rng):
         assert value == pytest.approx(curvature(one, X, y), rel=1e-9)
 
 
-def test_a_kink_that_is_stepped_across_adds_nothing():
-    # z = w x + b is 1e-7 below and above the kink at x = 1, and a step of 1e-5 crosses it: the slope of L jumps there,
-    # and a difference across the jump would be 1e4 times too large.
-    for z in (-1e-7, 1e-7):
-        net = MLP([1, 1, 1], ["relu", "identity"], random_state=0).set_weights([[[1.0]], [[1.0]]], [[z - 1.0], [0.0]])
-        largest = curvature(net, np.array([[1.0], [2.0]]), np.array([5.0, 5.0]))
-        assert 0.0 < largest < 10.0
+@pytest.mark.parametrize("z", [-1e-7, 1e-7])
+def test_a_sample_beside_a_kink_has_the_curvature_of_its_own_side(z):
+    # The first sample is 1e-7 from the kink, and a step of 1e-5 crosses it: the slope of L jumps there, and
+    # a difference across the jump would be 1e4 times too large; without the sample, its share would be missing.
+    net = MLP([1, 1, 1], ["relu", "identity"], random_state=0).set_weights([[[1.0]], [[1.0]]], [[z - 1.0], [0.0]])
+    H = np.zeros((4, 4))  # of W[1], W[2], b[1], b[2]
+    for x in (1.0, 2.0):
+        score = x + z - 1.0
+        on = float(score > 0)
+        slope = np.array([on * x, on * score, on, 1.0])  # of yhat
+        bend = np.zeros((4, 4))
+        bend[0, 1] = bend[1, 0] = on * x
+        bend[1, 2] = bend[2, 1] = on
+        H += (np.outer(slope, slope) + (on * score - 5.0) * bend) / 2
+    found = curvature(net, np.array([[1.0], [2.0]]), np.array([5.0, 5.0]))
+    # Of one side the difference is of first order: seen 2e-5
+    assert found == pytest.approx(np.linalg.eigvalsh(H)[-1], rel=1e-4)
 
 
 def test_an_estimator_is_looked_at_with_its_labels(rng):

@@ -460,3 +460,65 @@ def test_without_matplotlib_the_message_says_what_to_install():
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["plots need matplotlib; install it with pip install 'matplotlib>=3.9'."] * 3
+
+
+# --- What cannot be drawn is said ---
+
+
+def test_epochs_that_are_not_finite_are_shaded_and_counted():
+    loss = [1.0, 0.5, np.nan, np.inf, 0.4, np.nan, 0.3, 0.2]
+    display = plotting.LossCurveDisplay({"training": loss}).plot()
+    labels = display.ax_.get_legend_handles_labels()[1]
+    assert "not finite in 3 of 8 epochs, first in 3" in labels
+    assert len(display.ax_.patches) == 2  # epochs 3 and 4, and 6
+    lone = next(line for line in display.ax_.get_lines() if line.get_label() == "_lone")
+    assert lone.get_xdata().tolist() == [5]
+    assert "best, epoch 8" in labels
+    assert not plotting.LossCurveDisplay({"training": [1.0, 0.5]}).plot().ax_.patches
+
+
+def test_the_best_score_is_a_number():
+    display = plotting.ScoreCurveDisplay({"validation": [0.5, np.inf, 0.7, np.nan]}).plot()
+    assert "best, epoch 3" in display.ax_.get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize("display", [plotting.ActivationsDisplay, plotting.GradientsDisplay, plotting.WeightsDisplay])
+def test_of_twenty_layers_twelve_are_drawn_and_any_can_be_chosen(display, rng):
+    net = MLP([2, *[3] * 20, 1], "tanh", random_state=0)
+    X = rng.normal(size=(9, 2))
+    batch = {plotting.ActivationsDisplay: (X,), plotting.GradientsDisplay: (X, X[:, 0]), plotting.WeightsDisplay: ()}[
+        display
+    ]
+    drawn = display.from_estimator(net, *batch)
+    layers = [int(re.search(r"\[(\d+)\]", title).group(1)) for title in drawn.titles]
+    assert len(layers) == 12
+    assert (layers[0], layers[-1]) == (1, 21)
+    assert max(np.diff(layers)) == 2
+    assert len(display.from_estimator(net, *batch, layers=[3, 20]).axes_) == 2
+
+
+def test_derivatives_that_are_all_zero_are_said_to_be(rng):
+    net = MLP([2, 3, 1], random_state=0)
+    net.parameters = 0.0 * net.parameters
+    panel = plotting.GradientsDisplay.from_estimator(net, rng.normal(size=(5, 2)), np.zeros(5)).axes_[0]
+    assert "all 0" in [text.get_text() for text in panel.texts]
+    assert len(panel.get_xticks()) == len(panel.get_yticks()) == 0
+
+
+def test_weights_of_zero_are_named_since_their_lines_are_not_seen():
+    net = MLP([2, 3, 2, 1], random_state=0)
+    assert "all weights are 0" not in words(plotting.NetworkDisplay.from_estimator(net))
+    W = [np.array(W) for W in net.W[1:]]
+    net.set_weights([W[0], 0 * W[1], W[2]], net.b[1:])
+    assert "all weights are 0 in W[2]; orange: weight above 0" in words(plotting.NetworkDisplay.from_estimator(net))
+    net.set_weights([0 * w for w in W], net.b[1:])
+    assert words(plotting.NetworkDisplay.from_estimator(net)).endswith("all weights are 0")
+
+
+def words(display) -> str:
+    return " ".join(text.get_text() for text in display.texts_)
+
+
+def test_a_deep_network_fits_a_page():
+    display = plotting.NetworkDisplay.from_estimator(MLP([2, *[3] * 20, 1], random_state=0))
+    assert display.figure_.get_size_inches()[0] <= 14.0

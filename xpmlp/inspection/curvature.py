@@ -141,14 +141,17 @@ class _Products:
             only_below = xp.logical_and(stays_below, xp.logical_not(both))
             change += gradient(flat + moved, above, only_above) - gradient(flat, surface.trace, only_above)
             change += gradient(flat, surface.trace, only_below) - gradient(flat - moved, below, only_below)
-        return self.roots * change * (length / STEP)
+        product: HostArray = self.roots * change * (length / STEP)
+        return product
 
 
 def _largest(products: _Products, network: int) -> float:
     """Lanczos' method with full reorthogonalization (Golub & Van Loan, Matrix Computations, 4th ed., section 10.1)."""
     size = products.roots.size
     v = np.random.default_rng(0).normal(size=size)
-    basis, alphas, betas = [v / np.linalg.norm(v)], [], []
+    basis = [v / np.linalg.norm(v)]
+    alphas: list[float] = []
+    betas: list[float] = []
     for _ in range(min(size, MOST_PRODUCTS)):
         v = products(basis[-1], network)
         alphas.append(float(v @ basis[-1]))

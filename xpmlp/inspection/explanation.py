@@ -64,7 +64,7 @@ class StepExplanation:
         return {equation.name: equation.value for equation in self.equations}
 
     def __repr__(self) -> str:
-        lines = []
+        lines: list[str] = []
         for part, title in self._titles().items():
             lines += ["", title, ""] if lines else [title, ""]
             for equation in self._of(part):
@@ -273,21 +273,24 @@ def explain_step(
     new, loss_new = after(rate)
     batch = Pass(
         network,
-        host(y),
-        None if w is None else host(w),
-        np.full(host(losses).shape, 1.0 / losses.shape[-1]) if w is None else host(shares(w)),
-        host(losses),
-        host(loss),
-        hosts(trace.z),
-        hosts(trace.a),
-        hosts(slopes),
-        hosts(p.W),
-        hosts(p.b),
-        *map(hosts, (grads.dz, grads.da, grads.dW, grads.db)),
-        hosts(new.W),
-        hosts(new.b),
-        host(loss_new),
-        rate,
+        y=host(y),
+        w=None if w is None else host(w),
+        share=np.full(host(losses).shape, 1.0 / losses.shape[-1]) if w is None else host(shares(w)),
+        losses=host(losses),
+        loss=host(loss),
+        z=hosts(trace.z),
+        a=hosts(trace.a),
+        slope=hosts(slopes),
+        W=hosts(p.W),
+        b=hosts(p.b),
+        dz=hosts(grads.dz),
+        da=hosts(grads.da),
+        dW=hosts(grads.dW),
+        db=hosts(grads.db),
+        W_new=hosts(new.W),
+        b_new=hosts(new.b),
+        loss_new=host(loss_new),
+        rate=rate,
     )
     rates = rate * SLIDER if not pages.too_large(layout.sizes, len(batch.y)) else np.zeros(0)
     with np.errstate(all="ignore"):  # the largest of them may overflow

@@ -76,8 +76,11 @@ class _CurveDisplay(Display):
                 said += f" (median of {values.shape[1]})"
             dot = {"marker": "o"} if len(values) == 1 else {}
             self.lines_ += ax.plot(epochs, middle, label=said, **(dot | style))
+            _mark_lone_points(ax, epochs, middle, style["color"])
+        self._mark_missing(ax)
         if mark_best and len(middle) > 1 and np.any(np.isfinite(middle)):
-            at = int(np.nanargmin(middle) if self.lowest_is_best else np.nanargmax(middle))
+            finite = np.where(np.isfinite(middle), middle, np.nan)
+            at = int(np.nanargmin(finite) if self.lowest_is_best else np.nanargmax(finite))
             said = f"{prefix}best, epoch {at + 1}"
             point = {"marker": "o", "linestyle": "none", "fillstyle": "none", "markersize": 9, "markeredgewidth": 1.5}
             (self.best_,) = ax.plot([at + 1], [middle[at]], color=style["color"], label=said, **point)
@@ -89,6 +92,28 @@ class _CurveDisplay(Display):
         ax.set_ylabel(self.ylabel)
         ax.legend(fontsize="small", loc="best")
         return self._drawn([ax])
+
+    def _mark_missing(self, ax: Any) -> None:
+        # Epochs in which some curve is NaN or infinite have no place on the axis: a grey ground says that they were
+        most = max(map(len, self.curves.values()))
+        missing = np.zeros(most, dtype=bool)
+        for values in self.curves.values():
+            missing[: len(values)] |= ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if not missing.any():
+            return
+        first = int(np.argmax(missing)) + 1
+        said = f"not finite in {missing.sum()} of {most} epochs, first in {first}"
+        ends = np.flatnonzero(np.diff(np.r_[False, missing, False].astype(int)))
+        for i, (start, stop) in enumerate(zip(ends[::2], ends[1::2], strict=True)):
+            ax.axvspan(start + 0.5, stop + 0.5, color="0.5", alpha=0.25, linewidth=0, label="_" if i else said)
+
+
+def _mark_lone_points(ax: Any, epochs: Any, values: Any, color: Any) -> None:
+    # Between epochs that are not finite a line has no length, and would not be seen
+    there = np.isfinite(values)
+    lone = there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False]
+    if np.any(lone) and len(values) > 1:
+        ax.plot(epochs[lone], values[lone], color=color, marker=".", linestyle="none", label="_lone")
 
 
 class LossCurveDisplay(_CurveDisplay):

@@ -11,6 +11,7 @@ from xpmlp.inspection.models import host, open_up, per_network
 from xpmlp.plotting.canvas import Display, axes_for, colors, ink, pyplot, shorten
 
 COLUMN = 1.15  # inches for each layer of a new figure
+WIDEST = 14.0  # inches
 
 
 class NetworkDisplay(Display):
@@ -85,7 +86,7 @@ class NetworkDisplay(Display):
         sizes = [self.weights[0].shape[0], *(W.shape[1] for W in self.weights)]
         K = len(self.weights)
         named = sum(names is not None for names in (self.feature_names, self.class_names))
-        ax = axes_for(ax, (max(COLUMN * (K + 1) + 1.2 * named, 4.0), 4.4))
+        ax = axes_for(ax, (min(max(COLUMN * (K + 1) + 1.2 * named, 4.0), WIDEST), 4.4))
         inches = ax.get_window_extent().width / ax.figure.dpi / (K + 1 + named)
         font = float(np.clip(9.0 * inches / COLUMN, 5.0, 9.0))
         shown = [_shown(n, most) for n in sizes]
@@ -140,7 +141,12 @@ class NetworkDisplay(Display):
             if k > 0:
                 beneath(k, 0.2, shorten(self.activations[k - 1].removeprefix("own "), 12))
                 beneath(k - 0.5, 1.8 + step * (k % 2), f"W[{k}]\n({sizes[k - 1]}, {n})")
-        beneath(0.5 * K, 5.2 + step, "orange: weight above 0, blue: below 0; the stronger, the larger")
+        zero = [f"W[{k}]" for k, W in enumerate(self.weights, start=1) if not np.any(W)]
+        said = "orange: weight above 0, blue: below 0; the stronger, the larger"
+        if zero:
+            every = len(zero) == K
+            said = f"all weights are 0{'' if every else ' in ' + ', '.join(zero)}" + ("" if every else f"; {said}")
+        beneath(0.5 * K, 5.2 + step, said)
 
 
 def _shown(n: int, most: int) -> HostArray:

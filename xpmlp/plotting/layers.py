@@ -12,6 +12,8 @@ from xpmlp.inspection.models import batch_of, host, open_up, per_network
 from xpmlp.network import backward, forward
 from xpmlp.plotting.canvas import Display, colors, diverging, panels, pyplot, shorten, whole_numbers
 
+MOST_PANELS = 12
+
 
 class WeightsDisplay(Display):
     """Every weight matrix as a picture: a column for each unit of the layer, a row for each of its inputs.
@@ -34,7 +36,10 @@ class WeightsDisplay(Display):
     def from_estimator(
         cls, estimator: Any, *, layers: Sequence[int] | None = None, network: int = 0, ax: Any = None, **kw: Any
     ) -> Self:
-        """From an `MLP` or a fitted estimator; `layers` chooses some of 1 ... K, `network` one of m."""
+        """From an `MLP` or a fitted estimator; `layers` chooses some of 1 ... K, `network` one of m.
+
+        Of more than 12 layers, 12 are drawn where nothing is chosen.
+        """
         pyplot()
         model = open_up(estimator)
         chosen = _layers(layers, model.network.layout.n_layers)
@@ -178,10 +183,16 @@ class _HistogramDisplay(Display):
             self.bars_.append(panel.stairs(share, edges, **style))
             # Room above the bars for the note
             panel.set_ylim(0.0, 1.45 * max(float(share.max()), 1e-9))
-            panel.set_yticks([tick for tick in panel.get_yticks() if 0.0 <= tick <= 1.0])
+            if np.size(values):
+                panel.set_yticks([tick for tick in panel.get_yticks() if 0.0 <= tick <= 1.0])
             panel.text(0.98, 0.96, self.notes[i], transform=panel.transAxes, ha="right", va="top", fontsize="x-small")
             panel.set_title(self.titles[i], fontsize="small")
-            panel.locator_params(axis="x", nbins=5)
+            if span.size:
+                panel.locator_params(axis="x", nbins=5)
+            if not np.size(values):  # an axis without anything on it says nothing
+                panel.text(0.5, 0.5, "all 0", transform=panel.transAxes, ha="center", va="center", fontsize="medium")
+                panel.set_yticks([])
+                panel.set_xticks(panel.get_xticks() if span.size else [])
             panel.tick_params(labelsize="x-small")
             panel.set_xlabel(self.xlabel, fontsize="small")
             if i % 4 == 0:
@@ -196,13 +207,26 @@ class ActivationsDisplay(_HistogramDisplay):
     shared = False
 
     @classmethod
-    def from_estimator(cls, estimator: Any, X: Any, *, network: int = 0, ax: Any = None, **kw: Any) -> Self:
-        """From an `MLP` or a fitted estimator and a batch; `network` chooses one of m."""
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        layers: Sequence[int] | None = None,
+        network: int = 0,
+        ax: Any = None,
+        **kw: Any,
+    ) -> Self:
+        """From an `MLP` or a fitted estimator and a batch; `layers` chooses some of 1 ... K, `network` one of m.
+
+        Of more than 12 layers, 12 are drawn where nothing is chosen.
+        """
         pyplot()
         model = open_up(estimator)
         trace = forward(model.network, model.parameters, batch_of(estimator, X).x)
         values, titles, notes = [], [], []
-        for k, row in enumerate(model.network.activations, start=1):
+        for k in _layers(layers, model.network.layout.n_layers):
+            row = model.network.activations[k - 1]
             a = per_network(host(trace.a[k]), model.n_networks, network)
             values.append(a)
             titles.append(f"a[{k}]  {shorten(row.name, 18)}, {a.shape[-1]} unit{'s' if a.shape[-1] > 1 else ''}")
@@ -221,8 +245,22 @@ class GradientsDisplay(_HistogramDisplay):
     shared = True
 
     @classmethod
-    def from_estimator(cls, estimator: Any, X: Any, y: Any, *, network: int = 0, ax: Any = None, **kw: Any) -> Self:
-        """From an `MLP` or a fitted estimator and a batch with its targets; `network` chooses one of m."""
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        layers: Sequence[int] | None = None,
+        network: int = 0,
+        ax: Any = None,
+        **kw: Any,
+    ) -> Self:
+        """From an `MLP` or a fitted estimator and a batch with its targets.
+
+        `layers` chooses some of 1 ... K, `network` one of m. Of more than 12 layers, 12 are drawn where nothing is
+        chosen.
+        """
         pyplot()
         model = open_up(estimator)
         batch = batch_of(estimator, X, y)
@@ -230,7 +268,7 @@ class GradientsDisplay(_HistogramDisplay):
         dW = backward(model.network, model.parameters, trace, batch.y, batch.w).dW
         values: list[HostArray] = []
         titles, notes = [], []
-        for k in range(1, len(dW)):
+        for k in _layers(layers, len(dW) - 1):
             sizes = np.abs(per_network(host(dW[k]), model.n_networks, network)).astype(float)
             values.append(np.log10(sizes[sizes > 0.0]))
             zeros = float(np.mean(sizes == 0.0))
@@ -244,7 +282,8 @@ class GradientsDisplay(_HistogramDisplay):
 
 def _layers(layers: Sequence[int] | None, K: int) -> list[int]:
     if layers is None:
-        return list(range(1, K + 1))
+        # Of a deep network the first, the last and some between, evenly: twenty panels cannot be read
+        return sorted({round(k) for k in np.linspace(1, K, min(K, MOST_PANELS))})
     chosen = [checks.integer(k, "layer", least=1) for k in layers]
     if not chosen or max(chosen) > K:
         raise ValueError(f"layers must be some of 1 to {K}; got {list(layers)}.")
