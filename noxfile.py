@@ -177,7 +177,7 @@ def minimums(session: nox.Session) -> None:
     """Run the tests on the lowest direct dependencies that pyproject.toml admits (on the oldest Python)."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    direct = [*project["dependencies"], *extras["plot"], *extras["progress"]]
+    direct = [*project["dependencies"], *extras["plot"], *extras["progress"], *extras["tables"]]
     session.install("-e.", *group("test-core"), *map(lowest, direct))
     session.run("python", "-m", "pip", "list")
     env = {"XPMLP_BACKENDS": "numpy,strict-device1"}

@@ -105,11 +105,17 @@ def table_of(n: int = 300, seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    write_csv(tmp_path / "data.csv", table_of())
     return tmp_path
+
+
+@pytest.fixture
+def here(folder):
+    pytest.importorskip("pandas", reason="pip install pandas pyarrow")
+    write_csv(folder / "data.csv", table_of())
+    return folder
 
 
 def run(*arguments: str) -> int:
@@ -295,7 +301,7 @@ def test_without_a_reader_it_says_what_to_install(here, monkeypatch, capsys):
     (here / "data.parquet").write_bytes(b"PAR1")
     for file in ("data.parquet", "data.csv"):
         assert run("train", file, "--target", "size") == 1
-        assert "pip install 'pandas>=2.2' 'pyarrow>=17'" in flat(capsys.readouterr().err)
+        assert "pip install 'pandas>=2.2.2' 'pyarrow>=17'" in flat(capsys.readouterr().err)
 
 
 def test_whole_numbers_are_classes_unless_somebody_says_otherwise(here, capsys):
@@ -404,7 +410,7 @@ def test_a_model_of_python_predicts_for_a_table_too(here, capsys):
     assert "takes 2 columns" in capsys.readouterr().err
 
 
-def test_the_demonstrations_learn(here, capsys):
+def test_the_demonstrations_learn(folder, capsys):
     assert run("demo", "circles", "--json") == 0
     assert result_of(capsys)["after"] > 0.98
     assert run("demo", "digits") == 0
@@ -415,7 +421,7 @@ def test_the_demonstrations_learn(here, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_bench_compares(here, monkeypatch, capsys):
+def test_bench_compares(folder, monkeypatch, capsys):
     monkeypatch.setattr(xpmlp.cli.machine, "ROWS", 500)
     assert run("bench", "--backend", "numpy", "--seconds", "0.01", "--json") == 0
     results = result_of(capsys)["results"]
@@ -423,7 +429,7 @@ def test_bench_compares(here, monkeypatch, capsys):
     assert all(it["samples_per_second"] > 0 for it in results)
 
 
-def test_colour_is_for_who_wants_it(here, monkeypatch, capsys):
+def test_colour_is_for_who_wants_it(folder, monkeypatch, capsys):
     run("backends")
     plain = capsys.readouterr().out
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -566,7 +572,7 @@ def test_a_table_that_does_not_fit_the_model_is_refused(here, capsys, change, me
         "export model.safetensors",
     ],
 )
-def test_a_wrong_command_line_has_status_2(here, capsys, arguments):
+def test_a_wrong_command_line_has_status_2(folder, capsys, arguments):
     with pytest.raises(SystemExit) as left:
         run(*arguments.split())
     assert left.value.code == 2

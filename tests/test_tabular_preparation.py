@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from xpmlp import TablePreparation
 from xpmlp.tabular import TableWarning
 from xpmlp.tabular.cells import decimal_mark, loosely, read_date, read_number
+from xpmlp.tabular.columns import table_of
 from xpmlp.tabular.scales import scale_of
 
 # --- Cells ---
@@ -220,6 +221,17 @@ def test_an_input_that_no_training_row_has_stays_silent():
     preparation = TablePreparation().fit(table, rows=np.arange(39))
     assert preparation.get_feature_names_out().tolist()[1:] == ["c = a", "c = b", "c = c", "c = d"]
     assert np.all(preparation.transform(table)[-1, 1:] == 0.0)
+
+
+def test_some_rows_of_a_column_keep_their_cells_and_no_others():
+    column = table_of({"c": ["b", None, "a", "b", "z"]}).columns["c"].take(np.array([3, 1, 2]))
+    assert [column.cell(i) for i in range(3)] == ["b", "", "a"]
+    assert sorted(column.texts) == ["a", "b"]
+
+
+def test_rows_that_were_taken_know_where_they_were():
+    table = table_of({"c": list("abcd")}).take(np.array([3, 1]))
+    assert [table.place(row) for row in range(2)] == ["row 3", "row 1"]
 
 
 # --- What a network takes ---

@@ -25,14 +25,47 @@ FAR = 1e4  # the mean of a target, in standard deviations, from which float32 lo
 
 @dataclass(frozen=True)
 class Parts:
-    """Prepared rows: to train on, to decide when to stop, held out."""
+    """Rows of a table: to train on, to decide when to stop, held out."""
 
-    X: list[HostArray]
+    X: list[Table]
     y: list[HostArray]
 
 
-def fit_model(options: argparse.Namespace, target: Target, parts: Parts, follow: Callable[..., object]) -> Any:
-    """Train on prepared rows: an estimator that answers, for such rows, in the target's own labels or units."""
+@dataclass(frozen=True)
+class TableModel:
+    """A model that takes tables: a preparation, and an estimator behind it."""
+
+    preparation: TablePreparation
+    estimator: Any
+
+    @property
+    def classes(self) -> HostArray | None:
+        """The labels it knows, None of a regression."""
+        return getattr(self.estimator, "classes_", None)
+
+    def predict(self, table: Table) -> HostArray:
+        """Labels or amounts, shape (n,)."""
+        return to_numpy(self.estimator.predict(self._inputs(table)))
+
+    def predict_proba(self, table: Table) -> HostArray:
+        """The probability of each class, shape (n, classes)."""
+        return to_numpy(self.estimator.predict_proba(self._inputs(table)))
+
+    def _inputs(self, table: Table) -> HostArray:
+        return self.preparation.transform_with_notes(table)[0].astype(self.estimator.dtype_)
+
+
+def fit_model(
+    options: argparse.Namespace,
+    target: Target,
+    preparation: TablePreparation,
+    parts: Parts,
+    follow: Callable[..., object],
+) -> TableModel:
+    """Train on rows of a table: a model that answers in the target's own labels or units.
+
+    This is the one place where the command line chooses an estimator.
+    """
     keywords: dict[str, Any] = {
         "hidden_layer_sizes": options.hidden,
         "activation": options.activation,
@@ -59,7 +92,7 @@ def fit_model(options: argparse.Namespace, target: Target, parts: Parts, follow:
         keywords["dtype"] = _dtype_for(target.name, mean, scale, options.dtype)
         model = MLPRegressor(**keywords)
         y = [(values - mean) / scale for values in y]
-    X = [values.astype(keywords["dtype"]) for values in parts.X]
+    X = [preparation.transform_with_notes(table)[0].astype(keywords["dtype"]) for table in parts.X[:2]]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Maximum iterations")  # said in the command's words
         model.fit(X[0], y[0], X_val=X[1], y_val=y[1])
@@ -67,7 +100,7 @@ def fit_model(options: argparse.Namespace, target: Target, parts: Parts, follow:
     if target.task == "regression":  # so that predict answers in the target's own units
         model.coefs_ = [*model.coefs_[:-1], model.coefs_[-1] * scale]
         model.intercepts_ = [*model.intercepts_[:-1], model.intercepts_[-1] * scale + mean]
-    return model
+    return TableModel(preparation, model)
 
 
 def _dtype_for(name: str, mean: float, scale: float, asked: str | None) -> str:

@@ -2,17 +2,20 @@
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from xpmlp.backends import HostArray
-from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli import figures
 from xpmlp.cli import scores as scoring
+from xpmlp.cli.models import TableModel
 from xpmlp.io import storage
 from xpmlp.tabular import TablePreparation
+from xpmlp.tabular.columns import Table
+from xpmlp.tabular.encoding import as_read
 from xpmlp.tabular.kinds import LeftOut
 
 MOST_ROWS = 2_000  # for what costs a prediction per column
@@ -37,17 +40,14 @@ svg { width: 100%; height: auto; max-width: 640px } svg text { fill: var(--ink);
 """
 
 
-def write_report(
-    path: str, model: Any, preparation: TablePreparation, summary: dict[str, Any], X: HostArray, y: HostArray
-) -> None:
+def write_report(path: str, model: TableModel, summary: dict[str, Any], X: Table, y: HostArray) -> None:
     """Write the page; X and y are the rows held out."""
     with storage.replacing(path) as file:
-        file.write(page(model, preparation, summary, X, y).encode("utf-8"))
+        file.write(page(model, summary, X, y).encode("utf-8"))
 
 
-def page(model: Any, preparation: TablePreparation, summary: dict[str, Any], X: HostArray, y: HostArray) -> str:
+def page(model: TableModel, summary: dict[str, Any], X: Table, y: HostArray) -> str:
     """The page as text."""
-    X = X.astype(model.dtype_)
     title = f"{summary['target']}: {summary['task']} from {summary['data']['file']}"
     others = [summary["baseline"], *([] if summary["linear"] is None else [summary["linear"]])]
     scores = scoring.rows_of(summary["scores"], *others)
@@ -59,14 +59,14 @@ def page(model: Any, preparation: TablePreparation, summary: dict[str, Any], X: 
         f"if the answer were always {always}",
         "a linear model",
     )[: 2 + len(others)]
-    sections = [curves(model, summary)]
-    if summary["task"] == "classification":
-        p = to_numpy(model.predict_proba(X))
-        predicted = model.classes_[np.argmax(p, axis=1)]
-        sections += [confusion(model.classes_, y, predicted), calibration(p, model.classes_, y)]
+    sections = [curves(model.estimator, summary)]
+    classes = model.classes
+    if classes is not None:
+        p = model.predict_proba(X)
+        sections += [confusion(classes, y, classes[np.argmax(p, axis=1)]), calibration(p, classes, y)]
     else:
-        sections.append(scatter(y, np.asarray(model.predict(X))))
-    sections.append(importance(model, preparation, X, y))
+        sections.append(scatter(y, model.predict(X)))
+    sections.append(importance(model, X, y))
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -80,8 +80,8 @@ def page(model: Any, preparation: TablePreparation, summary: dict[str, Any], X: 
             '<div class="figures">',
             *(f"<section>{section}</section>" for section in sections if section),
             "</div>",
-            f"<section><h2>The network</h2>{_network(model)}</section>",
-            f"<section><h2>The columns</h2>{_columns(preparation, summary)}</section>",
+            f"<section><h2>The network</h2>{_network(model.estimator)}</section>",
+            f"<section><h2>The columns</h2>{_columns(model.preparation, summary)}</section>",
             "</body></html>\n",
         ]
     )
@@ -171,26 +171,32 @@ def scatter(y: HostArray, predicted: HostArray) -> str:
     return f"<h2>Answers and truth</h2><p>On the line: right. {len(some):,} rows held out.</p>{picture}"
 
 
-def importance(model: Any, preparation: TablePreparation, X: HostArray, y: HostArray) -> str:
+def importance(model: TableModel, X: Table, y: HostArray) -> str:
     """How much worse the score gets when a column is shuffled among the rows."""
     rng = np.random.default_rng(0)
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_ROWS)).astype(int)
-    X, y = X[some], y[some]
-    score = float(model.score(X, y))
+    X, y = X.take(some), y[some]
+    kinds = {kind.name: kind for kind in model.preparation.kinds_}
+    X = replace(X, columns={name: as_read(column, kinds[name]) for name, column in X.columns.items()})
+    score = _score(model, X, y)
     losses = []
-    for i, kind in enumerate(preparation.kinds_):
-        if isinstance(kind, LeftOut):
-            continue
-        inputs = np.flatnonzero(preparation.sources_ == i)
-        mixed = X.copy()
-        mixed[:, inputs] = X[rng.permutation(len(X))][:, inputs]
-        losses.append((kind.name, score - float(model.score(mixed, y))))
+    for name, kind in kinds.items():
+        if not isinstance(kind, LeftOut):
+            mixed = X.columns | {name: X.columns[name].take(rng.permutation(len(y)))}
+            losses.append((name, score - _score(model, replace(X, columns=mixed), y)))
     losses = sorted(losses, key=lambda pair: -pair[1])
     rest = len(losses) - MOST_BARS
-    what = "share of right answers" if hasattr(model, "classes_") else "R2"
+    what = "R2" if model.classes is None else "share of right answers"
     more = f" {rest} columns that matter less are not shown." if rest > 0 else ""
     return (
         f"<h2>What the answers depend on</h2><p>How much the {what} falls ({score:.3f} now) when a column is shuffled "
         f"among {len(y):,} rows held out. Of two columns that say the same, each looks small.{more}</p>"
         f"{figures.bars(losses[:MOST_BARS])}"
     )
+
+
+def _score(model: TableModel, X: Table, y: HostArray) -> float:
+    """The share of right answers, or R2."""
+    if model.classes is None:
+        return scoring.of_amounts(model.predict(X), y).get("r2", 0.0)
+    return float(np.mean(model.predict(X) == y))

@@ -24,7 +24,7 @@ from xpmlp.cli.screen import CliError
 from xpmlp.tabular.cells import GAPS_AMONG_NUMBERS, is_gap, read_number
 from xpmlp.tabular.columns import Column, Table, table_of
 
-NEEDS_PANDAS = "pip install 'pandas>=2.2' 'pyarrow>=17'"
+NEEDS_PANDAS = "pip install 'pandas>=2.2.2' 'pyarrow>=17'"
 DELIMITERS = (",", ";", "\t", "|")
 SPACES = r"\s+"
 SAMPLE = 50  # lines that say which delimiter it is

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from xpmlp.backends.config import config_context
-from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli import scores
 from xpmlp.cli.figures import need_matplotlib
-from xpmlp.cli.models import Parts, best_epoch, fit_model
+from xpmlp.cli.models import Parts, TableModel, best_epoch, fit_model
 from xpmlp.cli.report import write_report
 from xpmlp.cli.screen import Bar, CliError, columns, dump, say
 from xpmlp.cli.tables import File, Reading, read
@@ -54,16 +53,16 @@ def train(options: argparse.Namespace) -> int:
             raise CliError(f"{file.path}: {error}") from error
     for note in (*file.notes, *target.notes, *preparation.notes_):
         say(note, "note: ")
-    X, _ = preparation.transform_with_notes(table.take(target.rows))
-    parts = Parts([X[part] for part in rows], [target.values[part] for part in rows])
+    parts = Parts([table.take(target.rows[part]) for part in rows], [target.values[part] for part in rows])
     why = dict(dropped) | preparation.left_out_
     left_out = [(name, why[name]) for name in file.table.columns if name in why]
     if not options.json:
         print("\n".join(_describe(file, target, preparation, left_out, parts)), flush=True)
 
     with config_context(fallback="error" if options.fallback == "error" else "warn"):
-        model, seconds = _fit(options, target, parts)
-    found, baseline, linear, unscored = _scores(model, target, parts)
+        table_model, seconds = _fit(options, target, preparation, parts)
+    found, baseline, linear, unscored = _scores(table_model, parts)
+    model = table_model.estimator
     summary = {
         "data": {"file": Path(options.data).name, "rows": file.table.n_rows, "columns": len(file.table.columns)},
         "target": options.target,
@@ -88,7 +87,7 @@ def train(options: argparse.Namespace) -> int:
     storage.write(options.out, document | own, arrays)
     summary["model"] = options.out
     if options.report:
-        write_report(options.report, model, preparation, summary, parts.X[2], parts.y[2])
+        write_report(options.report, table_model, summary, parts.X[2], parts.y[2])
         summary["report"] = options.report
     if unscored:
         told = ", ".join(map(repr, unscored[:5]))
@@ -149,7 +148,9 @@ def _inputs(file: File, options: argparse.Namespace) -> tuple[Table, list[tuple[
     return table, [(name, "as asked for") for name in dropped], categorical
 
 
-def _fit(options: argparse.Namespace, target: Target, parts: Parts) -> tuple[Any, float]:
+def _fit(
+    options: argparse.Namespace, target: Target, preparation: TablePreparation, parts: Parts
+) -> tuple[TableModel, float]:
     bar = Bar(options.epochs)
 
     def follow(_: Any, epoch: int, logs: dict[str, Any]) -> None:
@@ -157,23 +158,22 @@ def _fit(options: argparse.Namespace, target: Target, parts: Parts) -> tuple[Any
 
     began = time.perf_counter()
     with bar:
-        model = fit_model(options, target, parts, follow)
-    if model.n_iter_ == options.epochs:
+        model = fit_model(options, target, preparation, parts, follow)
+    if model.estimator.n_iter_ == options.epochs:
         say(f"it had not settled after {options.epochs} epochs; more --epochs may do better.", "note: ")
     return model, time.perf_counter() - began
 
 
-def _scores(model: Any, target: Target, parts: Parts) -> tuple[dict[str, float], dict[str, Any], Any, list[Any]]:
+def _scores(model: TableModel, parts: Parts) -> tuple[dict[str, float], dict[str, Any], Any, list[Any]]:
     """Scores on the rows held out: the network's, a constant's, a linear model's; and classes that have none."""
-    y = parts.y[2]
-    classes = model.classes_ if target.task == "classification" else None
-    X = parts.X[2].astype(model.dtype_)
+    X, y, classes = parts.X[2], parts.y[2], model.classes
     if classes is None:
-        found = scores.of_amounts(to_numpy(model.predict(X)), y)
+        found = scores.of_amounts(model.predict(X), y)
     else:
-        found = scores.of_probabilities(to_numpy(model.predict_proba(X)), y, classes)
+        found = scores.of_probabilities(model.predict_proba(X), y, classes)
     unscored = [] if classes is None else [c for c in classes.tolist() if c not in set(y.tolist())]
-    linear = scores.of_linear((parts.X[0], parts.X[2]), parts.y[0], y, classes)
+    prepared = [model.preparation.transform_with_notes(table)[0] for table in (parts.X[0], X)]
+    linear = scores.of_linear(prepared, parts.y[0], y, classes)
     return found, scores.of_constant(parts.y[0], y, classes), linear, unscored
 
 

@@ -57,8 +57,14 @@ class Column:
         return "" if code < 0 else one.texts[code]
 
     def take(self, rows: HostArray) -> "Column":
-        """Some of the rows."""
-        return replace(self, values=self.values[rows])
+        """Some of the rows, with the texts that they have."""
+        values = self.values[rows]
+        if not self.texts:
+            return replace(self, values=values)
+        used = np.unique(values[values >= 0])
+        number = np.full(len(self.texts) + 1, -1)  # the last is what -1 stands for
+        number[used] = np.arange(len(used))
+        return replace(self, values=number[values], texts=tuple(self.texts[code] for code in used))
 
 
 @dataclass(frozen=True)

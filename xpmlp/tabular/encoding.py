@@ -28,6 +28,18 @@ def n_inputs(kind: CategoryKind) -> int:
     return 1 if len(kind.levels) <= 2 else len(kind.levels)
 
 
+def as_read(column: Column, kind: Kind) -> Column:
+    """The column with its texts read, so that it is read at once from now on."""
+    reading = None
+    if isinstance(kind, NumberKind):
+        reading = read_numbers(column, kind.decimal)
+    elif isinstance(kind, DateKind):
+        reading = read_dates(column, kind.order)
+    if reading is None:
+        return column
+    return Column(column.name, "dates" if isinstance(kind, DateKind) else "numbers", reading.values)
+
+
 def numbers_of(
     table: Table, kind: NumberKind | DateKind, words: frozenset[str]
 ) -> tuple[HostArray, list[tuple[str, bool]]]:
