@@ -40,6 +40,7 @@ class GraphRunner:
 
     name = ""
     reason = ""  # why not captured, where it is not
+    captures: str  # as `set_config(captured=...)` calls it
     next_best: type = eager.Runner  # who takes over
     kept = False  # True for a runner that other trainings go on with: what it hands out then is not its own
 
