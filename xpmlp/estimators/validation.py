@@ -74,7 +74,7 @@ class Inputs(NamedTuple):
             yield move(_dense(x[start : min(start + rows, self.n), :]), self.place, self.dtype)
 
     def looked_at(self, y: HostArray, w: HostArray | None, rows: int) -> Data:
-        """The samples, to be looked at in order, `rows` at a time; more of them stay on the host until it is their turn."""
+        """The samples, to be looked at in order, `rows` at a time: each block leaves the host when its turn comes."""
         return self._data(HostData if _is_host(self.x) and self.n > rows else Data, y, w, rows)
 
     def _data(self, kind: type[Data], y: HostArray, w: HostArray | None, batch_size: int) -> Data:

@@ -92,7 +92,8 @@ class GraphRunner:
         )
         if not self.kept or self._machine is None or task.factors is not None or old != new:
             return False
-        for own, given in zip((self.data.x, self.data.y, self.data.w, self.seed), (data.x, data.y, data.w, seed)):
+        kept = (self.data.x, self.data.y, self.data.w, self.seed)
+        for own, given in zip(kept, (data.x, data.y, data.w, seed), strict=True):
             if own is not None:
                 own[...] = given
         return True
