@@ -124,6 +124,25 @@ def kernels(session: nox.Session, kernel: str) -> None:
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
 
+@nox.session(default=False)
+@nox.parametrize("extra", [nox.param("cuda12", id="12"), nox.param("cuda13", id="13")])
+def first_contact(session: nox.Session, extra: str) -> None:
+    """Ten minutes on a GPU that has run nothing of this yet: stops at the first red line and keeps what it has."""
+    session.install(f"-e.[{extra}]", *group("test-core"), "torch", f"jax[{extra}]")
+    env = {"XPMLP_BACKENDS": "numpy,cupy", "XPMLP_REQUIRE": "cupy", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    session.run("nvidia-smi", external=True)
+    session.run("python", "-m", "xpmlp", "backends")
+    on_gpu = ("python", "-m", "pytest", "-x", "-q", "tests/test_cupy_runner.py", "tests/test_torch_graph.py")
+    session.run(*on_gpu, "-k", "on_a_gpu", env=env)
+    if shutil.which("compute-sanitizer"):  # a read or a write past an array, by the name of its kernel
+        check = ("compute-sanitizer", "--error-exitcode", "1", "--tool", "memcheck")
+        session.run(*check, *on_gpu, "-k", "on_a_gpu", env=env, external=True)
+    steps = ("tests/test_runners.py", "tests/test_parity.py", "tests/test_training.py")
+    session.run("python", "-m", "pytest", "-x", "-q", *steps, env=env)
+    session.run("python", "benchmarks/gpu.py", "--sections", "steps", "nodes", "--sizes", "small", "tabular")
+    session.run("python", "benchmarks/gpu.py")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff; `nox -s lint -- --fix` mends what it can."""

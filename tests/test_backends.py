@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import importlib.util
@@ -28,6 +29,7 @@ from xpmlp.backends import (
     PrecisionWarning,
     State,
     array_namespace,
+    at_home,
     available_backends,
     backend_of,
     forget_probes,
@@ -37,6 +39,7 @@ from xpmlp.backends import (
     select,
 )
 from xpmlp.backends.config import config_context, get_config, set_config
+from xpmlp.backends.namespaces import Namespace
 
 ACCELERATORS = {"cupy", "torch", "jax", "array_api_strict"}
 NAMES = "array_api_strict, cupy, jax, numpy, torch"
@@ -666,3 +669,64 @@ def test_the_comparison_objects_to_all_that_differs(backend):
         return
     with pytest.raises(AssertionError, match="is no"):
         backend.assert_close(desired, desired)
+
+
+# --- Every public door ---
+
+
+class Home:
+    """What at_home makes a door of."""
+
+    def __init__(self, place):
+        self.place = place
+
+    @at_home("adding")
+    def add(self, error=None):
+        if error is not None:
+            raise error
+        return entered[-1]
+
+
+entered: list[str] = ["elsewhere"]
+
+
+@contextlib.contextmanager
+def entering(device):
+    entered.append(device)
+    yield
+    entered.pop()
+
+
+def test_a_door_enters_the_device_and_leaves_it():
+    place = dataclasses.replace(get_backend("numpy"), backend=dataclasses.replace(BACKENDS["numpy"], here=entering))
+    assert Home(place).add() == "cpu"
+    assert entered == ["elsewhere"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")])
+def test_a_door_tells_of_memory_in_one_way_once(error):
+    home = Home(get_backend("numpy"))
+    with pytest.raises(MemoryError, match=r"^not enough memory on NumPy on cpu for adding: ") as told:
+        home.add(error)
+    with pytest.raises(MemoryError, match=f"^{re.escape(str(told.value))}$"):
+        home.add(told.value)
+
+
+def test_what_a_namespace_replaces_is_its_own_and_all_else_the_librarys():
+    xp = Namespace(np, (("matmul", lambda a, b: "ours"),))
+    assert xp.matmul(1, 2) == "ours"
+    assert xp.add is np.add
+    with pytest.raises(AttributeError, match="no_such_function"):
+        xp.no_such_function()
+
+
+@needs_jax
+@pytest.mark.parametrize(("user", "asked"), [(None, "HIGHEST"), ("high", "HIGH")])
+def test_jax_is_asked_for_whole_products_unless_the_user_has_set_its_default(user, asked):
+    import jax
+
+    xp = get_backend("jax").xp
+    with jax.default_matmul_precision(user) if user else contextlib.nullcontext():
+        text = str(jax.make_jaxpr(xp.matmul)(xp.ones((2, 3)), xp.ones((3, 2))))
+    assert asked in text
+    assert "DEFAULT" not in text

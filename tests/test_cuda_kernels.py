@@ -318,7 +318,7 @@ def assemble(compiler: Any, text: str, arch: str, *, ptx: bool = False) -> str:
         compiler.destroyProgram(program)
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"])
 @each_dtype
 def test_every_kernel_compiles_for_every_card_without_a_warning(arch, dtype):
     compiler = nvrtc()

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import importlib
 import logging
-import re
 import subprocess
 import sys
 import types
@@ -19,17 +18,18 @@ import numpy as np
 import pytest
 from conftest import REQUIRED, UNDER_TEST
 from kernel_shim import COMPILER, ShimMachine
-from test_runners import BATCH, CASES, EPOCHS, FEW, Case, N, trained
+from test_runners import BATCH, CASES, EPOCHS, FEW, Case, N, check_divergence, trained
 
 from xpmlp import MLP, config_context
 from xpmlp.backends import BACKENDS, Place, places, select
 from xpmlp.backends.namespaces import Namespace
+from xpmlp.faults import out_of_memory
 from xpmlp.network import Network
 from xpmlp.network.activations import Activation, activation
 from xpmlp.network.losses import loss
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
-from xpmlp.runners import CannotRunError, Data, Task, captured, cublas, cuda_machine, eager, find_runner
+from xpmlp.runners import CannotRunError, Data, KeptRunner, Task, captured, cublas, cuda_machine, eager, find_runner
 from xpmlp.runners import cupy as cupy_runner
 from xpmlp.runners.cuda_plan import Launch
 from xpmlp.runners.graphs import UNROLLED, WARM_UP, epoch_rates
@@ -360,6 +360,67 @@ def test_memory_that_runs_out_is_no_reason_to_try_another_runner():
         on_machine(Full)(*_tiny_task())
 
 
+def failing(text: str, where: str) -> type:
+    def fail(self: Any, *_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    return on_machine(type("Failing", (ShimMachine,), {where: fail}))
+
+
+@pytest.mark.parametrize("where", ["__init__", "run"])
+@pytest.mark.parametrize("text", ["cudaErrorMemoryAllocation: out of memory", "failed (CUBLAS_STATUS_ALLOC_FAILED)"])
+def test_memory_that_runs_out_inside_a_library_is_no_reason_either(where, text):
+    task, data = _tiny_task()
+    with pytest.raises(RuntimeError) as error:
+        failing(text, where)(task, data).epoch(State(np.zeros(8), (), 0), None, lambda _: 0.1)
+    assert out_of_memory(error.value)  # which `fit` makes a MemoryError of
+    with pytest.raises(RuntimeError, match="CUBLAS_STATUS_ALLOC_FAILED"):
+        cublas.Cublas._check(3, "cublasGemmEx")
+
+
+def test_the_error_that_lost_the_device_is_not_hidden_by_those_that_follow(monkeypatch):
+    def wait(self: Any) -> None:
+        raise RuntimeError("cudaErrorIllegalAddress, once more")
+
+    monkeypatch.setattr(ShimMachine, "wait", wait)
+    task, data = _tiny_task()
+    runner = failing("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access", "run")(task, data)
+    with pytest.raises(RuntimeError, match="an illegal memory access"):  # no other runner could go on
+        runner.epoch(State(np.zeros(8), (), 0), None, lambda _: 0.1)
+    runner.close()
+
+
+@pytest.mark.parametrize(("setting", "place"), [("fused", "HOST"), ("step", "FAKE")])
+def test_a_stream_of_partial_fits_has_one_runner_and_its_graph(setting, place, driver, monkeypatch):
+    rng, kept, place = np.random.default_rng(0), KeptRunner(), {"HOST": HOST, "FAKE": FAKE}[place]
+    task = replace(_tiny_task()[0], optimizer=optimizer("adam"))
+    monkeypatch.setattr(importlib.import_module("xpmlp.runners.numpy"), "Runner", CpuRunner)
+    state, reference = (State(np.zeros(8), (np.zeros(8), np.zeros(8)), 0) for _ in range(2))
+    runners, given = set(), []
+    for _ in range(5):
+        x, y = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
+        there = Data(place, place.asarray(x), place.asarray(y), None, 4)
+        with config_context(captured=setting):
+            runner = kept(task, there)
+        runners.add(runner)
+        given.append((np.array(state.p), state.p))
+        with place.here():
+            state, _ = runner.epoch(state, None, lambda _: 0.1)
+        eager_runner = eager.Runner(task, Data(HOST, x, y, None, 4))
+        reference, _ = eager_runner.epoch(
+            State(*map(np.copy, reference[:1]), reference.slots, reference.t), None, lambda _: 0.1
+        )
+        np.testing.assert_array_equal(np.asarray(there.x), x)  # the caller's samples are no place for the next ones
+    assert len(runners) == 1
+    assert runner.captures == setting
+    assert runner._batches[4].graphs
+    np.testing.assert_allclose(np.asarray(state.p), reference.p, rtol=1e-12)
+    for was, now in given:  # nor are the weights that it handed out written into
+        np.testing.assert_array_equal(np.asarray(now), was)
+    other = kept(task, Data(place, place.asarray(np.ones((5, 3))), place.asarray(np.ones((5, 2))), None, 4))
+    assert other is not runner
+
+
 # --- The machine, on a CuPy that keeps a log ---
 
 
@@ -420,7 +481,7 @@ def test_queued_and_captured_steps_are_those_of_the_eager_runner(name, m, driver
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_step_of_array_functions_is_captured_and_takes_the_steps_of_the_eager_runner(name, m, driver):
-    # Own functions too. What CuPy refuses in a capture, its products, numbers from the host and to it, the stand-in does.
+    # Own functions too. The stand-in refuses what CuPy does in a capture: products, numbers from the host and to it.
     wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
     make, made = remembering(captured.Runner)
     got = trained_there(CASES[name], m, make)
@@ -679,7 +740,8 @@ def test_the_benchmark_runs_dry_to_its_end(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed" not in done.stdout
-    assert re.search(r"xpmlp captured\s+highest|xpmlp captured highest", done.stdout)
+    assert "xpmlp fused highest" in done.stdout
+    assert "gather" in done.stdout
     assert not (tmp_path / "results").exists()  # times of a dry run are nobody's
 
 
@@ -700,6 +762,12 @@ def test_a_whole_training_is_that_of_the_runner_of_numpy(m, monkeypatch, rng):
     np.testing.assert_allclose(got.parameters, wanted.parameters, rtol=0.0, atol=1e-9)
     for name in ("loss", "validation_loss", "learning_rate"):
         np.testing.assert_allclose(got.history[name], wanted.history[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+@pytest.mark.parametrize("make", [cupy_runner.Runner, captured.Runner], ids=["fused", "captured"])
+def test_a_last_update_that_diverges_is_told_and_undone_on_a_device(make, m, driver):
+    check_divergence(FAKE, "float32", m, make)
 
 
 def test_a_training_that_diverges_is_noticed_and_undone(monkeypatch, rng):

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.backends import backend_of
+from xpmlp.backends import Place, backend_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore::xpmlp.backends.PrecisionWarning"
@@ -261,3 +261,44 @@ def test_a_device_without_float64_is_told_once():
         ours.fit(X, Y["number"]).predict(X)
     assert [w.category for w in caught] == [xpmlp.PrecisionWarning]
     assert ours.dtype_ == "float32"
+
+
+def test_classes_are_taken_where_the_labels_are(backend):
+    put = backend.place.asarray
+    x, y, classes = put(X.astype("float32")), put(Y["binary"].astype("int32")), put(np.arange(2, dtype="int32"))
+    ours = MLPClassifier((4,), random_state=0).partial_fit(x, y, classes=classes)
+    np.testing.assert_array_equal(ours.classes_, [0, 1])
+
+
+def test_what_is_predicted_and_held_out_comes_to_the_device_block_by_block(backend, monkeypatch):
+    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 8 * 5 * 16)  # 16 samples of the widest layer
+    sizes, asarray = [], Place.asarray
+
+    def watched(place, array, dtype=None):
+        sizes.append(len(array) if np.ndim(array) == 2 and array.shape[1] == X.shape[1] else 0)
+        return asarray(place, array, dtype)
+
+    ours = MLPRegressor(hidden_layer_sizes=(5,), max_iter=2, **loss_or_nan(backend), random_state=0)
+    ours.set_params(early_stopping=True, validation_fraction=0.4)
+    n = len(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours.fit(X, Y["number"])
+    monkeypatch.setattr(Place, "asarray", watched)
+    together = ours.predict(X)
+    assert max(sizes) == 16
+    assert sum(sizes) == n
+    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 2**26)
+    close(backend, together, ours.predict(X))
+
+
+@pytest.mark.parametrize("method", ["predict", "hidden_activations"])
+def test_memory_that_runs_out_in_a_prediction_is_told(method, monkeypatch):
+    ours = make("number").fit(X, Y["number"])
+
+    def full(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr("xpmlp.training.evaluation.forward", full)
+    with pytest.raises(MemoryError, match="not enough memory on NumPy on cpu for predicting: CUDA out of memory"):
+        getattr(ours, method)(X.tolist())

@@ -19,9 +19,11 @@ from xpmlp.network.losses import LOSSES, Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
+from xpmlp.optim.schedules import schedule
 from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
 from xpmlp.runners import numpy as in_place
 from xpmlp.runners.step import State, loss_or_nan
+from xpmlp.training.loop import DivergenceWarning, Plan, train
 
 # 4 epochs of 3 batches, the last one short, float64: the largest difference seen over all cases and runners was 2e-15
 # of the largest value. In float32 it was 2e-6. A GPU fuses multiply and add, and has a tanh of its own: hence the room.
@@ -179,7 +181,7 @@ def test_every_backend_is_served_by_the_runner_of_its_row(backend: BackendUnderT
     task = Task(Network(layout, rows, find_loss("squared_error")), optimizer("adam"))
     data = Data(backend.place, backend.put(np.ones((5, 3))), backend.put(np.ones((5, 1))), None, 2)
     runner = find_runner(task, data)
-    assert runner.name == (*backend.place.backend.runners, "eager")[0]
+    assert runner.name == backend.place.backend.runner
     assert runner.reason == ""
 
 
@@ -295,6 +297,35 @@ def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.Mon
     with config_context(compiled="always"):
         got, _ = trained(case, None, in_place.Runner, writable, select("numpy"))
     assert np.max(np.abs(got.p - expected.p)) > 1e-6
+
+
+# --- The contract of `epoch` that training looks after itself ---
+
+
+@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
+def test_a_last_update_that_diverges_is_told_and_undone(m: int | None, backend: BackendUnderTest) -> None:
+    check_divergence(backend.place, backend.dtypes[0], m, find_runner)
+
+
+def check_divergence(place: Any, dtype: str, m: int | None, make: Callable[..., Any]) -> None:
+    """One epoch of one step, whose loss is finite and whose update is not: of the second network, where there are 3."""
+    network = Network(Layout((3, 2)), (find_activation("identity"),), find_loss("squared_error"))
+    p = np.zeros(network.layout.size) if m is None else np.zeros((m, network.layout.size))
+    p[... if m is None else 1] = 100.0  # the others are where the loss has its least, and stay
+    rate = 0.9 * float(np.finfo(dtype).max)
+    put = lambda array: place.asarray(np.array(array, dtype=dtype))  # noqa: E731
+    data = Data(place, put(np.ones((4, 3))), put(np.zeros((4, 2))), None, 4)
+    plan = Plan(n_epochs=1, learning_rate=rate, schedule=schedule("constant"), n_batches=1, n_samples=4)
+    runner = make(Task(network, optimizer("sgd")), data)
+    with place.here():
+        result = train(runner, State(put(p), (), 0), plan, place, network.layout, orders=lambda: None)
+    host = place.backend.to_numpy
+    np.testing.assert_array_equal(host(result.p), p)
+    assert not np.isfinite(host(result.state.p)[... if m is None else 1]).all()
+    assert m is None or np.isfinite(host(result.state.p)[[0, 2]]).all()
+    ((message, category),) = result.notes
+    assert category is DivergenceWarning
+    assert ("Training of network 1" if m else "Training") + " diverged in epoch 1" in message
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

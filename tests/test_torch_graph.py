@@ -76,7 +76,7 @@ def there(array: Any) -> Any:
 
 
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("full-batch",)])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "full-batch"])
 def test_a_graph_takes_the_steps_of_the_eager_runner(name: str, m: int | None) -> None:
     wanted, losses_wanted = trained(CASES[name], m, eager.Runner, writable, select("numpy"))
     got, losses = trained(CASES[name], m, find_runner, there, select("torch"))

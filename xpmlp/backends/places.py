@@ -168,7 +168,10 @@ def at_home(
 
 
 def available_backends() -> list[str]:
-    """Return the names of the backends that work on this machine. The first call imports and tries each of them."""
+    """Return the names of the backends that work on this machine. The first call imports and tries each of them.
+
+    JAX that is started on a GPU takes three quarters of its memory, unless XLA_PYTHON_CLIENT_PREALLOCATE is "false".
+    """
     return [name for name in BACKENDS if probe(name).state is State.OK]
 
 

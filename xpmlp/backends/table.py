@@ -228,7 +228,7 @@ class Backend:
     from_numpy: Callable[[HostArray, Namespace, Device], Array] = _asarray
     lacks: Callable[[Device], Set[str]] = lambda _device: frozenset()  # the dtypes that the device does not have
     float64_hint: str = ""  # how to get float64 where it is lacking
-    runners: tuple[str, ...] = ()  # who executes steps, in the order they are asked; after them the eager one
+    runner: str = "eager"  # who executes steps
     replaced: Replaced = ()  # functions of the namespace
     here: Callable[[Device], AbstractContextManager[Any]] = lambda _device: nullcontext()  # see Place.here
 
@@ -258,7 +258,7 @@ BACKENDS = {
             devices=lambda: ["cpu"],
             device_name=str,
             to_numpy=np.asanyarray,  # the one that is handed back as it is
-            runners=("numpy",),
+            runner="numpy",
         ),
         Backend(
             name="cupy",
@@ -273,7 +273,7 @@ BACKENDS = {
             devices=_cupy_devices,
             device_name=lambda device: f"cuda:{device.id}",
             to_numpy=lambda array: array.get(order="C"),
-            runners=("cupy", "captured"),
+            runner="cupy",
             replaced=(("matmul", cupy_matmul), ("concat", cupy_concat)),
             here=lambda device: device,  # CuPy makes results on the current device, wherever the operands are
         ),
@@ -290,7 +290,7 @@ BACKENDS = {
             devices=_torch_devices,
             device_name=lambda device: {"mps:0": "mps"}.get(str(device), str(device)),
             to_numpy=_torch_to_numpy,
-            runners=("torch",),
+            runner="torch",
             here=_torch_here,  # a graph is captured on a stream of the current device
             from_numpy=_torch_from_numpy,
             lacks=lambda device: {"float64", "complex128"} if device.type == "mps" else set(),
@@ -308,7 +308,7 @@ BACKENDS = {
             devices=_jax_devices,
             device_name=_jax_device_name,
             to_numpy=lambda array: np.array(array, order="C"),  # np.asarray would be a read-only view of JAX's buffer
-            runners=("jax",),
+            runner="jax",
             replaced=(("matmul", jax_matmul),),
             from_numpy=_jax_from_numpy,
             lacks=lambda _device: set() if import_module("jax").config.jax_enable_x64 else set(NARROWER),

@@ -1,6 +1,7 @@
 """`backends`: what works on this machine, and what to do about what does not; `bench`: how fast each of them is."""
 
 import argparse
+import os
 import time
 from dataclasses import asdict
 from itertools import pairwise
@@ -20,12 +21,18 @@ ROWS, BATCH = 10_000, 250
 
 def show_backends(options: argparse.Namespace) -> int:
     """Try every backend and print what was found."""
+    _leave_memory()
     found = {name: probe(name) for name in BACKENDS}
     if options.json:
         dump({name: asdict(it) for name, it in found.items()})
     else:
         print(table(found))
     return 0
+
+
+def _leave_memory() -> None:
+    # To try a library is to start it, and JAX would take three quarters of a card's memory from the others.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def table(found: dict[str, Probe]) -> str:
@@ -49,6 +56,7 @@ def bench(options: argparse.Namespace) -> int:
     """Time whole epochs: one to warm up, then as many as fit into the time, and the best of them."""
     if not options.seconds > 0:
         raise CliError(f"--seconds must be above 0; got {options.seconds:g}.")
+    _leave_memory()
     names = options.backend or ["numpy", *(name for name in available_backends() if name != "numpy")]
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(ROWS, SIZES[0])), np.eye(SIZES[-1])[rng.integers(SIZES[-1], size=ROWS)]

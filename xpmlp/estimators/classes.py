@@ -18,7 +18,7 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.front_door import odd_classes
 from xpmlp.estimators.scores import Score, accuracy_of
 from xpmlp.estimators.targets import Samples, Twin
-from xpmlp.estimators.validation import Inputs, InvalidInputError, check_targets, check_weights
+from xpmlp.estimators.validation import Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.io import storage
 from xpmlp.network.losses import Loss
 from xpmlp.network.losses import loss as find_loss
@@ -177,6 +177,7 @@ def labels_among(classes: HostArray) -> Classes:
 
 def classes_given(classes: Any) -> HostArray:
     """The argument `classes` of a first partial_fit, sorted."""
+    classes = host(classes)
     if odd := odd_classes(classes):
         raise InvalidInputError(odd)
     return np.asarray(unique_labels(classes))

@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.callback import with_callbacks
@@ -24,8 +26,12 @@ from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs,
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network
 from xpmlp.network.targets import check_targets
+from xpmlp.runners import KeptRunner
 from xpmlp.training import Carried, Fitted
 from xpmlp.training.loop import BEGINNING, DivergenceError, Notes
+
+# Of estimators that learn from a stream: what their runner has on a device serves the next call.
+_RUNNERS: WeakKeyDictionary[Any, KeptRunner] = WeakKeyDictionary()
 
 SMALLER = "Lower batch_size, or the layers' sizes, or train in float32."
 NOT_FINITE = (
@@ -110,6 +116,8 @@ def fit_estimator(
         problem = pose(
             settings, network, samples, held_out, draws, checkpoints=asked.folder is not None, incremental=incremental
         )
+        if incremental:
+            problem = replace(problem, runner=_RUNNERS.setdefault(estimator, KeptRunner()))
         context, task = _tell(estimator, settings, X, y, sample_weight, incremental)
         show = partial(_attributes, settings, targets, incremental=incremental)
         watcher = Watcher(estimator, settings, targets, show, held_out, context, task)

@@ -127,7 +127,7 @@ def _looked_at(held_out: Samples, network: Network) -> Any:
     inputs, rows = held_out.inputs, rows_at_once(network.layout.sizes)
     if inputs.n <= rows and not isinstance(inputs.x, np.ndarray) and hasattr(inputs.x, "toarray"):
         inputs = inputs._replace(x=inputs.x.toarray())  # once, and not in every epoch
-    return inputs.data(held_out.targets, held_out.w, rows)
+    return inputs.looked_at(held_out.targets, held_out.w, rows)
 
 
 def _decays(network: Network, place: Place, dtype: str) -> Array:

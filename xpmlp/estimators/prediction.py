@@ -1,6 +1,7 @@
 """What a fitted estimator says of new samples: outputs, hidden layers, derivatives with respect to the inputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -30,6 +31,7 @@ from xpmlp.estimators.validation import (
     host,
     our_errors,
 )
+from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network, Parameters, backward, forward
 from xpmlp.network.losses import Loss
 from xpmlp.training import outputs, rows_at_once
@@ -58,7 +60,8 @@ def hidden_activations(estimator: Attributes, X: Any, layer: int) -> Array:
         if not k < n_hidden:
             raise InvalidInputError(f"layer must count one of {n_hidden} hidden layers, 0 the first; got {layer}.")
     k = k % n_hidden + 1
-    return bring(outputs(network, p, _blocks(x, network), k), place, caller)
+    with _working(place):
+        return bring(outputs(network, p, _blocks(x, network), k), place, caller)
 
 
 def input_gradients(estimator: Attributes, X: Any, y: Any, output: int | None) -> Array:
@@ -102,7 +105,8 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
             x = X if X.dtype == dtype else _narrow(X, dtype)
             return forward(network, Parameters([None, *coefs], [None, *intercepts]), x).a[-1], NUMPY, NUMPY
     place, network, p, inputs, caller = _prepare(estimator, X, method)
-    return outputs(network, p, _blocks(inputs, network)), place, caller
+    with _working(place):
+        return outputs(network, p, _blocks(inputs, network)), place, caller
 
 
 def viewer(estimator: Attributes, fitted: Mapping[str, Any], place: Place) -> Any:
@@ -182,22 +186,29 @@ def _check_same_namespace(owner: str, place: Place, caller: Place, method: str) 
     )
 
 
+def _working(place: Place) -> ExitStack:
+    """Within it, work is done on the device of the weights, and memory that runs out is one MemoryError."""
+    stack = ExitStack()
+    stack.enter_context(place.here())
+    stack.enter_context(telling_of_memory(place, "predicting", "Predict for fewer samples at once."))
+    return stack
+
+
 def _slopes(place: Place, network: Network, p: Parameters, x: Inputs, targets: Array | None) -> Array:
     parts, at = [], 0
-    for part in _blocks(x, network):
-        trace = forward(network, p, part)
-        n = int(part.shape[0])
-        y = trace.a[-1] if targets is None else targets[at : at + n, :]
-        # L is the mean over the block; each sample's own loss is n times its share.
-        parts.append(backward(network, p, trace, y, inputs=True).da[0] * float(n))
-        at += n
+    with _working(place):
+        for part in _blocks(x, network):
+            trace = forward(network, p, part)
+            n = int(part.shape[0])
+            y = trace.a[-1] if targets is None else targets[at : at + n, :]
+            # L is the mean over the block; each sample's own loss is n times its share.
+            parts.append(backward(network, p, trace, y, inputs=True).da[0] * float(n))
+            at += n
     return parts[0] if len(parts) == 1 else place.xp.concat(parts, axis=0)
 
 
 def _blocks(inputs: Inputs, network: Network) -> Iterator[Array]:
-    rows = rows_at_once(network.layout.sizes)
-    nothing = np.zeros((inputs.n, 1), dtype=np.float32)
-    return (x for x, _, _ in inputs.data(nothing, None, rows).batches(None))
+    return inputs.blocks(rows_at_once(network.layout.sizes))
 
 
 def _output_itself(j: int, place: Place) -> Loss:

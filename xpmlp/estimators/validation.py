@@ -65,17 +65,29 @@ class Inputs(NamedTuple):
 
     def data(self, y: HostArray, w: HostArray | None, batch_size: int) -> Data:
         """The samples on the device, ready to be trained on; a sparse matrix stays on the host."""
+        return self._data(HostData if sparse.issparse(self.x) else Data, y, w, batch_size)
+
+    def blocks(self, rows: int) -> Iterator[Array]:
+        """The samples on the device, `rows` at a time; from the host each block comes when its turn is."""
+        x = self.x if _is_host(self.x) else move(self.x, self.place, self.dtype)  # in one piece, of what is there
+        for start in range(0, self.n, rows):
+            yield move(_dense(x[start : min(start + rows, self.n), :]), self.place, self.dtype)
+
+    def looked_at(self, y: HostArray, w: HostArray | None, rows: int) -> Data:
+        """The samples, to be looked at in order, `rows` at a time: each block leaves the host when its turn comes."""
+        return self._data(HostData if _is_host(self.x) and self.n > rows else Data, y, w, rows)
+
+    def _data(self, kind: type[Data], y: HostArray, w: HostArray | None, batch_size: int) -> Data:
         place, dtype = self.place, self.dtype
         w = None if w is None else place.asarray(w * scale_of(w), dtype)
-        kind = SparseData if sparse.issparse(self.x) else Data
-        x = self.x if kind is SparseData else move(self.x, place, dtype)
-        return kind(place, x, place.asarray(y, dtype), w, batch_size)
+        x = self.x if kind is HostData or sparse.issparse(self.x) else move(self.x, place, dtype)
+        return (HostData if sparse.issparse(x) else kind)(place, x, place.asarray(y, dtype), w, batch_size)
 
 
-class SparseData(Data):
-    """Samples whose x is a sparse matrix on the host: a batch becomes dense when its turn comes, and never the whole.
+class HostData(Data):
+    """Samples whose x stays on the host, sparse or not: a batch goes to the device when its turn comes.
 
-    So one code serves every backend, and memory is bounded by a batch. Products of the sparse matrix itself would save
+    So one code serves every backend, and memory is bounded by a batch. Products of a sparse matrix itself would save
     no more than the first product: the gradient of W[1] and what the optimizer keeps for it are dense anyway.
     """
 
@@ -92,8 +104,9 @@ class SparseData(Data):
             stop = min(start + self.batch_size, self.n)
             rows = np.arange(start, stop) if order is None else order[start:stop]
             index = self.place.asarray(rows.astype(np.int32))
+            x = self.x[start:stop] if order is None else self.x[rows]
             yield (
-                self.place.asarray(self.x[rows].toarray(), dtype),
+                self.place.asarray(_dense(x), dtype),
                 self._take(self.y, index, 2),
                 self._take(self.w, index, 1),
             )
@@ -222,6 +235,10 @@ def host(values: Any) -> Any:
     return (
         values if caller_place(values) is NUMPY else to_numpy(values.detach() if hasattr(values, "detach") else values)
     )
+
+
+def _dense(x: Any) -> Any:
+    return x.toarray() if sparse.issparse(x) else x
 
 
 def move(x: Any, place: Place, dtype: str) -> Array:

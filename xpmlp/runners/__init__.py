@@ -13,11 +13,10 @@ from xpmlp._typing import Array
 from xpmlp.backends.config import get_config
 from xpmlp.runners import eager, numba_epoch
 from xpmlp.runners.eager import Data
+from xpmlp.runners.graphs import GraphRunner
 from xpmlp.runners.step import CannotRunError, Task
 
-__all__ = ["CannotRunError", "Data", "Task", "find_runner"]
-
-CAPTURING = {"cupy": "fused", "captured": "step"}  # by what `set_config(captured=...)` calls them
+__all__ = ["CannotRunError", "Data", "KeptRunner", "Task", "find_runner"]
 
 _logger = logging.getLogger("xpmlp")
 
@@ -32,21 +31,36 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
     backend, reasons = data.place.backend, list[str]()
     if backend.name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
         return compiled
-    for name in _wanted(backend.runners):
+    kind: Any = importlib.import_module(f"xpmlp.runners.{backend.runner}").Runner
+    runner: Any = None
+    while runner is None:
         try:
-            runner = importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)
+            runner = kind(task, data, seed) if _wanted(kind) else None
         except CannotRunError as obstacle:
             reasons.append(str(obstacle))
-            _logger.info("the %s runner leaves this training to the next one: %s", name, obstacle)
-        else:
-            break
-    else:
-        runner = eager.Runner(task, data, seed)
+            _logger.info("the %s runner leaves this training to the next one: %s", backend.runner, obstacle)
+        kind = getattr(kind, "next_best", eager.Runner)
     runner.reason = runner.reason or "; ".join(reasons)
     return runner
 
 
-def _wanted(names: tuple[str, ...]) -> list[str]:
-    # Of the runners that capture a step as a CUDA graph, those that the user has not switched off.
-    wish = get_config()["captured"]
-    return [name for name in names if wish == "auto" or CAPTURING.get(name, wish) == wish]
+class KeptRunner:
+    """Finds the runner of a fit, and keeps one that can go on with other samples: a stream of partial fits."""
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+
+    def __call__(self, task: Task, data: Data, seed: Array | None = None, steps: int = 0) -> Any:
+        """See `find_runner`."""
+        if not (isinstance(self._runner, GraphRunner) and self._runner.renew(task, data, seed)):
+            self._runner = None  # its memory first
+            self._runner = find_runner(task, data, seed, steps)
+            if isinstance(self._runner, GraphRunner):
+                self._runner.kept = True
+        return self._runner
+
+
+def _wanted(kind: Any) -> bool:
+    # Those that capture a step as a CUDA graph can be chosen between, and switched off.
+    captures = getattr(kind, "captures", "")
+    return not captures or get_config()["captured"] in ("auto", captures)

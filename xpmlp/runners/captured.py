@@ -28,6 +28,7 @@ class Runner(GraphRunner):
     """Executes captured steps of CuPy arrays; see the head of this file."""
 
     name = "captured"
+    captures = "step"
     machine: Callable[..., Any] = Stream
     _p: Array = None
     _pool: Any = None

@@ -32,6 +32,7 @@ class Runner(GraphRunner):
     """Executes steps of CuPy arrays; see the head of this file."""
 
     name = "cupy"
+    captures = "fused"
     cannot_start = "the kernels of this network cannot be made here"
     machine: Callable[..., Any] = Machine  # tests put a CPU in its place
     next_best = captured.Runner

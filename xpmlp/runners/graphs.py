@@ -40,6 +40,7 @@ class GraphRunner:
 
     name = ""
     reason = ""  # why not captured, where it is not
+    captures: str  # as `set_config(captured=...)` calls it
     next_best: type = eager.Runner  # who takes over
     kept = False  # True for a runner that other trainings go on with: what it hands out then is not its own
 
@@ -91,7 +92,8 @@ class GraphRunner:
         )
         if not self.kept or self._machine is None or task.factors is not None or old != new:
             return False
-        for own, given in zip((self.data.x, self.data.y, self.data.w, self.seed), (data.x, data.y, data.w, seed)):
+        kept = (self.data.x, self.data.y, self.data.w, self.seed)
+        for own, given in zip(kept, (data.x, data.y, data.w, seed), strict=True):
             if own is not None:
                 own[...] = given
         return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task, gradient, total_weight
 
@@ -164,7 +164,7 @@ class Runner:
         self.gained = (self.loss - loss) / max(abs(self.loss), abs(loss), 1.0)
         self.p, self.loss, self.g = p, loss, g
         slots = (g, *(s for s, _, _ in self.pairs), *(y for _, y, _ in self.pairs))
-        return State(p, slots, self.calls.n), array_namespace(p).asarray(loss, dtype=p.dtype)
+        return State(p, slots, self.calls.n), array_namespace(p).asarray(loss, dtype=p.dtype, device=device_of(p))
 
     def _take_up(self, state: State) -> None:
         n = len(state.slots) // 2

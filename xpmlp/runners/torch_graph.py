@@ -41,6 +41,7 @@ class Graph:
         self.varying: frozenset[int] = frozenset()  # which of the rates change from step to step
 
     def __call__(self, x: Tensor, y: Tensor, w: Tensor | None, t: int, rates: Rates) -> tuple[Tensor, Any]:
+        """Take the step, and return its loss times its weight, and that weight."""
         if self.runs == 0:
             self._make_room(x, y, w, rates)
         changed = {i for i, (old, new) in enumerate(zip(self.rates, rates, strict=True)) if old != new} - self.varying
