@@ -18,6 +18,8 @@ from xpmlp.runners.step import CannotRunError, Task
 __all__ = ["CannotRunError", "Data", "Task", "find_runner"]
 
 CAPTURING = {"cupy": "fused", "captured": "step"}  # by what `set_config(captured=...)` calls them
+# Runners that take a batch as it comes and can wait between gradient and update; the others compile or capture more.
+GO_BATCH_BY_BATCH = ("numpy", "torch")
 
 _logger = logging.getLogger("xpmlp")
 
@@ -30,9 +32,13 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
     if data.streams:
         return eager.Runner(task, data, seed)
     backend, reasons = data.place.backend, list[str]()
-    if backend.name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
+    names = _wanted(backend.runners)
+    if not data.whole or task.reduce is not None:
+        names = [name for name in names if name in GO_BATCH_BY_BATCH]
+        reasons = [] if names else ["batches come in parts or one by one, and each gradient is summed on its own"]
+    elif backend.name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
         return compiled
-    for name in _wanted(backend.runners):
+    for name in names:
         try:
             runner = importlib.import_module(f"xpmlp.runners.{name}").Runner(task, data, seed)
         except CannotRunError as obstacle:
@@ -41,6 +47,8 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
         else:
             break
     else:
+        if not names and reasons:
+            _logger.info("the eager runner takes this training: %s", reasons[0])
         runner = eager.Runner(task, data, seed)
     runner.reason = runner.reason or "; ".join(reasons)
     return runner
