@@ -29,7 +29,7 @@ FLOORS = [
     {"backends"},
     {"checks", "threads"},
     {"network"},
-    {"optim"},
+    {"optim", "distributed"},
     {"runners"},
     {"io"},
     {"training"},
@@ -65,7 +65,7 @@ LIBRARIES = {
     "torch",
 }
 # Rooms, or modules of a room.
-NAME_LIBRARIES = {"backends", "runners", "interop.torch"}
+NAME_LIBRARIES = {"backends", "distributed", "runners", "interop.torch"}
 NO_NUMPY = {
     *("_typing", "faults", "optim", "network.activations", "network.dropout", "network.losses"),
     "network.targets",

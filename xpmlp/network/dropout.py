@@ -21,7 +21,7 @@ def _hash(x: Array) -> Array:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def mask(rate: float, seed: Array, step: Array, layer: int, like: Array) -> Array:
+def mask(rate: float, seed: Array, step: Array, layer: int, like: Array, first: int = 0) -> Array:
     """The mask of `like`: 0 with probability `rate`, 1 / (1 - rate) elsewhere.
 
     Parameters
@@ -34,10 +34,13 @@ def mask(rate: float, seed: Array, step: Array, layer: int, like: Array) -> Arra
         k of the notation.
     like : array of shape (batch, n_k) or (m, batch, n_k)
         The activations a[k] that the mask multiplies.
+    first : int
+        Samples of the batch before these, where `like` is a part of one: the parts' masks are those of the whole.
     """
     xp = array_namespace(like)
     batch, n = like.shape[-2], like.shape[-1]
-    element = xp.reshape(xp.arange(batch * n, dtype=seed.dtype, device=device_of(seed)), (batch, n))
+    element = xp.arange(first * n, (first + batch) * n, dtype=seed.dtype, device=device_of(seed))
+    element = xp.reshape(element, (batch, n))
     key = _hash(_hash(_hash(seed) + step) + layer)
     keep = (_hash(_hash(element) + key) & LARGEST) >= int(rate * 2**31)
     return xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))

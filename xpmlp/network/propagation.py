@@ -74,6 +74,7 @@ class Drop(NamedTuple):
 
     seed: Array
     step: Array
+    first: int = 0  # samples of the batch before these, where a part of it is looked at
 
 
 @unwarned
@@ -92,7 +93,7 @@ def forward(network: Network, p: Parameters, x: Array, drop: Drop | None = None)
         a[k] = network.activations[k - 1].function(z[k])  # a[k] = f_k(z[k])
         h[k] = a[k]
         if drop is not None and k < K and network.dropout[k - 1] > 0.0:
-            masks[k] = dropout.mask(network.dropout[k - 1], drop.seed, drop.step, k, like=a[k])
+            masks[k] = dropout.mask(network.dropout[k - 1], drop.seed, drop.step, k, like=a[k], first=drop.first)
             h[k] = a[k] * masks[k]
     return Trace(z, a, h, masks)
 

@@ -110,7 +110,7 @@ class Runner(GraphRunner):
         rates = xp.take(self._rates, self._batch_at, axis=0)
         drop = None if self.seed is None else Drop(self.seed, (self._t + 1) & LARGEST)
         numbers = tuple(rates[0, i] for i in range(rates.shape[1]))
-        p, slots, loss = step(task, self._p, self._slots, numbers, x, y, w, drop)
+        p, slots, loss, _ = step(task, self._p, self._slots, numbers, x, y, w, drop)
         for own, new in zip((self._p, *self._slots), (p, *slots), strict=True):
             if new is not own:
                 own[...] = new

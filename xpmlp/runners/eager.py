@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
-from xpmlp.network import Drop, reciprocal
-from xpmlp.runners.step import State, Task, step, total_weight
+from xpmlp.network import Drop
+from xpmlp.runners.step import State, Task, of_each, step
 
 
 class Data:
@@ -18,6 +18,7 @@ class Data:
     batch_size : int
     """
 
+    whole = True  # whether x, y and w are there as arrays, and not only batch by batch
     streams = False  # whether it comes to the device batch by batch, so that only the eager runner takes it
 
     def __init__(self, place: Place, x: Array, y: Array, w: Array | None, batch_size: int) -> None:
@@ -110,12 +111,11 @@ class Runner:
         for i, (x, y, w) in enumerate(self.data.batches(order)):
             t += 1
             rates = optimizer.rates(t, rate_of(i), **optimizer.parameters)
-            p, slots, loss = step(task, p, slots, rates, x, y, w, self._drop(t))
-            weight = total_weight(x, w)
+            p, slots, loss, weight = step(task, p, slots, rates, x, y, w, self._drop(t))
             total, seen = total + loss * weight, seen + weight
             if interrupted():
                 break
-        loss = total / seen if self.data.w is None else total * reciprocal(seen)
+        loss = total / seen if self.data.w is None and task.reduce is None else total * of_each(seen)
         return State(p, slots, t), loss
 
     def _drop(self, t: int) -> Drop | None:

@@ -18,12 +18,12 @@ from typing import Any, ClassVar, NamedTuple
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
-from xpmlp.network import Trace, dropout, output_derivative, pullback, reciprocal, sample_losses, shares
+from xpmlp.network import Trace, dropout, output_derivative, pullback, sample_losses, shares
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
 from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, total_weight
+from xpmlp.runners.step import Reduction, State, Task, of_each, total_weight
 
 
 class Activation(NamedTuple):
@@ -98,6 +98,7 @@ class InPlaceRunner:
         self.loss = self.columns.losses.get(network.loss.name) if known_loss else None
         self.buffers: dict[int, Buffers] = {}
         self.taken: dict[tuple[int, int], Array] = {}
+        self.first = 0  # rows of the batch before the part that is looked at
         self.p: Any = None
 
     def epoch(
@@ -119,13 +120,29 @@ class InPlaceRunner:
             total, seen = total + part, seen + weight
             if interrupted():
                 break
-        loss = total / seen if self.data.w is None else total * reciprocal(seen)
-        return State(p, slots, t), loss
+        plain = self.data.w is None and self.task.reduce is None
+        return State(p, slots, t), total / seen if plain else total * of_each(seen)
+
+    def _reduced(self, reduce: Reduction, x: Array, y: Array, w: Array | None, t: int) -> tuple[Any, Any]:
+        """The loss and weight of a batch that comes in parts; its gradient lies in `self.g` then."""
+        for part in reduce.parts(int(x.shape[-2])):
+            rows = part.rows
+            some = x[..., rows, :], y[..., rows, :], None if w is None else w[..., rows]
+            self.first = part.first
+            loss = self._gradient(*some, t)
+            reduce.add(part, self.g, loss, total_weight(some[0], some[2]))
+        g, loss, weight = reduce.total(self.g)
+        if g is not self.g:
+            self.g[...] = g
+        return loss, weight
 
     def _step(self, x: Array, y: Array, w: Array | None, t: Any, rates: Rates) -> tuple[Array, Any]:
         """One step on one batch: its loss times its weight, and that weight."""
-        loss = self._gradient(x, y, w, t)
-        weight = total_weight(x, w)
+        if self.task.reduce is None:
+            loss = self._gradient(x, y, w, t)
+            weight = total_weight(x, w)
+        else:
+            loss, weight = self._reduced(self.task.reduce, x, y, w, t)
         return (loss + self._update(rates, weight)) * weight, weight
 
     def _take(self, values: Array, rows: Array, axis: int) -> Array:
@@ -229,12 +246,12 @@ class InPlaceRunner:
         seed, step = self.seed, t
         if isinstance(t, int):
             step = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
-        return dropout.mask(self.task.network.dropout[k - 1], seed, step, k, like=a.mT).mT
+        return dropout.mask(self.task.network.dropout[k - 1], seed, step, k, like=a.mT, first=self.first).mT
 
     def _update(self, rates: Rates, weight: Any) -> Any:
         """One update of the parameters; the penalty of the loss comes back."""
         task = self.task
-        l2: Any = task.l2 / weight if self.data.w is None else task.l2 * reciprocal(weight)
+        l2: Any = task.l2 * of_each(weight) if self.data.w is not None or task.reduce else task.l2 / weight
         added = l2
         if task.clip_norm is not None:
             # The norm is that of the whole gradient, so the penalty's part has to be there before the blocks begin.

@@ -57,7 +57,7 @@ def _program(same: _SameArithmetic) -> Callable[..., Any]:
             if rows is not None:
                 x, y, w = _take(x, rows, 2), _take(y, rows, 2), _take(w, rows, 1)
             dropped = None if drop is None else Drop(drop[0], t)
-            p, slots, loss = take_step(task, p, slots, tuple(scalars), x, y, w, dropped)
+            p, slots, loss, _ = take_step(task, p, slots, tuple(scalars), x, y, w, dropped)
             weight = total_weight(x, w)
             return (p, slots, total + loss * weight, seen + weight, t + 1), None
 
@@ -98,7 +98,7 @@ def _step(task: Task, p: Any, slots: Any, rates: Rates, x: Array, y: Array, w: A
         )
         for slot, of_slot in zip((p, *slots), (value, *new), strict=True):
             slot.put(name, k, of_slot)
-    return p, slots, loss
+    return p, slots, loss, total_weight(y, w)
 
 
 def _joined(layout: Layout) -> Callable[[Any], Array]:

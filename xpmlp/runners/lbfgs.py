@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import State, Task, gradient, total_weight
+from xpmlp.runners.step import Part, Reduction, State, Task, gradient, of_each, total_weight
 
 Function = Callable[[Array], tuple[Array, Array]]  # from p of shape (P,) to the loss, shape (), and its gradient
 
@@ -62,13 +62,10 @@ def objective(task: Task, data: Data) -> Function:
 
     def function(p: Array) -> tuple[Array, Array]:
         xp = array_namespace(p)
-        loss: Any = 0.0
-        g: Any = 0.0
-        total: Any = 0.0
-        for x, y, w in data.batches(None):
-            weight = total_weight(x, w)
-            part, slope = gradient(whole, p, x, y, w)
-            loss, g, total = loss + part * weight, g + slope * weight, total + weight
+        if task.reduce is None:
+            loss, g, total = _sums(whole, p, data)
+        else:
+            loss, g, total = _sums_of_parts(whole, p, data, task.reduce)
         weights = p[: layout.decaying_stop]
         loss = (loss + 0.5 * task.l2 * xp.sum(weights * weights)) / total
         if task.l2 > 0.0:
@@ -77,6 +74,35 @@ def objective(task: Task, data: Data) -> Function:
         return loss, g / total
 
     return function
+
+
+def _sums(task: Task, p: Array, data: Data) -> tuple[Any, Any, Any]:
+    """The loss, its gradient and the weights, summed over all samples."""
+    loss: Any = 0.0
+    g: Any = 0.0
+    total: Any = 0.0
+    for x, y, w in data.batches(None):
+        weight = total_weight(x, w)
+        part, slope = gradient(task, p, x, y, w)
+        loss, g, total = loss + part * weight, g + slope * weight, total + weight
+    return loss, g, total
+
+
+def _sums_of_parts(task: Task, p: Array, data: Data, reduce: Reduction) -> tuple[Any, Any, Any]:
+    """The same over those of all processes: each sums over its lanes, and there is one sum of these."""
+    sums: dict[int, tuple[Part, Any, Any, Any]] = {}
+    for x, y, w in data.batches(None):
+        for part in reduce.parts(int(x.shape[-2])):
+            some = x[part.rows, :], y[part.rows, :], None if w is None else w[part.rows]
+            weight = total_weight(some[0], some[2])
+            mean, slope = gradient(task, p, *some)
+            _, loss, g, total = sums.get(part.lane, (part, 0.0, 0.0, 0.0))
+            sums[part.lane] = part, loss + mean * weight, g + slope * weight, total + weight
+    for part, loss, g, total in sums.values():
+        each = of_each(total)
+        reduce.add(part, g * each, loss * each, total)
+    g, loss, total = reduce.total(array_namespace(p).zeros_like(p))
+    return loss * total, g * total, total
 
 
 def minimize(

@@ -1,9 +1,10 @@
 """One training step: forward, backward, penalty, clipping, update: what every runner must agree with."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from array_api_compat import is_numpy_array
 
@@ -19,6 +20,32 @@ class CannotRunError(Exception):
     """A runner cannot execute this task; the message says why, and the eager runner takes over."""
 
 
+class Part(NamedTuple):
+    """Rows of a batch whose gradient is one term of a sum."""
+
+    rows: slice  # among those of the batch that this process has
+    first: int  # rows of the whole batch before them
+    lane: int = 0  # where they come from
+
+
+class Reduction(Protocol):
+    """From the gradients of the parts of a batch, here and in other processes, to that of the batch."""
+
+    stopped: bool  # whether somebody, anywhere, wants to stop
+
+    def parts(self, n: int) -> Sequence[Part]:
+        """Those of the `n` rows that this process has of the batch; none where it has no rows."""
+        ...
+
+    def add(self, part: Part, g: Array, loss: Array, weight: Any) -> None:
+        """Take the gradient of a part and its loss, means over the part and without penalty, and its sum of weights."""
+        ...
+
+    def total(self, out: Array) -> tuple[Array, Any, Any]:
+        """The same three of the whole batch, the gradient in `out` if that can be; every process calls it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Task:
     """What is trained and how, apart from the data and the learning rates."""
@@ -30,6 +57,7 @@ class Task:
     factors: Array | None = None  # per-element factors on the learning rate, shape (P,)
     decays: Array | None = None  # 1 for weights, 0 for biases, shape (P,), where the optimizer decays weights
     precision: str = "highest"  # "high" lets a device round the factors of float32 products to TF32; others ignore it
+    reduce: Reduction | None = None  # where a batch comes in parts, or is that of several processes
 
     @property
     def is_adam(self) -> bool:
@@ -100,6 +128,13 @@ def total_weight(yhat: Array, w: Array | None) -> Array | float:
     return float(yhat.shape[-2]) if w is None else array_namespace(w).sum(w, axis=-1)
 
 
+def of_each(total: Array | float) -> Array | float:
+    """1 / total, and 0 where the weights sum to 0."""
+    if isinstance(total, float):
+        return 1.0 / total if total > 0.0 else 0.0
+    return reciprocal(total)
+
+
 def _over_weights(per_network: Array | float) -> Array | float:
     # (m,) to (m, 1, 1); a number or a 0-d array broadcasts as it is
     return per_network[:, None, None] if getattr(per_network, "ndim", 0) == 1 else per_network  # type: ignore[index]
@@ -107,13 +142,38 @@ def _over_weights(per_network: Array | float) -> Array | float:
 
 def step(
     task: Task, p: Array, slots: Slots, rates: Rates, x: Array, y: Array, w: Array | None, drop: Drop | None = None
-) -> tuple[Array, Slots, Array]:
-    """One step on one batch; `p` and `slots` are donated."""
-    loss, g = gradient(task, p, x, y, w, drop)
+) -> tuple[Array, Slots, Array, Array | float]:
+    """One step on one batch, its loss, and its sum of weights; `p` and `slots` are donated."""
+    if task.reduce is None:
+        loss, g = gradient(task, p, x, y, w, drop)
+        weight = total_weight(x, w)
+    else:
+        loss, g, weight = _reduced(task, task.reduce, p, x, y, w, drop)
     if task.clip_norm is not None:
         g = clip(g, task.clip_norm)
     p, slots = task.optimizer.apply(p, g, slots, rates, task.factors, task.decays)
-    return p, slots, loss
+    return p, slots, loss, weight
+
+
+def _reduced(
+    task: Task, reduce: Reduction, p: Array, x: Array, y: Array, w: Array | None, drop: Drop | None
+) -> tuple[Array, Array, Array | float]:
+    """The loss and gradient of a batch that comes in parts; the penalty is that of the whole."""
+    bare = replace(task, l2=0.0)
+    for part in reduce.parts(int(x.shape[-2])):
+        rows = part.rows
+        some = x[..., rows, :], y[..., rows, :], None if w is None else w[..., rows]
+        loss, g = gradient(bare, p, *some, None if drop is None else drop._replace(first=part.first))
+        reduce.add(part, g, loss, total_weight(some[0], some[2]))
+    g, loss, total = reduce.total(array_namespace(p).empty_like(p))
+    if task.l2 > 0.0:
+        xp, n = array_namespace(p), task.network.layout.decaying_stop
+        l2 = task.l2 * of_each(total)
+        W = p[..., :n]
+        each = l2[..., None] if getattr(l2, "ndim", 0) else l2  # type: ignore[index]
+        g = xp.concat([g[..., :n] + each * W, g[..., n:]], axis=-1)
+        loss = loss + 0.5 * l2 * xp.sum(W * W, axis=-1)
+    return loss, g, total
 
 
 @unwarned
