@@ -16,15 +16,10 @@ from xpmlp.runners.eager import Data
 from xpmlp.runners.graphs import GraphRunner
 from xpmlp.runners.step import CannotRunError, Task
 
-<<<<<<< HEAD
 __all__ = ["CannotRunError", "Data", "KeptRunner", "Task", "find_runner"]
-=======
-__all__ = ["CannotRunError", "Data", "Task", "find_runner"]
 
-CAPTURING = {"cupy": "fused", "captured": "step"}  # by what `set_config(captured=...)` calls them
 # Runners that take a batch as it comes and can wait between gradient and update; the others compile or capture more.
 GO_BATCH_BY_BATCH = ("numpy", "torch")
->>>>>>> A2
 
 _logger = logging.getLogger("xpmlp")
 
@@ -37,35 +32,22 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
     if data.streams:
         return eager.Runner(task, data, seed)
     backend, reasons = data.place.backend, list[str]()
-    names = _wanted(backend.runners)
+    kind: Any = importlib.import_module(f"xpmlp.runners.{backend.runner}").Runner
     if not data.whole or task.reduce is not None:
-        names = [name for name in names if name in GO_BATCH_BY_BATCH]
-        reasons = [] if names else ["batches come in parts or one by one, and each gradient is summed on its own"]
+        if backend.runner not in GO_BATCH_BY_BATCH:
+            reasons = ["batches come in parts or one by one, and each gradient is summed on its own"]
+            _logger.info("the eager runner takes this training: %s", reasons[0])
+            kind = eager.Runner
     elif backend.name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
         return compiled
-<<<<<<< HEAD
-    kind: Any = importlib.import_module(f"xpmlp.runners.{backend.runner}").Runner
     runner: Any = None
     while runner is None:
-=======
-    for name in names:
->>>>>>> A2
         try:
             runner = kind(task, data, seed) if _wanted(kind) else None
         except CannotRunError as obstacle:
             reasons.append(str(obstacle))
-<<<<<<< HEAD
             _logger.info("the %s runner leaves this training to the next one: %s", backend.runner, obstacle)
         kind = getattr(kind, "next_best", eager.Runner)
-=======
-            _logger.info("the %s runner leaves this training to the next one: %s", name, obstacle)
-        else:
-            break
-    else:
-        if not names and reasons:
-            _logger.info("the eager runner takes this training: %s", reasons[0])
-        runner = eager.Runner(task, data, seed)
->>>>>>> A2
     runner.reason = runner.reason or "; ".join(reasons)
     return runner
 
