@@ -99,6 +99,9 @@ if (page.scrollWidth > innerWidth) wide.push(`page ${page.scrollWidth}`);
 for (const it of document.querySelectorAll('.formula, .from-source pre, .output pre'))
   if (it.scrollWidth > it.clientWidth + 1)
     wide.push(`${it.className} ${it.textContent.slice(0, 40)} ${it.scrollWidth - it.clientWidth}`);
+for (const it of document.querySelectorAll('.pst-scrollable-table-container'))
+  if (it.querySelector('math') && it.scrollWidth > it.clientWidth + 1)
+    wide.push(`table ${it.scrollWidth - it.clientWidth}`);
 return wide;
 """
 

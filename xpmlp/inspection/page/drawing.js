@@ -24,7 +24,7 @@ const Drawing = {
     const stepX = Math.max(62, Math.min(190, (room - 150) / K)), width = stepX * K + 150, height = most * gap + 56;
     const x = k => 44 + k * stepX, y = (k, j) => 44 + (height - 56) / 2 + (j - (sizes[k] - 1) / 2) * gap - (k < K ? 0.35 * gap : 0);
     const bias = k => ({ x: x(k), y: height - 22 });
-    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "group",
+    const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, style: `max-width:${width}px;margin:auto`, role: "group",
       "aria-label": "The network drawn. Arrow keys go from weight to weight, each with its derivative." });
     const weights = [];
     const largest = Math.max(1e-300, ...sizes.slice(1).flatMap((_, r) => arrays[`dW[${r + 1}]`].flat().map(Math.abs)));
