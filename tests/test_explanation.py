@@ -300,11 +300,28 @@ def test_a_fitted_regressor_is_explained(rng):
         explain_step(MLPRegressor(), X, X[:, 0])
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["shared batch", "a batch for each"])
+def test_one_of_several_networks_is_explained_as_it_is_alone(own, rng):
+    net = MLP([2, 3, 1], ["tanh", "sigmoid"], "binary_cross_entropy", n_networks=3, random_state=0)
+    lead = (3,) if own else ()
+    X, y, w = rng.normal(size=(*lead, 5, 2)), rng.uniform(size=(*lead, 5)), rng.uniform(size=5)
+    alone = MLP([2, 3, 1], ["tanh", "sigmoid"], "binary_cross_entropy", random_state=0)
+    alone.parameters = net.parameters[2]
+    theirs = explain_step(net, X, y[..., None] if own else y, w, network=2, weight=(1, 0, 1))
+    its_own = (values[2] if own else values for values in (X, y))
+    expected = explain_step(alone, *its_own, w, weight=(1, 0, 1))
+    for name, value in expected.arrays.items():
+        np.testing.assert_allclose(theirs.arrays[name], value, rtol=1e-12, atol=1e-15)
+    assert theirs.path.label == expected.path.label
+    with pytest.raises(ValueError, match=re.escape("network must be one of 3, 0 the first; got 3.")):
+        explain_step(net, X, y[..., None] if own else y, w, network=3)
+
+
 def test_arguments_that_do_not_fit_are_refused(rng):
     net, X, y = problem(rng)
     with pytest.raises(TypeError, match="an MLP or an estimator of xpmlp is needed here; got str"):
         explain_step("net", X, y)
-    with pytest.raises(ValueError, match="explain_step shows one network; this MLP has 3"):
+    with pytest.raises(ValueError, match=re.escape("this MLP has 3. Choose one: explain_step(..., network=0).")):
         explain_step(MLP([2, 1], n_networks=3, random_state=0), X, y)
     with pytest.raises(ValueError, match=re.escape("weight must name a layer k of 1 to 3; got 4.")):
         explain_step(net, X, y, weight=(4, 0, 0))

@@ -132,7 +132,8 @@ class _Products:
             d = backward(surface.network, surface._parameters(flat), trace, surface.y, w).d
             share = surface._host(xp.sum(w, axis=-1) / self.total)
             whole = surface._host(surface.network.layout.pack(d)) * share[..., None]
-            return whole.reshape(self.n_networks, -1)[network]
+            part: HostArray = whole.reshape(self.n_networks, -1)[network]
+            return part
 
         both = xp.logical_and(stays_above, stays_below)
         change = (gradient(flat + moved, above, both) - gradient(flat - moved, below, both)) / 2

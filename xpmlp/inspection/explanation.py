@@ -198,6 +198,7 @@ def explain_step(
     *,
     learning_rate: float = 0.01,
     weight: Sequence[int] | None = None,
+    network: int | None = None,
 ) -> StepExplanation:
     """Show every array of one step: what it is, the equation that made it, what was multiplied with what.
 
@@ -208,8 +209,8 @@ def explain_step(
     Parameters
     ----------
     net : MLP, or fitted MLPClassifier or MLPRegressor
-        One network; of several, make an MLP of one and set `one.parameters = net.parameters[i]`. Functions of your own
-        are shown with their formulas where their row has them: `Activation(..., formula=, derivative_formula=)`.
+        Functions of your own are shown with their formulas where their row has them:
+        `Activation(..., formula=, derivative_formula=)`.
     X, y, sample_weight : array
         As for its `fit`: of a classifier, y holds labels. Penalties take no part; class weights do.
     learning_rate : float
@@ -217,6 +218,8 @@ def explain_step(
         to first order: ten times smaller a rate brings their ratio ten times nearer to 1.
     weight : (k, i, j) or (k, j), optional
         Also follow the chain rule from L back to W[k][i, j], or to b[k][j].
+    network : int, optional
+        Which of several networks, 0 the first.
 
     Returns
     -------
@@ -227,7 +230,8 @@ def explain_step(
     Raises
     ------
     TypeError, ValueError
-        If `net` is no model of xpmlp, was not fitted, or holds several networks; or if an argument does not fit.
+        If `net` is no model of xpmlp or was not fitted, if it holds several networks and none was chosen, or if an
+        argument does not fit.
 
     Examples
     --------
@@ -240,29 +244,27 @@ def explain_step(
     True
     """
     opened = open_up(net)
-    if opened.n_networks is not None:
-        raise ValueError(
-            f"explain_step shows one network; this MLP has {opened.n_networks}. Make an MLP of one and give it the "
-            "parameters of network i: one.parameters = net.parameters[i]."
-        )
     rate = checks.number(learning_rate, "learning_rate", above=0.0)
-    network, p, place = opened[:3]
-    layout, xp = network.layout, place.xp
+    of, p, place = opened[:3]
+    layout, xp = of.layout, place.xp
     target = None if weight is None else target_of(layout.sizes, weight)
+    i = None if opened.n_networks is None else _chosen(network, opened.n_networks)
     x, y, w = batch_with_targets(net, X, y, sample_weight)
-    trace = forward(network, p, x)
-    grads = backward(network, p, trace, y, w, show=True, inputs=True)
-    losses = sample_losses(network, trace, y)
+    if i is not None:
+        p = layout.unpack(layout.pack(p)[i, :])
+        # What all networks share has no axis of its own for them
+        x, y = (values[i, ...] if values.ndim > 2 else values for values in (x, y))
+    trace = forward(of, p, x)
+    grads = backward(of, p, trace, y, w, show=True, inputs=True)
+    losses = sample_losses(of, trace, y)
     loss = mean(losses, w)
-    slopes = [None] + [
-        row.derivative(z, a) for row, z, a in zip(network.activations, trace.z[1:], trace.a[1:], strict=True)
-    ]
+    slopes = [None] + [row.derivative(z, a) for row, z, a in zip(of.activations, trace.z[1:], trace.a[1:], strict=True)]
 
     flat, g = layout.pack(p), layout.pack(grads.d)
 
     def after(rate: float) -> tuple[Any, Array]:
         new = layout.unpack(flat - rate * g)
-        return new, mean(sample_losses(network, forward(network, new, x), y), w)
+        return new, mean(sample_losses(of, forward(of, new, x), y), w)
 
     def host(it: Array) -> HostArray:
         return np.zeros(0) if it is None else np.array(place.backend.to_numpy(it))
@@ -272,7 +274,7 @@ def explain_step(
 
     new, loss_new = after(rate)
     batch = Pass(
-        network,
+        of,
         y=host(y),
         w=None if w is None else host(w),
         share=np.full(host(losses).shape, 1.0 / losses.shape[-1]) if w is None else host(shares(w)),
@@ -304,8 +306,19 @@ def explain_step(
         path=None if target is None else path_to(batch, *target),
         rates=rates,
         changes=changes,
-        names=tuple(row.name for row in network.activations),
+        names=tuple(row.name for row in of.activations),
     )
+
+
+def _chosen(network: int | None, n_networks: int) -> int:
+    if network is None:
+        raise ValueError(
+            f"explain_step shows one network; this MLP has {n_networks}. Choose one: explain_step(..., network=0)."
+        )
+    i = checks.integer(network, "network", least=0)
+    if i >= n_networks:
+        raise ValueError(f"network must be one of {n_networks}, 0 the first; got {i}.")
+    return i
 
 
 def _numbers(value: HostArray) -> list[str]:
