@@ -218,3 +218,77 @@ def test_losses_at_saturation_are_exact_where_scikit_learn_clips_them():
 def test_negative_weights_are_refused_on_purpose(kind):
     with pytest.raises(ValueError, match="Negative values in data passed to sample_weight"):
         kind().fit(X, SIGN, np.where(np.arange(60) == 3, -1.0, 1.0))
+
+
+def test_negative_counts_are_refused_on_purpose():
+    trained(theirs, "MLPRegressor", X, X[:, 0], loss="poisson")  # goes on without a word: its loss has no minimum there
+    with pytest.raises(ValueError, match="y must not be negative for the loss 'poisson'"):
+        MLPRegressor("poisson").fit(X, X[:, 0])
+
+
+WEIGHTS = {
+    "some zero": np.where(SIGN, 0.0, 1.0),
+    "whole numbers": THREE + 1,
+    "a list": (THREE + 1).tolist(),
+    "a pandas Series": pd.Series(THREE + 1.0),
+    "booleans": THREE > 0,
+    "float32": (THREE + 1).astype(np.float32),
+    "small": np.full(60, 1e-3),
+    "large": np.full(60, 1e6),
+    "one number": 2.0,
+}
+
+
+@pytest.mark.parametrize("name, y", [("MLPClassifier", SIGN), ("MLPRegressor", X[:, 1])])
+@pytest.mark.parametrize("what", WEIGHTS)
+def test_any_weights_that_scikit_learn_fits_are_fitted_alike(what, name, y):
+    models = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in (theirs, xpmlp):
+            model = getattr(module, name)(hidden_layer_sizes=(6,), max_iter=4, random_state=0)
+            models.append(model.fit(X, y, WEIGHTS[what]))
+    assert_the_same_answers(*models, X)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 60])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 11, 20, 21])
+def test_any_number_of_samples_and_classes_that_scikit_learn_fits_is_fitted(n, early_stopping, classes):
+    y = np.arange(n) % classes
+    try:
+        other = trained(theirs, "MLPClassifier", X[:n], y, early_stopping=early_stopping)
+    except ValueError:
+        return
+    ours = trained(xpmlp, "MLPClassifier", X[:n], y, early_stopping=early_stopping)
+    assert ours.predict_proba(X).shape == other.predict_proba(X).shape
+    if not early_stopping or ours.n_outputs_ == 1:
+        assert_the_same_answers(other, ours, X)
+
+
+GIVEN = {  # y of the first batch, and the argument classes
+    "not sorted": (THREE, [2, 0, 1]),
+    "more than there are": (SIGN, [0, 1, 2, 3]),
+    "twice the same": (THREE, [0, 1, 1, 2]),
+    "text": (np.array(["c", "a", "b"])[THREE], ["c", "a", "b"]),
+    "wider text": (np.array(["a", "b"])[SIGN], ["a", "b", "longer"]),
+    "objects": (np.array(["c", "a", "b"], dtype=object)[THREE], np.array(["a", "b", "c"], dtype=object)),
+    "floats for whole numbers": (THREE, [0.0, 1.0, 2.0]),
+    "whole numbers for floats": (THREE * 1.0, [0, 1, 2]),
+    "whole numbers for booleans": (SIGN > 0, [0, 1]),
+    "a range": (THREE, range(3)),
+    "a pandas Series": (pd.Series(THREE), pd.Series([0, 1, 2])),
+    "one": (0 * SIGN, [0]),
+    "one of two": (0 * SIGN, [0, 1]),
+}
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_classes_given_to_partial_fit_are_taken_as_scikit_learn_takes_them(what):
+    y, classes = GIVEN[what]
+    models = [theirs.MLPClassifier((6,), random_state=0), MLPClassifier((6,), random_state=0)]
+    for model in models:
+        model.partial_fit(X, y, classes=classes)
+        model.partial_fit(X, y)
+        model.partial_fit(X, y, classes=classes)
+    assert_the_same_answers(*models, X)

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.neural_network as theirs
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import load_breast_cancer, make_classification, make_regression
 from sklearn.exceptions import ConvergenceWarning
 
 from xpmlp import MLPClassifier, MLPRegressor
@@ -168,3 +168,24 @@ def test_the_loss_of_several_outputs_is_the_sum_that_the_gradient_descends():
         other, ours = theirs.MLPRegressor(**options).fit(X, y), MLPRegressor(**options).fit(X, y)
     np.testing.assert_allclose(np.divide(ours.loss_curve_, other.loss_curve_), 3.0, rtol=1e-9)
     np.testing.assert_allclose(ours.coefs_[0], other.coefs_[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_on_unscaled_data_the_updates_are_scikit_learns_and_the_losses_are_not(solver):
+    # As it comes, with columns from 1e-3 to 4e3. scikit-learn takes no probability below 2.2e-16, so that a wrong and
+    # certain answer costs 36; ours is the exact cross-entropy. What the losses decide (when to stop) is not compared.
+    X, y = load_breast_cancer(return_X_y=True)
+    options = {
+        "solver": solver,
+        "max_iter": 5,
+        "random_state": 1,
+        "learning_rate_init": 1e-3 if solver == "adam" else 1e-7,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        other, ours = theirs.MLPClassifier(**options).fit(X, y), MLPClassifier(**options).fit(X, y)
+    for mine, w in zip(ours.coefs_ + ours.intercepts_, other.coefs_ + other.intercepts_, strict=True):
+        np.testing.assert_allclose(mine, w, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(ours.predict(X), other.predict(X))
+    assert ours.loss_curve_[0] > 1.5 * other.loss_curve_[0]
+    assert other.loss_curve_[0] < 36.1
