@@ -149,9 +149,9 @@ def at_home(doing: str, cure: str = "Use fewer samples at once.") -> Callable[[M
 
     def decorate(method: Method) -> Method:
         @functools.wraps(method)
-        def inside(self: Any, *args: Any, **kwargs: Any) -> Any:
-            with self.place.here(), telling_of_memory(self.place, doing, cure):
-                return method(self, *args, **kwargs)
+        def inside(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            with owner.place.here(), telling_of_memory(owner.place, doing, cure):
+                return method(owner, *args, **kwargs)
 
         return inside  # type: ignore[return-value]
 
