@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -19,8 +19,7 @@ from xpmlp.backends.probing import backend_named, backend_names, probe
 from xpmlp.backends.table import BACKENDS, DTYPES, NARROWER, Backend, BackendUnavailableError, HostArray, State
 from xpmlp.faults import telling_of_memory
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class BackendFallbackWarning(UserWarning):
@@ -145,24 +144,16 @@ def get_backend(name: str, device: str | None = None) -> Place:
     return select(name, device)
 
 
-class Placed(Protocol):
-    """Something that lives on one place."""
-
-    place: Place
-
-
-def at_home(
-    doing: str, cure: str = "Use fewer samples at once."
-) -> Callable[[Callable[Concatenate[Any, P], T]], Callable[Concatenate[Any, P], T]]:
+def at_home(doing: str, cure: str = "Use fewer samples at once.") -> Callable[[Method], Method]:
     """Make a method a door: it runs on the device of `self.place`, and memory that runs out is one MemoryError."""
 
-    def decorate(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    def decorate(method: Method) -> Method:
         @functools.wraps(method)
-        def inside(self: Placed, *args: P.args, **kwargs: P.kwargs) -> T:
-            with self.place.here(), telling_of_memory(self.place, doing, cure):
-                return method(self, *args, **kwargs)
+        def inside(owner: Any, *args: Any, **kwargs: Any) -> Any:
+            with owner.place.here(), telling_of_memory(owner.place, doing, cure):
+                return method(owner, *args, **kwargs)
 
-        return inside
+        return inside  # type: ignore[return-value]
 
     return decorate
 

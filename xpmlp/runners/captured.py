@@ -31,6 +31,8 @@ class Runner(GraphRunner):
     captures = "step"
     machine: Callable[..., Any] = Stream
     _p: Array = None
+    _slots: Any = ()
+    _order: Array = None
     _pool: Any = None
 
     def _connect(self) -> Any:

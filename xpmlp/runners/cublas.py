@@ -111,14 +111,14 @@ def product_of(a: Array, b: Array, out: Array, contiguous: Callable[[Array], Arr
         operands.append(array.swapaxes(-1, -2) if turned else array if _by_rows(array) else contiguous(array))
         transposed.append(turned)
     networks = int(out.shape[0]) if out.ndim == 3 else 1
-    return Product(*map(_matrix, (*operands, out)), *transposed, networks=networks)
+    (left, right), (turned_a, turned_b) = map(_matrix, operands), transposed
+    return Product(left, right, _matrix(out), turned_a, turned_b, networks)
 
 
 def _by_rows(array: Array) -> bool:
     rows, columns = array.shape[-2:]
-    return (columns == 1 or array.strides[-1] == array.itemsize) and (
-        rows == 1 or array.strides[-2] == columns * array.itemsize
-    )
+    step, item = array.strides, array.itemsize
+    return bool((columns == 1 or step[-1] == item) and (rows == 1 or step[-2] == columns * item))
 
 
 def _matrix(array: Array) -> Matrix:

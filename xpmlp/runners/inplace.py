@@ -243,7 +243,8 @@ class InPlaceRunner:
         return values, z
 
     def _mask(self, k: int, a: Array, t: Any) -> Array:
-        seed, step = self.seed, t
+        seed: Any = self.seed
+        step = t
         if isinstance(t, int):
             step = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
         return dropout.mask(self.task.network.dropout[k - 1], seed, step, k, like=a.mT, first=self.first).mT

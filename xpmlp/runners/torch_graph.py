@@ -38,12 +38,15 @@ class Graph:
     def __init__(self, step: Step) -> None:
         self.step, self.runs, self.reason = step, 0, ""
         self.graph: Any = None
+        self.rates: Rates = ()
+        self.samples: Any = ()
         self.varying: frozenset[int] = frozenset()  # which of the rates change from step to step
 
     def __call__(self, x: Tensor, y: Tensor, w: Tensor | None, t: int, rates: Rates) -> tuple[Tensor, Any]:
         """Take the step, and return its loss times its weight, and that weight."""
         if self.runs == 0:
-            self._make_room(x, y, w, rates)
+            self.rates = rates
+            self._make_room(x, y, w)
         changed = {i for i, (old, new) in enumerate(zip(self.rates, rates, strict=True)) if old != new} - self.varying
         if changed:  # a number that a graph holds is none that may change
             self.varying, self.graph, self.rates = self.varying | changed, None, rates
@@ -61,15 +64,16 @@ class Graph:
         self.graph.replay()
         return self.result
 
-    def _make_room(self, x: Tensor, y: Tensor, w: Tensor | None, rates: Rates) -> None:
+    def _make_room(self, x: Tensor, y: Tensor, w: Tensor | None) -> None:
         self.samples = tuple(None if it is None else torch.empty_like(it).copy_(it) for it in (x, y, w))
-        self.rates, like = rates, {"dtype": torch.float32 if x.dtype != torch.float64 else x.dtype, "device": x.device}
-        self.numbers = [torch.zeros((), **like) for _ in rates]
+        dtype = torch.float32 if x.dtype != torch.float64 else x.dtype
+        self.numbers = [torch.zeros((), dtype=dtype, device=x.device) for _ in self.rates]
         self.t = torch.zeros((1, 1), dtype=torch.int32, device=x.device)
 
     def _step(self) -> tuple[Tensor, Any]:
         rates = tuple(self.numbers[i] if i in self.varying else rate for i, rate in enumerate(self.rates))
-        return self.step(*self.samples, self.t, rates)
+        x, y, w = self.samples
+        return self.step(x, y, w, self.t, rates)
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
