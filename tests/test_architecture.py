@@ -31,7 +31,7 @@ FLOORS = [
     {"network"},
     {"optim", "distributed"},
     {"runners"},
-    {"io"},
+    {"io", "shards"},
     {"training"},
     {"estimators", "mlp", "tabular"},
     {"inspection"},

@@ -70,6 +70,9 @@ _ROOMS = {
     "to_numpy": "backends.transfer",
 }
 
+# Rooms that users go to themselves: xpmlp.shards.from_arrays(X, y).
+_MODULES = ("distributed", "shards")
+
 __all__ = [
     "MLP",
     "BackendFallbackWarning",
@@ -105,6 +108,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"xpmlp.{name}")
     if name in _ROOMS:
         return getattr(importlib.import_module(f"xpmlp.{_ROOMS[name]}"), name)
     raise AttributeError(f"module 'xpmlp' has no attribute {name!r}")

@@ -19,8 +19,10 @@ NO_MEMORY = re.compile(
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible(*, terminate: bool = False) -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C be asked about instead of striking in the middle of a step; a second one strikes at once.
+
+    With `terminate` so may SIGTERM, by which schedulers announce that a process will be ended.
 
     Only in the main thread, and only where nobody has put a handler of their own: elsewhere Python's rules hold.
     """
@@ -34,11 +36,20 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         seen.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def note_end(_signum: int, _frame: Any) -> None:
+        seen.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    also = terminate and ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if ours:
         signal.signal(signal.SIGINT, note)
+    if also:
+        signal.signal(signal.SIGTERM, note_end)
     try:
         yield seen.is_set
     finally:
+        if also and signal.getsignal(signal.SIGTERM) is note_end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if ours and signal.getsignal(signal.SIGINT) is note:  # nobody has put another there meanwhile
             signal.signal(signal.SIGINT, signal.default_int_handler)
 

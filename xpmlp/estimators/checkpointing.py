@@ -160,12 +160,11 @@ def asked(
     wanted: Wanted,
     problem: Problem,
     show: Callable[[Fitted], dict[str, Any]],
-    samples: Samples,
-    held_out: Samples | None,
+    data: str,
     anew: bool,
     seen: int,
 ) -> CheckpointRequest | None:
-    """The checkpoints of this fit."""
+    """The checkpoints of this fit; `data` is what tells its samples from others."""
     if wanted.folder is None:
         return None
     draws: Any = problem.draws
@@ -178,11 +177,14 @@ def asked(
         document["fitting"] = {"began": draws.began, "now": now, "anew": anew, "seen": seen}
         return document, arrays | {"order": draws.last.astype(np.int64)}
 
-    data = digest(samples.inputs, samples.targets, samples.w)
-    if held_out is not None:
-        data += digest(held_out.inputs, held_out.targets, held_out.w)
     run = {"data": data, "arguments": {"checkpoint_every": wanted.every}}
     return CheckpointRequest(wanted.folder, wanted.every, describe, run, [], overwrite=wanted.overwrite)
+
+
+def digest_of(samples: Samples, held_out: Samples | None) -> str:
+    """What tells the samples of a run, and those that it is judged by, from others."""
+    found = digest(samples.inputs, samples.targets, samples.w)
+    return found if held_out is None else found + digest(held_out.inputs, held_out.targets, held_out.w)
 
 
 def digest(inputs: Any, targets: HostArray, w: HostArray | None) -> str:

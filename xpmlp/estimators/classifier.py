@@ -9,12 +9,14 @@ from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
+from xpmlp.distributed import Group
 from xpmlp.estimators import prediction
 from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.classes import Classes, learned
 from xpmlp.estimators.estimator import Estimator
 from xpmlp.estimators.fitting import fit_estimator
 from xpmlp.estimators.parameters import is_stochastic
+from xpmlp.estimators.sharded import fit_any, is_stream, pass_over
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import Inputs, bring
 
@@ -241,7 +243,7 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         X_val: Any = None,
         y_val: Any = None,
@@ -251,13 +253,15 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         checkpoint_every: int = 1,
         resume: bool = False,
         overwrite: bool = False,
+        group: Group | None = None,
     ) -> Self:
         """Train.
 
         Parameters
         ----------
-        X : array-like or sparse matrix (CSR, CSC) of shape (n, n_features)
-            Of any backend, or pandas, or polars. A sparse matrix becomes dense batch by batch.
+        X : array-like or sparse matrix (CSR, CSC) of shape (n, n_features), or `xpmlp.shards.Shards`
+            Of any backend, or pandas, or polars. A sparse matrix becomes dense batch by batch. Shards are data larger
+            than memory, and hold y and the weights themselves.
         y : array-like of shape (n,) or (n, n_outputs)
             Labels: numbers, strings, booleans; or a 0/1 matrix with a column per label.
         sample_weight : array-like of shape (n,), or float, optional
@@ -275,6 +279,9 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             outcome is the same, on NumPy bit for bit. `max_iter` may be another. See also `xpmlp.resume`.
         overwrite : bool
             Let a checkpoint go that another run, on other data or with other parameters, has left in the folder.
+        group : Group, optional
+            Several processes that train on shards together, of `xpmlp.distributed`: each calls `fit`, and each comes
+            back with the same estimator.
 
         Returns
         -------
@@ -285,19 +292,24 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         ValueError, TypeError
             For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
             finite; a fitted estimator then stays what it was.
+        LostPeerError
+            Where another process of the group is gone or has failed.
         """
         asked = Wanted(checkpoint, checkpoint_every, resume, overwrite)
         validation = (X_val, y_val, sample_weight_val)
-        return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
+        return fit_any(  # type: ignore[no-any-return]
+            self, X, y, sample_weight, validation=validation, asked=asked, group=group
+        )
 
     @available_if(is_stochastic)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, classes: Any = None) -> Self:
         """Train for one epoch more on this batch of data.
 
         Parameters
         ----------
         X, y, sample_weight
-            As in `fit`.
+            As in `fit`. Without y, X is an iterator over (X, y) or (X, y, sample_weight), or shards: each is trained
+            on once.
         classes : array-like, optional
             All classes there will ever be; needed in the first call.
 
@@ -305,6 +317,8 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         -------
         self
         """
+        if y is None and is_stream(X):
+            return pass_over(self, X, classes=classes)  # type: ignore[no-any-return]
         return fit_estimator(self, X, y, sample_weight, incremental=True, classes=classes)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:

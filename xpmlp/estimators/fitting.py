@@ -27,7 +27,7 @@ from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network
 from xpmlp.network.targets import check_targets
 from xpmlp.runners import KeptRunner
-from xpmlp.training import Carried, Fitted
+from xpmlp.training import Carried, CheckpointRequest, Fitted, Problem, Saved
 from xpmlp.training.loop import BEGINNING, DivergenceError, Notes
 
 # Of estimators that learn from a stream: what their runner has on a device serves the next call.
@@ -95,8 +95,8 @@ def fit_estimator(
         targets, samples = estimator._learn(
             y, sample_weight, inputs, anew=anew, incremental=incremental, classes=classes
         )
-        held_out = _check_validation(estimator, targets, validation, inputs)
-        network = _build_network(settings, targets, samples)
+        held_out = check_validation(estimator, targets, validation, inputs)
+        network = build_network(settings, targets, samples)
     before = checkpointing.known(estimator, settings, asked, place, inputs.dtype)
     draws = checkpointing.Shuffles(checkpointing.generator(settings, before), asked.folder is not None)
     anew = anew if before is None else before.anew
@@ -111,40 +111,62 @@ def fit_estimator(
             p = before.saved.snapshot.state.p
         if settings.early_stopping and stochastic and held_out is None:
             samples, held_out = hold_out(settings, targets, samples, draws.rng)
-        begin = _begin(estimator, settings, network, p, anew, incremental, held_out is not None)
+        begin = beginning(estimator, settings, network, p, anew, incremental, held_out is not None)
         pose = posing.problem if stochastic else posing.problem_of_lbfgs
         problem = pose(
             settings, network, samples, held_out, draws, checkpoints=asked.folder is not None, incremental=incremental
         )
         if incremental:
             problem = replace(problem, runner=_RUNNERS.setdefault(estimator, KeptRunner()))
-        context, task = _tell(estimator, settings, X, y, sample_weight, incremental)
-        show = partial(_attributes, settings, targets, incremental=incremental)
+        context, task = tell(estimator, settings, X, y, sample_weight, incremental)
+        show = partial(attributes, settings, targets, incremental=incremental)
         watcher = Watcher(estimator, settings, targets, show, held_out, context, task)
         seen = 0 if anew else int(getattr(estimator, "t_", 0) if before is None else before.seen)
-        keep = checkpointing.asked(estimator, asked, problem, show, samples, held_out, anew, seen)
+        data = "" if asked.folder is None else checkpointing.digest_of(samples, held_out)
+        keep = checkpointing.asked(estimator, asked, problem, show, data, anew, seen)
+    saved = None if before is None else before.saved
+    return train_and_give(
+        estimator, settings, targets, problem, begin, watcher, keep=keep, saved=saved, incremental=incremental
+    )
+
+
+def train_and_give(
+    estimator: Any,
+    settings: Settings,
+    targets: Targets,
+    problem: Problem,
+    begin: Fitted,
+    watcher: Watcher,
+    *,
+    keep: CheckpointRequest | None,
+    saved: Saved | None,
+    incremental: bool = False,
+) -> Any:
+    """Train, and give the estimator what came of it."""
+    place, context = problem.data.place, watcher.context
     with (
         np.errstate(all="ignore"),
         telling_of_memory(place, f"training with batch_size={settings.batch_size}", SMALLER),
     ):  # what is not finite ends training, and the message says where it began
         try:
-            fitted = training.fit(problem, begin, [watcher], keep=keep, saved=None if before is None else before.saved)
+            fitted = training.fit(problem, begin, [watcher], keep=keep, saved=saved)
         except DivergenceError as error:
             raise DivergenceError(f"{NOT_FINITE} {error}") from None
-    notes = _how_it_ended(settings, fitted, watcher, incremental, samples.inputs.n)
-    give(estimator, _attributes(settings, targets, fitted, incremental=incremental, ended=True), instead_of=NOTED)
+    notes = _how_it_ended(settings, fitted, watcher, incremental, problem.data.n)
+    give(estimator, attributes(settings, targets, fitted, incremental=incremental, ended=True), instead_of=NOTED)
     estimator._asked = None if settings.backend is None else (settings.backend, settings.device)
     estimator._settled = True
     give(estimator, {"_died": fitted.error, "_notes": notes})
     if context is not None:
-        context.call_on_fit_task_end(estimator=estimator, reconstruction_attributes={}, **task)
+        context.call_on_fit_task_end(estimator=estimator, reconstruction_attributes={}, **watcher.task)
     return estimator
 
 
 # --- The problem ---
 
 
-def _build_network(settings: Settings, targets: Targets, samples: Samples) -> Network:
+def build_network(settings: Settings, targets: Targets, samples: Samples) -> Network:
+    """The network that fits the settings and the samples."""
     loss = targets.loss(samples.targets.shape[1])
     check_targets(loss, samples.targets.astype(samples.inputs.dtype, copy=False))
     n_outputs = loss.n_outputs or samples.targets.shape[1]
@@ -155,9 +177,10 @@ def _build_network(settings: Settings, targets: Targets, samples: Samples) -> Ne
     return network
 
 
-def _check_validation(
+def check_validation(
     estimator: Attributes, targets: Targets, validation: tuple[Any, Any, Any], inputs: Inputs
 ) -> Samples | None:
+    """The samples of X_val and y_val, if there are any."""
     X, y, w = validation
     if X is None and y is None and w is None:
         return None
@@ -167,7 +190,7 @@ def _check_validation(
     return targets.encode(y, w, held, "sample_weight_val")
 
 
-def _begin(
+def beginning(
     estimator: Attributes,
     settings: Settings,
     network: Network,
@@ -210,7 +233,7 @@ def _history(estimator: Attributes, validated: bool) -> dict[str, list[Any]]:
     }
 
 
-def _tell(
+def tell(
     estimator: Any, settings: Settings, X: Any, y: Any, sample_weight: Any, incremental: bool
 ) -> tuple[Any, dict[str, Any]]:
     """scikit-learn's callbacks: with nobody to tell of it, no context, a third of what happens between epochs."""
@@ -249,7 +272,7 @@ def _how_it_ended(settings: Settings, fitted: Fitted, watcher: Watcher, incremen
     return notes
 
 
-def _attributes(
+def attributes(
     settings: Settings, targets: Targets, fitted: Fitted, *, incremental: bool = False, ended: bool = False
 ) -> dict[str, Any]:
     """The attributes of an estimator that has learned this: callbacks, files and `fit` itself show them."""

@@ -74,10 +74,14 @@ class Watcher(Observer):
     def measure(self, now: Fitted, seen: Outcome | None) -> Mapping[str, Any]:
         """The score on the samples held out."""
         held = self.held_out
-        if held is None or seen is None:
+        if seen is None:
             return {}
         if self.settings.scoring == "loss":
             return {"validation_score": -float(seen.loss)}
+        if seen.score is not None:
+            return {"validation_score": seen.score}
+        if held is None:
+            return {}
         yhat = held.inputs.place.backend.to_numpy(seen.yhat)
         if not bool(np.all(np.isfinite(yhat))):
             return {"validation_score": math.nan}

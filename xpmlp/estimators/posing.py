@@ -1,6 +1,7 @@
 """From the settings of an estimator and its samples to the `Problem` that the one fit is given."""
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from xpmlp.estimators.validation import scale_of
 from xpmlp.network import Network
 from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.optim.schedules import schedule
-from xpmlp.runners import lbfgs
+from xpmlp.runners import Data, lbfgs
+from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Task
-from xpmlp.training import Problem, rows_at_once
+from xpmlp.training import Draws, Outcome, Problem, rows_at_once
 from xpmlp.training.loop import Plan
 
 
@@ -32,15 +34,48 @@ def problem(
     incremental: bool,
 ) -> Problem:
     """The problem of a solver that goes from batch to batch; one epoch where it is `incremental`."""
-    data = samples.inputs.data(samples.targets, samples.w, _batch_size(settings, samples.inputs.n))
+    data = samples.inputs.data(samples.targets, samples.w, batch_size_of(settings, samples.inputs.n))
+    # One batch of everything is the same in any order; nobody sees whether a seeded generator was asked for it.
+    shuffles = settings.shuffle and (data.n_batches > 1 or not isinstance(settings.random_state, numbers.Integral))
+    return problem_of_data(
+        settings,
+        network,
+        data,
+        samples.inputs.dtype,
+        draws.of(samples.inputs.n, shuffles),
+        draws.rng,
+        held_out=None if held_out is None else looked_at(held_out, network),
+        scale=scale_of(samples.w),
+        checkpoints=checkpoints,
+        incremental=incremental,
+    )
+
+
+def problem_of_data(
+    settings: Settings,
+    network: Network,
+    data: Data,
+    dtype: str,
+    draws: Draws,
+    rng: np.random.RandomState,
+    *,
+    held_out: Data | None = None,
+    judge: Callable[[Array], Outcome] | None = None,
+    together: Sum | None = None,
+    scale: float = 1.0,
+    checkpoints: bool,
+    incremental: bool = False,
+) -> Problem:
+    """The same of samples that are ready to be trained on; `scale` is that of their weights."""
     optimizer = building.build_optimizer(settings)
     schedule, on_plateau = building.build_schedule(settings)
     task = Task(
         network,
         optimizer,
-        l2=float(settings.alpha) * scale_of(samples.w),
+        l2=float(settings.alpha) * scale,
         clip_norm=None if settings.clip_norm is None else float(settings.clip_norm),
-        decays=_decays(network, data.place, samples.inputs.dtype) if optimizer.weight_decay else None,
+        decays=_decays(network, data.place, dtype) if optimizer.weight_decay else None,
+        reduce=together,
     )
     plan = Plan(
         n_epochs=1 if incremental else int(settings.max_iter),
@@ -56,20 +91,20 @@ def problem(
         max_time=float("inf") if settings.max_time is None else float(settings.max_time),
         know_best=checkpoints,
     )
-    # One batch of everything is the same in any order; nobody sees whether a seeded generator was asked for it.
-    shuffles = settings.shuffle and (data.n_batches > 1 or not isinstance(settings.random_state, numbers.Integral))
     scores = bool(settings.scoring != "loss")
     return Problem(
         task,
         data,
         plan,
-        draws.of(samples.inputs.n, shuffles),
-        held_out=None if held_out is None else _looked_at(held_out, network),
+        draws,
+        held_out=held_out,
+        judge=judge,
+        together=together,
         # Without early stopping what is held out is looked at, but decides nothing.
         monitor=("validation_score" if scores else "validation_loss") if settings.early_stopping else "loss",
         greater_is_better=bool(settings.early_stopping) and scores,
         monitors=_monitored(settings, network),
-        seed=_dropout_seed(network, data.place, draws.rng),
+        seed=_dropout_seed(network, data.place, rng),
     )
 
 
@@ -94,24 +129,51 @@ def problem_of_lbfgs(
 ) -> Problem:
     """The problem of L-BFGS, which sees all samples in each iteration."""
     data = samples.inputs.data(samples.targets, samples.w, rows_at_once(network.layout.sizes))
+    return lbfgs_of_data(
+        settings,
+        network,
+        data,
+        draws.of(samples.inputs.n, False),
+        held_out=None if held_out is None else looked_at(held_out, network),
+        scale=scale_of(samples.w),
+        checkpoints=checkpoints,
+    )
+
+
+def lbfgs_of_data(
+    settings: Settings,
+    network: Network,
+    data: Data,
+    draws: Draws,
+    *,
+    held_out: Data | None = None,
+    judge: Callable[[Array], Outcome] | None = None,
+    together: Sum | None = None,
+    scale: float = 1.0,
+    checkpoints: bool,
+) -> Problem:
+    """The same of samples that are ready to be trained on."""
     max_time = float("inf") if settings.max_time is None else float(settings.max_time)
     plan = Plan(
         int(settings.max_iter), float("nan"), schedule("constant"), 1, 0,
         on_divergence="raise", max_time=max_time, know_best=checkpoints,
     )  # fmt: skip
     return Problem(
-        Task(network, OPTIMIZERS["sgd"], l2=float(settings.alpha) * scale_of(samples.w)),
+        Task(network, OPTIMIZERS["sgd"], l2=float(settings.alpha) * scale, reduce=together),
         data,
         plan,
-        draws.of(samples.inputs.n, False),
-        held_out=None if held_out is None else _looked_at(held_out, network),
+        draws,
+        held_out=held_out,
+        judge=judge,
+        together=together,
         runner=lambda task, data, *_: lbfgs.Runner(
             lbfgs.objective(task, data), max_fun=int(settings.max_fun), tol=float(settings.tol)
         ),
     )
 
 
-def _batch_size(settings: Settings, n: int) -> int:
+def batch_size_of(settings: Settings, n: int) -> int:
+    """Samples of a batch, of n."""
     if settings.batch_size == "auto":
         return min(200, n)
     return min(int(settings.batch_size), n)
@@ -123,7 +185,8 @@ def _dropout_seed(network: Network, place: Place, rng: np.random.RandomState) ->
     return place.asarray(rng.randint(2**31 - 1, size=(1, 1)).astype(np.int32))
 
 
-def _looked_at(held_out: Samples, network: Network) -> Any:
+def looked_at(held_out: Samples, network: Network) -> Any:
+    """Samples that are looked at, and not trained on."""
     inputs, rows = held_out.inputs, rows_at_once(network.layout.sizes)
     if inputs.n <= rows and not isinstance(inputs.x, np.ndarray) and hasattr(inputs.x, "toarray"):
         inputs = inputs._replace(x=inputs.x.toarray())  # once, and not in every epoch

@@ -7,11 +7,13 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
+from xpmlp.distributed import Group
 from xpmlp.estimators import prediction
 from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.estimator import Estimator
 from xpmlp.estimators.fitting import fit_estimator
 from xpmlp.estimators.parameters import is_stochastic
+from xpmlp.estimators.sharded import fit_any, is_stream, pass_over
 from xpmlp.estimators.targets import Numbers, Samples, numbers_of
 from xpmlp.estimators.validation import Inputs
 
@@ -232,7 +234,7 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         X_val: Any = None,
         y_val: Any = None,
@@ -242,13 +244,15 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         checkpoint_every: int = 1,
         resume: bool = False,
         overwrite: bool = False,
+        group: Group | None = None,
     ) -> Self:
         """Train.
 
         Parameters
         ----------
-        X : array-like or sparse matrix (CSR, CSC) of shape (n, n_features)
-            Of any backend, or pandas, or polars. A sparse matrix becomes dense batch by batch.
+        X : array-like or sparse matrix (CSR, CSC) of shape (n, n_features), or `xpmlp.shards.Shards`
+            Of any backend, or pandas, or polars. A sparse matrix becomes dense batch by batch. Shards are data larger
+            than memory, and hold y and the weights themselves.
         y : array-like of shape (n,) or (n, n_outputs)
             Targets.
         sample_weight : array-like of shape (n,), or float, optional
@@ -266,6 +270,9 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
             outcome is the same, on NumPy bit for bit. `max_iter` may be another. See also `xpmlp.resume`.
         overwrite : bool
             Let a checkpoint go that another run, on other data or with other parameters, has left in the folder.
+        group : Group, optional
+            Several processes that train on shards together, of `xpmlp.distributed`: each calls `fit`, and each comes
+            back with the same estimator.
 
         Returns
         -------
@@ -276,14 +283,23 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         ValueError, TypeError
             For parameters and data that cannot be, and (`DivergenceError`) where training meets numbers that are not
             finite; a fitted estimator then stays what it was.
+        LostPeerError
+            Where another process of the group is gone or has failed.
         """
         asked = Wanted(checkpoint, checkpoint_every, resume, overwrite)
         validation = (X_val, y_val, sample_weight_val)
-        return fit_estimator(self, X, y, sample_weight, validation=validation, asked=asked)  # type: ignore[no-any-return]
+        return fit_any(  # type: ignore[no-any-return]
+            self, X, y, sample_weight, validation=validation, asked=asked, group=group
+        )
 
     @available_if(is_stochastic)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one epoch more on this batch of data; X, y and sample_weight as in `fit`."""
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch more on this batch of data; X, y and sample_weight as in `fit`.
+
+        Without y, X is an iterator over (X, y) or (X, y, sample_weight), or shards: each is trained on once.
+        """
+        if y is None and is_stream(X):
+            return pass_over(self, X)  # type: ignore[no-any-return]
         return fit_estimator(self, X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
 
     def predict(self, X: Any) -> Array:

@@ -22,7 +22,8 @@ class Outcome(NamedTuple):
     """What a network says of samples that it is not trained on."""
 
     loss: HostArray  # without the penalty; shape () or (m,)
-    yhat: Array  # where the network is
+    yhat: Array  # where the network is; None where only the score is known
+    score: float | None = None  # where whoever measured knows it
 
 
 def rows_at_once(sizes: tuple[int, ...], networks: int | None = None) -> int:

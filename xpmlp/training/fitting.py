@@ -1,6 +1,7 @@
 """The one fit: every face's training runs through here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.runners.step import State
 from xpmlp.threads import enough_for, flops_of_step
+from xpmlp.training.agreement import Agreement
 from xpmlp.training.checkpoints import Checkpoints, demand_same_run
 from xpmlp.training.evaluation import evaluate, plain
 from xpmlp.training.loop import BEGINNING, Report, Snapshot, train
@@ -62,12 +64,27 @@ class _Fit:
         self.samples = saved.snapshot.samples if saved else standing.samples
         self.logs: dict[str, Any] = {}
         self.error: Exception | None = None
+        self.asked = keep
         self.keep: Checkpoints | None = None
-        if keep is not None:
-            self.keep = self._checkpoints(keep)
+        self.together = None if problem.together is None else Agreement(problem.together)
 
     def run(self) -> Fitted:
+        together = self.together
+        if together is None:
+            return self._run()
+        try:
+            fitted = self._run()
+        except BaseException as error:
+            told = together.failed(error, self.epochs + 1, None if self.asked is None else self.asked.folder)
+            if told is error:
+                raise
+            raise told from error
+        return fitted if together.lost is None else replace(fitted, error=together.lost)
+
+    def _run(self) -> Fitted:
         problem, begin = self.problem, self.begin
+        if self.asked is not None and (self.together is None or self.together.writes):
+            self.keep = self._checkpoints(self.asked)
         if self.saved is not None:
             problem.draws.go_on(self.saved.draws)  # all that a fit draws before it trains has been drawn
         place, layout = problem.data.place, problem.task.network.layout
@@ -89,6 +106,7 @@ class _Fit:
                     standing=self.standing,
                     on_snapshot=self.snapshot,
                     start=None if self.saved is None else self.saved.snapshot,
+                    together=self.together,
                 )
         finally:
             for observer in self.observers:
@@ -138,7 +156,7 @@ class _Fit:
             wishes = [observer.end(now, logs) for observer in self.observers]  # all are told
             return any(wishes)
         except Exception as error:  # noqa: BLE001 - whatever it is, it comes out of fit once the model is safe
-            self.error = error
+            self._note_error(error)
             return True
 
     def assigned(self) -> Array | None:
@@ -167,12 +185,20 @@ class _Fit:
         self.logs = {}
         if problem.held_out is not None:
             seen = evaluate(problem.task.network, p, problem.held_out)
+        elif problem.judge is not None:
+            seen = problem.judge(p)
+        if seen is not None:
             self.logs["validation_loss"] = plain(seen.loss)
         try:
             for observer in self.observers:
                 self.logs |= observer.measure(self.now(p), seen)
         except Exception as error:  # noqa: BLE001 - as in `end`
-            self.error = error
+            self._note_error(error)
+
+    def _note_error(self, error: Exception) -> None:
+        self.error = error
+        if self.together is not None:
+            self.together.error = error
 
     def _checkpoints(self, keep: CheckpointRequest) -> Checkpoints:
         place, saved = self.problem.data.place, self.saved

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import is_writeable_array
@@ -19,21 +19,10 @@ from xpmlp.faults import interruptible
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.schedules import Progress, Schedule
 from xpmlp.runners.step import State, loss_or_nan
+from xpmlp.training.parties import Runner, Together
 
 Notes = list[tuple[str, type[Warning]]]
 """Warnings to be given, last of all, when nothing can be rolled back any more."""
-
-
-class Runner(Protocol):
-    """Who executes the steps of an epoch; see `runners.eager.Runner.epoch`."""
-
-    name: str  # and where the runner itself knows when to stop: finished(state), why; "" while there is more to do
-
-    def epoch(
-        self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
-    ) -> tuple[State, Array]:
-        """One epoch: the new state, and its mean loss, shape () or (m,)."""
-        ...
 
 
 class DivergenceWarning(UserWarning):
@@ -151,6 +140,7 @@ def train(
     standing: Standing = BEGINNING,
     on_snapshot: Callable[[Snapshot, bool], object] = lambda *_: None,
     start: Snapshot | None = None,
+    together: Together | None = None,
 ) -> Result:
     """Run epochs until the plan says stop.
 
@@ -173,6 +163,8 @@ def train(
         with whether it does.
     start : Snapshot or None
         Go on from here, as if training had never stopped; in place of `state`. Donated.
+    together : Together or None
+        The other processes that train this network.
 
     Raises
     ------
@@ -190,7 +182,8 @@ def train(
     finished = getattr(runner, "finished", lambda _: "")
     stopped_by = (finished(state) if stopped_by == "epochs" and done < plan.n_epochs else "") or stopped_by
     # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
-    with interruptible() as interrupted, np.errstate(all="ignore"):
+    with interruptible(terminate=together is not None) as pressed, np.errstate(all="ignore"):
+        interrupted = pressed if together is None else together.interrupted(pressed)
         for epoch in range(done + 1, plan.n_epochs + 1 if stopped_by == "epochs" else 0):
             rate_of = rates.of_epoch(epoch - 1, state.t, samples, scale)
             rate = rate_of(0)
@@ -204,6 +197,8 @@ def train(
             validation, plateau, broken_off = None, False, interrupted()
             if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported
                 validation = None if validate is None else np.asarray(validate(state.p))
+                if together is not None and validation is not None:
+                    validation = together.value(validation)
                 plateau = watch.see(losses if validation is None else validation, state.p, diverged)
             wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
             if (p := assigned()) is not None:
@@ -212,6 +207,8 @@ def train(
                 scale /= 5.0
                 plateau = watch.go_on()
             late = time.perf_counter() - started > plan.max_time
+            if together is not None:
+                wish, late = together.end(wish, late, place.backend.to_numpy(state.p))
             stopped_by = _why(wish, bool(watch.dead.all()), plateau, late)
             stopped_by = stopped_by or (finished(state) if epoch < plan.n_epochs else "") or "epochs"
             last = stopped_by != "epochs" or epoch == plan.n_epochs

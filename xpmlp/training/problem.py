@@ -13,6 +13,7 @@ from xpmlp._typing import Array
 from xpmlp.network import Network
 from xpmlp.optim.optimizers import Optimizer, Slots
 from xpmlp.runners import Data, find_runner
+from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Task
 from xpmlp.training.checkpoints import Document, Stored
 from xpmlp.training.evaluation import Outcome
@@ -47,6 +48,8 @@ class Problem:
     greater_is_better: bool = False
     seed: Array | None = None  # that dropout masks are hashed from
     runner: Callable[[Task, Data, Array | None, int], Any] = find_runner  # the last are the steps planned
+    judge: Callable[[Array], Outcome] | None = None  # what is held out, where `held_out` is not it
+    together: Sum | None = None  # the sum of several processes: also what they agree by
 
 
 class Carried(NamedTuple):
