@@ -1,7 +1,7 @@
 """Every public argument through every odd type: an answer or a sentence of ours, and nothing changed.
 
-A bad call is one argument of one function, and one odd value for it. What a library says of its own business (RAW) is no
-sentence of ours, whatever its class.
+A bad call is one argument of one function, and one odd value for it. What a library says of its own business (RAW) is
+no sentence of ours, whatever its class.
 """
 
 import re
