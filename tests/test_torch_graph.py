@@ -1,6 +1,7 @@
 """PyTorch's step as a CUDA graph, on a CPU that records what a graph would hold and refuses what a capture refuses."""
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from xpmlp import config_context  # noqa: E402
 from xpmlp.backends import select  # noqa: E402
 from xpmlp.runners import eager, find_runner, torch_graph  # noqa: E402
 from xpmlp.runners.graphs import WARM_UP  # noqa: E402
+from xpmlp.runners.step import Part  # noqa: E402
 from xpmlp.runners.torch_graph import Graph  # noqa: E402
 
 TO_HOST = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero"}
@@ -119,3 +121,32 @@ def test_only_steps_on_cuda_are_captured_and_only_where_they_may_be() -> None:
     assert torch_graph.wanted(torch.device("cuda", 1))
     with config_context(captured="never"):
         assert not torch_graph.wanted(torch.device("cuda", 1))
+
+
+class Summed:
+    """A batch that comes in one part, summed by Python and not by a kernel."""
+
+    stopped = False
+    totals = 0
+
+    def parts(self, n: int) -> list[Part]:
+        return [Part(slice(0, n), 0)]
+
+    def add(self, part: Part, g: Any, loss: Any, weight: Any) -> None:
+        self.one = g, loss, weight
+
+    def total(self, out: Any) -> Any:
+        self.totals += 1
+        g, loss, weight = self.one
+        return out.copy_(g), loss, torch.as_tensor(weight)
+
+
+def test_a_step_that_sums_over_processes_is_not_captured() -> None:
+    summed = Summed()
+
+    def make(task: Any, data: Any, seed: Any) -> Any:
+        return find_runner(replace(task, reduce=summed), data, seed)
+
+    trained(CASES["loss-squared_error"], None, make, there, select("torch"))
+    assert CUDAGraph.replays == 0
+    assert summed.totals == EPOCHS * -(-N // BATCH)

@@ -90,7 +90,9 @@ class GraphRunner:
             (arithmetic(task), task.precision, *map(_shape, (task.decays, data, seed)))
             for task, data, seed in ((self.task, self.data, self.seed), (task, data, seed))
         )
-        if not self.kept or self._machine is None or task.factors is not None or old != new:
+        if task.factors is not None or task.reduce is not None or not data.whole:
+            return False
+        if not self.kept or self._machine is None or old != new:
             return False
         kept = (self.data.x, self.data.y, self.data.w, self.seed)
         for own, given in zip(kept, (data.x, data.y, data.w, seed), strict=True):

@@ -143,7 +143,7 @@ class Runner(InPlaceRunner):
             return super().epoch(state, order, rate_of, interrupted)
 
     def _step(self, x: Tensor, y: Tensor, w: Tensor | None, t: Any, rates: Rates) -> tuple[Tensor, Any]:
-        if not wanted(x.device):
+        if self.task.reduce is not None or not wanted(x.device):  # a sum over processes is no kernel
             return super()._step(x, y, w, t, rates)
         rows = int(x.shape[-2])
         if rows not in self.graphs:
