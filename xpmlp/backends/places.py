@@ -219,12 +219,16 @@ def backend_of(array: object) -> Backend | None:
     return next((row for row in BACKENDS.values() if row.owns(array)), None)
 
 
-# A fit is called through scikit-learn's callbacks, its pipelines and searches, and these call through joblib.
-BETWEEN = {"xpmlp", "sklearn", "joblib"}
+BETWEEN = {"xpmlp"}  # packages whose lines are not the user's
+
+
+def pass_over(*packages: str) -> None:
+    """Say that these call us on behalf of a user, whose line a warning is to name."""
+    BETWEEN.update(packages)
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the user's own line, however deep we are: the first outside this package and those that call it."""
+    """Warn at the user's own line, however deep we are: the first outside this package and those to `pass_over`."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN:
         level, frame = level + 1, frame.f_back
