@@ -128,7 +128,7 @@ def problem_of_lbfgs(
     incremental: bool,  # noqa: ARG001  # there is none
 ) -> Problem:
     """The problem of L-BFGS, which sees all samples in each iteration."""
-    data = samples.inputs.data(samples.targets, samples.w, rows_at_once(network.layout.sizes))
+    data = samples.inputs.data(samples.targets, samples.w, rows_at_once(network, samples.inputs.place))
     return lbfgs_of_data(
         settings,
         network,
@@ -187,8 +187,8 @@ def _dropout_seed(network: Network, place: Place, rng: np.random.RandomState) ->
 
 def looked_at(held_out: Samples, network: Network) -> Any:
     """Samples that are looked at, and not trained on."""
-    inputs, rows = held_out.inputs, rows_at_once(network.layout.sizes)
-    if inputs.n <= rows and not isinstance(inputs.x, np.ndarray) and hasattr(inputs.x, "toarray"):
+    inputs, rows = held_out.inputs, rows_at_once(network, held_out.inputs.place)
+    if inputs.n <= rows and hasattr(inputs.x, "toarray") and inputs.place.backend.name != "numpy":
         inputs = inputs._replace(x=inputs.x.toarray())  # once, and not in every epoch
     return inputs.looked_at(held_out.targets, held_out.w, rows)
 

@@ -1,6 +1,7 @@
 """What a fitted estimator says of new samples: outputs, hidden layers, derivatives with respect to the inputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
@@ -34,7 +35,9 @@ from xpmlp.estimators.validation import (
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network, Parameters, backward, forward
 from xpmlp.network.losses import Loss
+from xpmlp.runners import Data
 from xpmlp.training import outputs, rows_at_once
+from xpmlp.training.evaluation import MANY
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -95,15 +98,20 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
         and "coefs_" in state
         and "feature_names_in_" not in state
         and X.shape[1] == state.get("n_features_in_")
-        and 0 < X.shape[0] <= 1000
+        and X.shape[0] > 0
         and estimator._settled
     ):
         coefs, intercepts, network = estimator.coefs_, estimator.intercepts_, state.get("_network")
         dtype = getattr(coefs[0], "dtype", None)
         plain = all(type(c) is np.ndarray and c.dtype == dtype for c in (*coefs, *intercepts))
-        if plain and network is not None and _fit(coefs, intercepts, network) and np.isfinite(X).all():
-            x = X if X.dtype == dtype else _narrow(X, dtype)
-            return forward(network, Parameters([None, *coefs], [None, *intercepts]), x).a[-1], NUMPY, NUMPY
+        if plain and network is not None and _fit(coefs, intercepts, network) and _is_finite(X):
+            p = Parameters([None, *coefs], [None, *intercepts])
+            if X.dtype != dtype:
+                with our_errors():
+                    checks.demand_no_loss(X, "X", np, dtype.name)
+            if X.shape[0] <= MANY:
+                return forward(network, p, X.astype(dtype, copy=False)).a[-1], NUMPY, NUMPY
+            return outputs(network, p, _blocks(Inputs(X, NUMPY, dtype.name), network)), NUMPY, NUMPY
     place, network, p, inputs, caller = _prepare(estimator, X, method)
     with _working(place):
         return outputs(network, p, _blocks(inputs, network)), place, caller
@@ -149,9 +157,12 @@ def _fit(coefs: Sequence[HostArray], intercepts: Sequence[HostArray], network: N
     return shapes and [b.shape for b in intercepts] == [(n,) for n in sizes[1:]]
 
 
-def _narrow(X: HostArray, dtype: Any) -> HostArray:
-    checks.demand_no_loss(X, "X", np, dtype.name)
-    return X.astype(dtype)
+def _is_finite(X: HostArray) -> bool:
+    """Whether X is known to be finite: no array as large as X is made to find out."""
+    if X.shape[0] <= MANY:
+        return bool(np.isfinite(X).all())
+    with np.errstate(all="ignore"):
+        return math.isfinite(np.add.reduce(X, axis=None))
 
 
 def _prepare(estimator: Attributes, X: Any, method: str) -> tuple[Place, Network, Parameters, Inputs, Place]:
@@ -197,7 +208,7 @@ def _working(place: Place) -> ExitStack:
 def _slopes(place: Place, network: Network, p: Parameters, x: Inputs, targets: Array | None) -> Array:
     parts, at = [], 0
     with _working(place):
-        for part in _blocks(x, network):
+        for part in _blocks(x, network).blocks():
             trace = forward(network, p, part)
             n = int(part.shape[0])
             y = trace.a[-1] if targets is None else targets[at : at + n, :]
@@ -207,8 +218,8 @@ def _slopes(place: Place, network: Network, p: Parameters, x: Inputs, targets: A
     return parts[0] if len(parts) == 1 else place.xp.concat(parts, axis=0)
 
 
-def _blocks(inputs: Inputs, network: Network) -> Iterator[Array]:
-    return inputs.blocks(rows_at_once(network.layout.sizes))
+def _blocks(inputs: Inputs, network: Network) -> Data:
+    return inputs.blocks(rows_at_once(network, inputs.place))
 
 
 def _output_itself(j: int, place: Place) -> Loss:

@@ -5,7 +5,7 @@ pass ours, because scikit-learn's would bring them to NumPy. Both end in one typ
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,12 @@ from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.checks import demand_no_loss, weight_scale
 from xpmlp.estimators.front_door import advised, odd_inputs, odd_targets
 from xpmlp.estimators.parameters import InvalidParameterError
-from xpmlp.runners import Data
+from xpmlp.runners import Data, HostData
 
 NUMPY = select("numpy")
+COPIED_BYTES = 2**25  # of samples: what is no larger is copied where that makes its batches a little faster
+
+CAST_BYTES = 2**21  # of a block, where it is made to be looked at once
 
 
 class InvalidInputError(ValueError, TypeError):
@@ -43,73 +46,65 @@ def our_errors() -> Iterator[None]:
 class Inputs(NamedTuple):
     """Checked inputs, where they were, and where the work is done."""
 
-    x: Any  # of shape (n, n_0): on the host (perhaps sparse, CSR) or still where the caller had it
+    x: Any  # of shape (N, n_0): on the host (perhaps sparse, CSR, or integers) or still where the caller had it
     place: Place
     dtype: str  # of the arithmetic
+    which: HostArray | None = None  # the rows of x that are meant; None for all
 
     @property
     def n(self) -> int:
         """The number of samples."""
-        return int(self.x.shape[0])
+        return int(self.x.shape[0]) if self.which is None else len(self.which)
 
     def on_host(self) -> Any:
         """The samples as NumPy's, or as a sparse matrix."""
-        return self.x if _is_host(self.x) else to_numpy(self.x)
+        x = self.x if _is_host(self.x) else to_numpy(self.x)
+        return x if self.which is None else x[self.which]
 
     def take(self, rows: HostArray) -> "Inputs":
-        """Some of the samples."""
+        """Some of the samples; of large ones, by their numbers alone."""
+        if isinstance(self.x, np.ndarray) and self.place.backend.name == "numpy" and self._is_large():
+            return self._replace(which=rows if self.which is None else self.which[rows])
         if _is_host(self.x):
             return self._replace(x=self.x[rows])
         here = place_of(self.x)
         return self._replace(x=here.xp.take(self.x, here.asarray(rows.astype(np.int32)), axis=0))
 
     def data(self, y: HostArray, w: HostArray | None, batch_size: int) -> Data:
-        """The samples on the device, ready to be trained on; a sparse matrix stays on the host."""
-        return self._data(HostData if sparse.issparse(self.x) else Data, y, w, batch_size)
+        """The samples, ready to be trained on: on the device, but for those that stay on the host as they are.
 
-    def blocks(self, rows: int) -> Iterator[Array]:
-        """The samples on the device, `rows` at a time; from the host each block comes when its turn is."""
-        x = self.x if _is_host(self.x) else move(self.x, self.place, self.dtype)  # in one piece, of what is there
-        for start in range(0, self.n, rows):
-            yield move(_dense(x[start : min(start + rows, self.n), :]), self.place, self.dtype)
+        Those are sparse ones, and on NumPy what would have to be copied and is large.
+        """
+        place, dtype = self.place, self.dtype
+        w = None if w is None else place.asarray(w * scale_of(w), dtype)
+        y = place.asarray(y, dtype)
+        stays = sparse.issparse(self.x) or self.which is not None
+        copied = isinstance(self.x, np.ndarray) and self.x.dtype != dtype and place.backend.name == "numpy"
+        if stays or (copied and self._is_large() and batch_size < self.n):
+            return HostData(place, self.x, y, w, batch_size, dtype=dtype, which=self.which)
+        return Data(place, move(self.x, place, dtype), y, w, batch_size)
 
     def looked_at(self, y: HostArray, w: HostArray | None, rows: int) -> Data:
         """The samples, to be looked at in order, `rows` at a time: each block leaves the host when its turn comes."""
-        return self._data(HostData if _is_host(self.x) and self.n > rows else Data, y, w, rows)
-
-    def _data(self, kind: type[Data], y: HostArray, w: HostArray | None, batch_size: int) -> Data:
+        if not _is_host(self.x) or self.n <= rows or self.place.backend.name == "numpy":
+            return self.data(y, w, rows)
         place, dtype = self.place, self.dtype
         w = None if w is None else place.asarray(w * scale_of(w), dtype)
-        x = self.x if kind is HostData or sparse.issparse(self.x) else move(self.x, place, dtype)
-        return (HostData if sparse.issparse(x) else kind)(place, x, place.asarray(y, dtype), w, batch_size)
+        return HostData(place, self.x, place.asarray(y, dtype), w, rows, dtype=dtype)
 
+    def blocks(self, rows: int) -> Data:
+        """The samples, to be looked at in blocks: what is on the host is brought block by block."""
+        if _is_host(self.x):
+            data = HostData(self.place, self.x, None, None, rows, dtype=self.dtype, which=self.which)
+            if data.stays_sparse:
+                data.batch_size = min(2 * rows, data.n)  # they take little room
+            elif data.here and (data.is_sparse or self.x.dtype != self.dtype):
+                data.batch_size = min(rows, data.n, max(CAST_BYTES // (8 * self.x.shape[1]), 256))
+            return data
+        return Data(self.place, move(self.x, self.place, self.dtype), None, None, rows)
 
-class HostData(Data):
-    """Samples whose x stays on the host, sparse or not: a batch goes to the device when its turn comes.
-
-    So one code serves every backend, and memory is bounded by a batch. Products of a sparse matrix itself would save
-    no more than the first product: the gradient of W[1] and what the optimizer keeps for it are dense anyway.
-    """
-
-    streams = True
-
-    def batches(
-        self,
-        order: HostArray | None,
-        take: Callable[[Array, Array, int], Array] | None = None,  # noqa: ARG002  # the eager runner brings none
-    ) -> Iterator[tuple[Array, Array, Array | None]]:
-        """See `Data.batches`."""
-        dtype = str(self.y.dtype).rpartition(".")[2]
-        for start in range(0, self.n, self.batch_size):
-            stop = min(start + self.batch_size, self.n)
-            rows = np.arange(start, stop) if order is None else order[start:stop]
-            index = self.place.asarray(rows.astype(np.int32))
-            x = self.x[start:stop] if order is None else self.x[rows]
-            yield (
-                self.place.asarray(_dense(x), dtype),
-                self._take(self.y, index, 2),
-                self._take(self.w, index, 1),
-            )
+    def _is_large(self) -> bool:
+        return int(self.x.size) * np.dtype(self.dtype).itemsize > COPIED_BYTES
 
 
 def working_place(backend: str | None, device: str | None, X: Any) -> Place:
@@ -132,17 +127,25 @@ def check_inputs(estimator: Any, X: Any, *, place: Place, dtype: str | None, res
     if X is not None and (odd := odd_inputs(X)):
         raise InvalidInputError(odd)
     if caller_place(X) is NUMPY:
-        options = {"accept_sparse": ["csr", "csc"], "dtype": [np.float64, np.float32], "order": "C"}
+        # Integers stay what they are until their batch comes, and columns lie as they do in a frame.
+        dtypes = None if _holds_integers(X) else [np.float64, np.float32]
+        options = {"accept_sparse": ["csr", "csc"], "dtype": dtypes}
         x = validate_data(estimator, X=X, reset=reset, **options)
         x = x.tocsr() if sparse.issparse(x) else x
     else:
         x = _check_array(X)
         validate_data(estimator, X=x, reset=reset, skip_check_array=True)
-    is_ = str(x.dtype).rpartition(".")[2]
+    is_ = str(x.dtype).rpartition(".")[2] if "float" in str(x.dtype) else "float64"
     dtype = place.dtype_name(is_ if dtype is None else dtype)
     held = x.data[:, None] if sparse.issparse(x) else x
     demand_no_loss(held, "X", array_namespace(held), dtype)
     return Inputs(x, place, dtype)
+
+
+def _holds_integers(X: Any) -> bool:
+    """Whether X is an array of integers or booleans, or a frame whose columns all are of one such dtype."""
+    kinds = [X.dtype] if type(X) is np.ndarray else list(getattr(X, "dtypes", ()))
+    return bool(kinds) and isinstance(kinds[0], np.dtype) and kinds[0].kind in "iub" and len(set(kinds)) == 1
 
 
 def _check_array(X: Any) -> Array:
@@ -235,10 +238,6 @@ def host(values: Any) -> Any:
     return (
         values if caller_place(values) is NUMPY else to_numpy(values.detach() if hasattr(values, "detach") else values)
     )
-
-
-def _dense(x: Any) -> Any:
-    return x.toarray() if sparse.issparse(x) else x
 
 
 def move(x: Any, place: Place, dtype: str) -> Array:

@@ -112,7 +112,7 @@ def fit_network(
         goes_on = Saved(saved.snapshot, saved.run, was.orders, was.history)
         done, seed = len(was.history["loss"]) - saved.snapshot.epoch, was.random_state
     net = net._replace(orders=orders, random_state=seed)
-    rows = rows_at_once(net.network.layout.sizes, net.n_networks)
+    rows = rows_at_once(net.network, net.place, net.n_networks)
     problem = Problem(
         task,
         data,
@@ -161,7 +161,7 @@ def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -
 
 def _batch_size(o: Options, samples: Samples, net: Content) -> int:
     if o.optimizer == LBFGS:  # every step looks at all samples; in blocks, so that memory stays bounded
-        return rows_at_once(net.network.layout.sizes)
+        return rows_at_once(net.network, net.place)
     return samples.n if o.batch_size is None else checks.integer(o.batch_size, "batch_size", least=1)
 
 

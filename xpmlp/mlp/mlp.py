@@ -257,7 +257,7 @@ class MLP(Passes):
     @at_home("evaluating")
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
         """The loss on `X` and `y`, without any penalty: a float, or a NumPy array of shape (m,)."""
-        rows = rows_at_once(self.layout.sizes, self.n_networks)
+        rows = rows_at_once(self.network, self.place, self.n_networks)
         data = Data(self.place, *self._door.samples(X, y, sample_weight), rows)
         return plain(evaluate(self.network, self._p, data).loss)
 

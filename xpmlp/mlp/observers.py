@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xpmlp._typing import Array
+from xpmlp.backends import place_of
 from xpmlp.mlp.validation import Samples
 from xpmlp.network import Network
+from xpmlp.runners import Data
 from xpmlp.training import Fitted, Observer, Outcome, outputs, rows_at_once
 
 Metric = Callable[[Array, Array], float]
@@ -14,9 +16,9 @@ Callback = Callable[[Any, int, dict[str, Any]], object]
 
 def predicted(network: Network, p: Array, x: Array) -> Array:
     """The outputs for the inputs `x`, shape (n, n_K) or (m, n, n_K); in blocks, so that memory stays bounded."""
-    n, rows = int(x.shape[-2]), rows_at_once(network.layout.sizes, None if p.ndim == 1 else int(p.shape[0]))
-    blocks = (x[..., start : min(start + rows, n), :] for start in range(0, n, rows))
-    return outputs(network, network.layout.unpack(p), blocks)
+    place = place_of(x)
+    rows = rows_at_once(network, place, None if p.ndim == 1 else int(p.shape[0]))
+    return outputs(network, network.layout.unpack(p), Data(place, x, None, None, rows))
 
 
 class Metrics(Observer):

@@ -7,6 +7,8 @@ the eager runner.
 
 import importlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from xpmlp._typing import Array
@@ -14,9 +16,10 @@ from xpmlp.backends.config import get_config
 from xpmlp.runners import eager, numba_epoch
 from xpmlp.runners.eager import Data
 from xpmlp.runners.graphs import GraphRunner
-from xpmlp.runners.step import CannotRunError, Task
+from xpmlp.runners.host_data import HostData
+from xpmlp.runners.step import CannotRunError, Task, gradient
 
-__all__ = ["CannotRunError", "Data", "KeptRunner", "Task", "find_runner"]
+__all__ = ["CannotRunError", "Data", "HostData", "KeptRunner", "Task", "find_gradient", "find_runner"]
 
 # Runners that take a batch as it comes and can wait between gradient and update; the others compile or capture more.
 GO_BATCH_BY_BATCH = ("numpy", "torch")
@@ -29,11 +32,13 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
 
     A fit of many `steps`, as far as that is known, may win back what a compiler costs.
     """
-    if data.streams:
-        return eager.Runner(task, data, seed)
     backend, reasons = data.place.backend, list[str]()
     kind: Any = importlib.import_module(f"xpmlp.runners.{backend.runner}").Runner
-    if not data.whole or task.reduce is not None:
+    if data.streams and backend.runner != "numpy":
+        reasons = ["x stays on the host, and comes to the device batch by batch"]
+        _logger.info("the eager runner takes this training: %s", reasons[0])
+        kind = eager.Runner
+    elif not data.whole or task.reduce is not None:
         if backend.runner not in GO_BATCH_BY_BATCH:
             reasons = ["batches come in parts or one by one, and each gradient is summed on its own"]
             _logger.info("the eager runner takes this training: %s", reasons[0])
@@ -72,3 +77,10 @@ def _wanted(kind: Any) -> bool:
     # Those that capture a step as a CUDA graph can be chosen between, and switched off.
     captures = getattr(kind, "captures", "")
     return not captures or get_config()["captured"] in ("auto", captures)
+
+
+def find_gradient(task: Task, data: Data) -> Callable[[Array, Array, Array, Array | None], tuple[Array, Array]]:
+    """What tells the loss of a batch of `data` and its gradient, which the next call may write over."""
+    if data.place.backend.runner != "numpy":
+        return partial(gradient, task)
+    return importlib.import_module("xpmlp.runners.numpy").Runner(task, data).gradient  # type: ignore[no-any-return]

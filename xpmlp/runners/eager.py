@@ -1,6 +1,7 @@
 """The eager runner: step after step, on every backend. Its results are what a step means."""
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
@@ -19,10 +20,11 @@ class Data:
     """
 
     whole = True  # whether x, y and w are there as arrays, and not only batch by batch
-    streams = False  # whether it comes to the device batch by batch, so that only the eager runner takes it
+    streams = False  # whether it comes to the device batch by batch, which only NumPy's and the eager runner take
 
-    def __init__(self, place: Place, x: Array, y: Array, w: Array | None, batch_size: int) -> None:
-        self.place, self.x, self.y, self.w = place, x, y, w
+    def __init__(self, place: Place, x: Array, y: Array | None, w: Array | None, batch_size: int) -> None:
+        # What there is no y for can only be looked at, in `blocks`.
+        self.place, self.x, self.y, self.w = place, x, cast(Array, y), w
         self.n = int(x.shape[-2])
         self.batch_size = min(batch_size, self.n)
 
@@ -32,11 +34,16 @@ class Data:
         return -(-self.n // self.batch_size)
 
     def batches(
-        self, order: HostArray | None, take: Callable[[Array, Array, int], Array] | None = None
+        self,
+        order: HostArray | None,
+        take: Callable[[Array, Array, int], Array] | None = None,
+        *,
+        sparse: bool = False,  # noqa: ARG002 - what is here is dense
     ) -> Iterator[tuple[Array, Array, Array | None]]:
         """The batches of one epoch in the given order, shape (n,) or (m, n); None is the order the samples have.
 
         `take(values, rows, axis)` may stand in for the namespace's for one network: one that makes no new arrays, say.
+        Who can multiply `host_data.SparseRows` says so with `sparse`.
         """
         if order is None or self.n_batches == 1:
             # One batch of everything is the same batch in any order.
@@ -58,6 +65,11 @@ class Data:
             self._take(self.y, index, 2, take),
             self._take(self.w, index, 1, take),
         )
+
+    def blocks(self, *, sparse: bool = False) -> Iterator[Array]:  # noqa: ARG002 - as in `batches`
+        """The x of all batches, in the order the samples have."""
+        for start in range(0, self.n, self.batch_size):
+            yield self.x[..., start : min(start + self.batch_size, self.n), :]
 
     def _take(
         self, values: Array | None, rows: Array, ndim: int, take: Callable[[Array, Array, int], Array] | None = None

@@ -81,6 +81,7 @@ class InPlaceRunner:
 
     name: ClassVar[str]
     columns: Columns
+    takes_sparse = False  # whether the products of `columns` know sparse rows
     reason = ""
 
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
@@ -114,7 +115,7 @@ class InPlaceRunner:
         self._own(p, slots)
         total: Any = 0.0
         seen: Any = 0.0
-        for i, (x, y, w) in enumerate(self.data.batches(order, self._take)):
+        for i, (x, y, w) in enumerate(self.data.batches(order, self._take, sparse=self.takes_sparse)):
             t += 1
             part, weight = self._step(x, y, w, t, optimizer.rates(t, rate_of(i), **optimizer.parameters))
             total, seen = total + part, seen + weight
@@ -144,6 +145,14 @@ class InPlaceRunner:
         else:
             loss, weight = self._reduced(self.task.reduce, x, y, w, t)
         return (loss + self._update(rates, weight)) * weight, weight
+
+    def gradient(self, p: Array, x: Array, y: Array, w: Array | None) -> tuple[Array, Array]:
+        """The loss of a batch, without penalty, and its gradient, which the next call writes over."""
+        if self.p is None or self.p.shape != p.shape:
+            self._own(array_namespace(p).asarray(p, copy=True), ())
+        else:
+            self.p[...] = p  # the views of our own vector need not be cut again
+        return self._gradient(x, y, w, 0), self.g
 
     def _take(self, values: Array, rows: Array, axis: int) -> Array:
         which = (id(values), len(rows))

@@ -6,16 +6,21 @@ Math. Softw. 20 (1994), as in L-BFGS-B, so that the same problem takes the same 
 """
 
 import math
+import operator
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from array_api_compat import is_numpy_array
+
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
+from xpmlp.runners import find_gradient
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import Part, Reduction, State, Task, gradient, of_each, total_weight
+from xpmlp.runners.step import Part, Reduction, State, Task, of_each, total_weight
 
+Gradient = Callable[[Array, Array, Array, Array | None], tuple[Array, Array]]  # of a batch: see `find_gradient`
 Function = Callable[[Array], tuple[Array, Array]]  # from p of shape (P,) to the loss, shape (), and its gradient
 
 # The constants of the line search, as in L-BFGS-B: enough descent, a slope that has flattened enough (the strong Wolfe
@@ -58,44 +63,50 @@ class _Point(NamedTuple):
 def objective(task: Task, data: Data) -> Function:
     """The loss of all the data and its gradient, gathered batch by batch so that memory stays bounded."""
     whole = Task(task.network, task.optimizer)  # the penalty is added once, not by batch
+    gradient = find_gradient(whole, data)
     layout = task.network.layout
 
     def function(p: Array) -> tuple[Array, Array]:
         xp = array_namespace(p)
         if task.reduce is None:
-            loss, g, total = _sums(whole, p, data)
+            loss, g, total = _sums(gradient, p, data)
         else:
-            loss, g, total = _sums_of_parts(whole, p, data, task.reduce)
+            loss, g, total = _sums_of_parts(gradient, p, data, task.reduce)
         weights = p[: layout.decaying_stop]
-        loss = (loss + 0.5 * task.l2 * xp.sum(weights * weights)) / total
+        loss = (loss + 0.5 * task.l2 * _product(p)(weights, weights)) / total
         if task.l2 > 0.0:
             biases = xp.zeros((layout.size - layout.decaying_stop,), dtype=p.dtype, device=p.device)
-            g = g + task.l2 * xp.concat([weights, biases])
-        return loss, g / total
+            g += task.l2 * xp.concat([weights, biases])
+        g /= total
+        return loss, g
 
     return function
 
 
-def _sums(task: Task, p: Array, data: Data) -> tuple[Any, Any, Any]:
+def _sums(gradient: Gradient, p: Array, data: Data) -> tuple[Any, Any, Any]:
     """The loss, its gradient and the weights, summed over all samples."""
     loss: Any = 0.0
-    g: Any = 0.0
+    g: Any = None
     total: Any = 0.0
-    for x, y, w in data.batches(None):
+    for x, y, w in data.batches(None, sparse=data.place.backend.runner == "numpy"):
         weight = total_weight(x, w)
-        part, slope = gradient(task, p, x, y, w)
-        loss, g, total = loss + part * weight, g + slope * weight, total + weight
+        part, slope = gradient(p, x, y, w)
+        loss, total = loss + part * weight, total + weight
+        if g is None:
+            g = slope * weight
+        else:
+            g += slope * weight
     return loss, g, total
 
 
-def _sums_of_parts(task: Task, p: Array, data: Data, reduce: Reduction) -> tuple[Any, Any, Any]:
+def _sums_of_parts(gradient: Gradient, p: Array, data: Data, reduce: Reduction) -> tuple[Any, Any, Any]:
     """The same over those of all processes: each sums over its lanes, and there is one sum of these."""
     sums: dict[int, tuple[Part, Any, Any, Any]] = {}
     for x, y, w in data.batches(None):
         for part in reduce.parts(int(x.shape[-2])):
             some = x[part.rows, :], y[part.rows, :], None if w is None else w[part.rows]
             weight = total_weight(some[0], some[2])
-            mean, slope = gradient(task, p, *some)
+            mean, slope = gradient(p, *some)
             _, loss, g, total = sums.get(part.lane, (part, 0.0, 0.0, 0.0))
             sums[part.lane] = part, loss + mean * weight, g + slope * weight, total + weight
     for part, loss, g, total in sums.values():
@@ -218,18 +229,18 @@ def _pair(s: Array, y: Array) -> tuple[Array, Array, Array]:
 
 def direction(g: Array, pairs: "deque[tuple[Array, Array, Array]]") -> Array:
     """-H g, where H is the inverse Hessian that the last pairs (s, y) suggest; nothing is read from the device."""
-    xp = array_namespace(g)
+    dot = _product(g)
     q = -g
     shares = []
     for s, y, rho in reversed(pairs):
-        a = rho * xp.sum(s * q)
+        a = rho * dot(s, q)
         q = q - a * y
         shares.append(a)
     if pairs:
         s, y, rho = pairs[-1]
-        q = q / (rho * xp.sum(y * y))  # gamma = (s . y) / (y . y), equation 7.20
+        q = q / (rho * dot(y, y))  # gamma = (s . y) / (y . y), equation 7.20
     for (s, y, rho), a in zip(pairs, reversed(shares), strict=True):
-        q = q + (a - rho * xp.sum(y * q)) * s
+        q = q + (a - rho * dot(y, q)) * s
     return q
 
 
@@ -367,7 +378,12 @@ class _Calls:
 
 
 def _dot(a: Array, b: Array) -> float:
-    return float(array_namespace(a).sum(a * b))
+    return float(_product(a)(a, b))
+
+
+def _product(like: Array) -> Callable[[Array, Array], Array]:
+    """What multiplies two vectors, with no array as large as they are; NumPy's operator is called in less time."""
+    return operator.matmul if is_numpy_array(like) else array_namespace(like).matmul  # type: ignore[no-any-return]
 
 
 def _largest(g: Array) -> float:

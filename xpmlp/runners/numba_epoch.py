@@ -65,6 +65,8 @@ def _obstacle(task: Task, data: Data, seed: Array | None) -> str:
     """Why the kernel cannot run a task; "" where it can."""
     network, layout = task.network, task.network.layout
     *hidden, output = network.activations
+    if data.streams:
+        return "x is made ready batch by batch"
     if layout.size > MOST_PARAMETERS:
         return "it wins nothing on networks of this size"
     if seed is not None or task.clip_norm is not None or task.factors is not None:

@@ -156,6 +156,8 @@ class LaneData(Data):
         self,
         order: HostArray | int | None,
         take: Callable[[Array, Array, int], Array] | None = None,  # noqa: ARG002  # rows are taken on the host
+        *,
+        sparse: bool = False,  # noqa: ARG002  # they come dense
     ) -> Iterator[tuple[Array, Array, Array | None]]:
         """The batches of an epoch, by its number; None is the order that the data have."""
         epoch = None if order is None else int(order)

@@ -1,6 +1,6 @@
 """The one fit: every face's training runs through here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from xpmlp.runners.step import State
 from xpmlp.threads import enough_for, flops_of_step
 from xpmlp.training.agreement import Agreement
 from xpmlp.training.checkpoints import Checkpoints, demand_same_run
-from xpmlp.training.evaluation import evaluate, plain
+from xpmlp.training.evaluation import Evaluator, Outcome, plain
 from xpmlp.training.loop import BEGINNING, Report, Snapshot, train
 from xpmlp.training.problem import Carried, CheckpointRequest, Fitted, Observer, Problem, Saved
 
@@ -65,6 +65,9 @@ class _Fit:
         self.logs: dict[str, Any] = {}
         self.error: Exception | None = None
         self.asked = keep
+        self.look: Callable[[Array], Outcome] | None = problem.judge
+        if problem.held_out is not None:
+            self.look = Evaluator(task.network, problem.held_out)
         self.keep: Checkpoints | None = None
         self.together = None if problem.together is None else Agreement(problem.together)
 
@@ -181,12 +184,8 @@ class _Fit:
             curve.extend([plain(np.full(np.shape(like), np.nan))] * (self.noted - len(curve)))
 
     def _measure(self, p: Array) -> None:
-        problem, seen = self.problem, None
+        seen = None if self.look is None else self.look(p)
         self.logs = {}
-        if problem.held_out is not None:
-            seen = evaluate(problem.task.network, p, problem.held_out)
-        elif problem.judge is not None:
-            seen = problem.judge(p)
         if seen is not None:
             self.logs["validation_loss"] = plain(seen.loss)
         try:

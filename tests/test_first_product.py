@@ -1,0 +1,202 @@
+"""How X reaches the first product: whatever its dtype, its order or its form, in blocks, and never copied whole."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp.backends import select
+from xpmlp.estimators import validation
+from xpmlp.network import Layout, Network, forward
+from xpmlp.network.activations import ACTIVATIONS, activation
+from xpmlp.network.losses import loss
+from xpmlp.optim.optimizers import optimizer
+from xpmlp.runners import Data, HostData, Task, find_runner, numpy
+from xpmlp.runners.lbfgs import objective
+from xpmlp.runners.passes import InPlacePass
+from xpmlp.training import evaluate, outputs
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+rng = np.random.default_rng(0)
+COUNTS = rng.integers(0, 4, size=(60, 5))
+Y = (COUNTS[:, 0] + COUNTS[:, 1] > 3).astype(int)
+
+
+def frame(X):
+    return pytest.importorskip("pandas").DataFrame(X, columns=[str(j) for j in range(X.shape[1])])
+
+
+# All hold the same numbers; those of a matrix with a tenth of them are in the other table.
+DENSE = {
+    "by rows": lambda X: np.ascontiguousarray(X, dtype=np.float64),
+    "by columns": lambda X: np.asfortranarray(X, dtype=np.float64),
+    "every other row": lambda X: np.repeat(X.astype(np.float64), 2, axis=0)[::2],
+    "every other column": lambda X: np.repeat(X.astype(np.float64), 2, axis=1)[:, ::2],
+    "float32": lambda X: X.astype(np.float32),
+    "float32 by columns": lambda X: np.asfortranarray(X, dtype=np.float32),
+    "uint8": lambda X: X.astype(np.uint8),
+    "int64 by columns": lambda X: np.asfortranarray(X, dtype=np.int64),
+    "a frame": lambda X: frame(X.astype(np.float64)),
+    "a frame of integers": frame,
+    "sparse rows": lambda X: sparse.csr_array(X.astype(np.float64)),
+    "sparse columns": lambda X: sparse.csc_matrix(X.astype(np.float32)),
+}
+
+
+def few(X):
+    """X with its last 54 columns 0: of a density below that from which on rows are dense."""
+    return np.concatenate([X, np.zeros((len(X), 54), X.dtype)], axis=1)
+
+
+@pytest.fixture(params=[0, 2**25], ids=["batch by batch", "copied where small"])
+def copied_bytes(request, monkeypatch):
+    monkeypatch.setattr(validation, "COPIED_BYTES", request.param)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", DENSE)
+@pytest.mark.usefixtures("copied_bytes")
+def test_a_fit_and_its_answers_are_the_same_however_x_lies(kind, dtype, early_stopping, solver):
+    settings = {"dtype": dtype, "early_stopping": early_stopping and solver == "adam", "batch_size": 7}
+    X = few(COUNTS) if "sparse" in kind else COUNTS
+    answers = []
+    for given in (X.astype(dtype), DENSE[kind](X)):
+        model = MLPClassifier((6, 4), solver=solver, max_iter=4, random_state=0, **settings).fit(given, Y)
+        answers.append(
+            [
+                np.asarray(answer)
+                for answer in (
+                    *model.coefs_, model.loss_, model.predict_proba(given), model.predict_proba(given[:1] if
+                    not hasattr(given, "iloc") else given.iloc[:1]),
+                    model.hidden_activations(given, 1), model.input_gradients(given, Y),
+                )
+            ]
+        )  # fmt: skip
+    # A product of other strides, or a sparse one, sums in another order: some units of the last place a step.
+    tolerance = 1e-9 if dtype == "float64" else 2e-4
+    for expected, found in zip(*answers, strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_sparse_rows_stay_sparse_up_to_the_first_product(monkeypatch):
+    X = sparse.csr_matrix(few(COUNTS).astype(np.float64))
+
+    def refuse(*_, **__):
+        raise AssertionError("a sparse batch was made dense")
+
+    monkeypatch.setattr(sparse.csr_matrix, "toarray", refuse)
+    for settings in ({}, {"solver": "lbfgs"}, {"early_stopping": True}):
+        model = MLPClassifier((4,), max_iter=2, batch_size=7, random_state=0, **settings).fit(X, Y)
+        model.predict_proba(X)
+        model.hidden_activations(X)
+
+
+@pytest.mark.parametrize(("density", "stays"), [(0.19, True), (0.21, False)])
+def test_rows_with_many_numbers_are_made_dense(density, stays):
+    X = sparse.random(50, 40, density, format="csr", random_state=0)
+    data = HostData(select("numpy"), X, np.zeros((50, 1)), None, 10, dtype="float64")
+    assert data.stays_sparse == stays
+    first = next(iter(data.batches(None, sparse=True)))[0]
+    assert isinstance(first, np.ndarray) == (not stays)
+    assert isinstance(next(iter(data.batches(None)))[0], np.ndarray)  # for who has not said that he can multiply them
+
+
+@pytest.mark.parametrize("kind", ["by rows", "by columns", "a frame", "uint8", "int64 by columns"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_nothing_as_large_as_x_is_made(kind, dtype, early_stopping, monkeypatch):
+    monkeypatch.setattr(validation, "COPIED_BYTES", 0)
+    n, width = 8_000, 400
+    large = np.random.default_rng(0).integers(0, 4, size=(n, width), dtype=np.uint8)
+    large, y = DENSE[kind](large), np.arange(n) % 2
+    model = MLPClassifier(
+        (4,), max_iter=1, batch_size=200, random_state=0, dtype=dtype, early_stopping=early_stopping, tol=0.0
+    )
+    some = large.iloc[:1_200] if hasattr(large, "iloc") else large[:1_200]
+    model.fit(some, y[:1_200]).predict(some)  # what is made once
+    x_bytes = n * width * (1 if kind == "uint8" else 8)
+    for call in (lambda: model.fit(large, y), lambda: model.predict(large)):
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # A block of 655 rows, what is made of y, and little else: float32 of all X would be 12.8 MB, of uint8 4 X.
+        assert peak < 8e6, f"{peak / x_bytes:.2f} X"
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one network", "three networks"])
+@pytest.mark.parametrize("units", [3, 20], ids=["few units", "many units"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_pass_in_place_is_the_forward_pass(name, units, many):
+    layout = Layout((4, units, units + 1, 3))
+    row = activation(name)
+    network = Network(layout, (row, row, row), loss("squared_error"))
+    p = layout.unpack(np.random.default_rng(1).uniform(-0.5, 0.5, size=(3, layout.size) if many else layout.size))
+    go = InPlacePass(network, p, numpy.Runner.columns)
+    x = np.random.default_rng(2).normal(size=(17, 4))
+    expected = forward(network, p, x)
+    for layer in (1, 2, -1):
+        for rows in (17, 5, 17):  # rooms of one size serve again
+            z, a = go(x[:rows], layer)
+            np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+
+
+def a_network(backend, n=23, w=None):
+    dtype = backend.dtypes[-1]
+    here = np.random.default_rng(3)
+    layout = Layout((4, 5, 3))
+    network = Network(layout, (activation("tanh"), activation("softmax")), loss("cross_entropy"))
+    x, y = here.normal(size=(n, 4)), np.eye(3)[here.integers(0, 3, n)]
+    p = backend.put(here.normal(size=layout.size), dtype)
+    w = None if w is None else backend.put(w, dtype)
+    return network, p, lambda rows: Data(backend.place, backend.put(x, dtype), backend.put(y, dtype), w, rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_change_neither_outputs_nor_loss(backend, weighted):
+    network, p, data = a_network(backend, w=np.arange(23.0) if weighted else None)
+    tolerance = 1e-5 if backend.dtypes[-1] == "float32" else 1e-12
+    whole = evaluate(network, p, data(23))
+    for rows in (1, 5, 22, 100):
+        found = evaluate(network, p, data(rows))
+        np.testing.assert_allclose(found.loss, whole.loss, rtol=tolerance)
+        backend.assert_close(found.yhat, backend.get(whole.yhat), atol=tolerance)
+        yhat = outputs(network, network.layout.unpack(p), data(rows))
+        backend.assert_close(yhat, backend.get(whole.yhat), atol=tolerance)
+
+
+def test_an_objective_keeps_the_gradients_that_it_has_told(backend):
+    network, p, data = a_network(backend)
+    function = objective(Task(network, optimizer("sgd"), l2=0.1), data(7))
+    _, g = function(p)
+    before, parameters = np.array(backend.get(g)), np.array(backend.get(p))
+    function(p + 1.0)
+    np.testing.assert_array_equal(backend.get(g), before)
+    np.testing.assert_array_equal(backend.get(p), parameters)
+
+
+def test_other_backends_take_dense_batches_and_say_so(backend):
+    if backend.name == "numpy":
+        pytest.skip("NumPy's own runner takes sparse rows")
+    dtype = backend.dtypes[-1]
+    X = sparse.random(20, 4, 0.1, format="csr", random_state=0)
+    network, _, _ = a_network(backend)
+    data = HostData(backend.place, X, backend.put(np.eye(3)[np.arange(20) % 3], dtype), None, 6, dtype=dtype)
+    runner = find_runner(Task(network, optimizer("sgd")), data)
+    assert runner.name == "eager"
+    assert "batch by batch" in runner.reason
+    for x, _, _ in data.batches(np.arange(20)):
+        assert x.dtype == getattr(backend.xp, dtype)
+
+
+def test_a_regression_on_sparse_rows_learns_what_it_learns_on_dense_ones():
+    X = sparse.random(400, 300, 0.02, format="csr", random_state=0)
+    y = np.asarray(X.sum(axis=1)).ravel()
+    models = [MLPRegressor(hidden_layer_sizes=(16,), max_iter=5, random_state=0).fit(x, y) for x in (X, X.toarray())]
+    np.testing.assert_allclose(models[0].loss_curve_, models[1].loss_curve_, rtol=1e-6)

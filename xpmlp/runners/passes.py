@@ -1,0 +1,142 @@
+"""The forward pass alone, block by block, for who has no gradient to ask for: predictions, validation, hidden layers.
+
+On NumPy it goes in place, over blocks that stay in the cache: every array is made once, z has the shape (units, rows)
+as in a step (runners/inplace.py), and what is found is written into one array that was made before. Elsewhere, and for
+networks of other layers, `network.forward` is as good.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from xpmlp import checks
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, Place, array_namespace
+from xpmlp.network import Network, Parameters, forward
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.runners import numpy as runner_of_numpy
+from xpmlp.runners.host_data import SparseRows
+from xpmlp.runners.inplace import Columns
+
+# Units from which on a layer lies in memory row by row: the product is up to twice as fast, and what goes along the
+# units, as the bias does, has enough of them.
+BY_ROWS = 16
+
+
+class Pass(Protocol):
+    """The forward pass of one network."""
+
+    takes_sparse: bool  # whether x may be `SparseRows`
+
+    def __call__(self, x: Any, layer: int = -1) -> tuple[Array, Array]:
+        """z[layer] and a[layer], of shape (rows, n_k) or (m, rows, n_k), good until the next call."""
+        ...
+
+    def joined(self, blocks: Iterable[Array], n: int) -> Array:
+        """What has been found block by block, n rows in all, in one array."""
+        ...
+
+
+class EagerPass:
+    """`network.forward`: see `Pass`."""
+
+    takes_sparse = False
+
+    def __init__(self, network: Network, p: Parameters) -> None:
+        self.network, self.p = network, p
+
+    def __call__(self, x: Array, layer: int = -1) -> tuple[Array, Array]:
+        """See `Pass`."""
+        trace = forward(self.network, self.p, x)
+        return trace.z[layer], trace.a[layer]
+
+    def joined(self, blocks: Iterable[Array], n: int) -> Array:  # noqa: ARG002 - they know it
+        """See `Pass`."""
+        found = list(blocks)
+        return found[0] if len(found) == 1 else array_namespace(found[0]).concat(found, axis=-2)
+
+
+class InPlacePass:
+    """NumPy's: see `Pass`."""
+
+    takes_sparse = True
+
+    def __init__(self, network: Network, p: Parameters, columns: Columns) -> None:
+        self.network, self.columns = network, columns
+        self.known = [
+            None,
+            *(columns.activations.get(f.name) if checks.genuine(f, ACTIVATIONS) else None for f in network.activations),
+        ]
+        self.WT: list[Any] = [None] + [W.mT for W in p.W[1:]]
+        self.b: list[Any] = [None] + [b.mT if b.ndim == 3 else b[:, None] for b in p.b[1:]]
+        self.lead = self.WT[1].shape[:-2]
+        self.rooms: dict[int, Rooms] = {}
+
+    def __call__(self, x: Any, layer: int = -1) -> tuple[HostArray, HostArray]:
+        """See `Pass`."""
+        layer, rows = layer % (self.network.layout.n_layers + 1), x.shape[-2]
+        sparse = type(x) is SparseRows
+        if rows not in self.rooms:
+            self.rooms[rows] = self._rooms(rows, 2 if sparse else 1)
+        z, note = self.rooms[rows]
+        h = x.mT
+        for k in range(1, layer + 1):
+            if k == 1 and sparse:  # SciPy makes an array of its own
+                z[k] = (x.rows @ self.WT[k].T).T
+                z[k] += self.b[k]
+            else:
+                self.columns.linear(self.WT[k], h, self.b[k], z[k])
+            if k < layer:
+                h = self._activated(k, z[k], note[k])
+        a = self._activated(layer, z[layer].copy(), note[layer])
+        return z[layer].mT, a.mT
+
+    def joined(self, blocks: Iterable[HostArray], n: int) -> HostArray:
+        """See `Pass`."""
+        found: Any = None
+        at = 0
+        for block in blocks:
+            rows = block.shape[-2]
+            if found is None:
+                found = np.empty((*block.shape[:-2], n, block.shape[-1]), block.dtype)
+            found[..., at : at + rows, :] = block
+            at += rows
+        return found  # type: ignore[no-any-return]
+
+    def _activated(self, k: int, z: HostArray, note: HostArray) -> HostArray:
+        column = self.known[k]
+        if column is None:
+            return self.network.activations[k - 1].function(z.mT).mT
+        column.forward(z, note)
+        return z
+
+    def _rooms(self, rows: int, first: int) -> "Rooms":
+        # z of a layer and of the one above it lie apart, that of the next one where the first was.
+        sizes, dtype, many = self.network.layout.sizes, self.WT[1].dtype, math.prod(self.lead)
+        wanted = sizes[first::2], sizes[first + 1 :: 2], sizes[1:]
+        flat = [np.empty(many * rows * max(units, default=0), dtype) for units in wanted]
+
+        def cut(k: int, which: int) -> HostArray:
+            part = flat[which][: many * rows * sizes[k]]
+            if sizes[k] < BY_ROWS:
+                return part.reshape(*self.lead, sizes[k], rows)
+            return part.reshape(*self.lead, rows, sizes[k]).mT
+
+        z = [cut(k, (k - first) % 2) if k >= first else None for k in range(1, len(sizes))]
+        return Rooms([None, *z], [None, *(cut(k, 2) for k in range(1, len(sizes)))])
+
+
+class Rooms(NamedTuple):
+    """Where the numbers of a block go, by layer, each of shape (n_k, rows) or (m, n_k, rows)."""
+
+    z: list[Any]
+    note: list[Any]
+
+
+def find_pass(network: Network, p: Parameters, place: Place) -> Pass:
+    """The pass for a network whose parameters live on `place`."""
+    if place.backend.runner == "numpy" and not network.layout.others:
+        return InPlacePass(network, p, runner_of_numpy.Runner.columns)
+    return EagerPass(network, p)
