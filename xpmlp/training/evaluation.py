@@ -10,7 +10,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace, place_of
 from xpmlp.backends.arithmetic import unwarned
-from xpmlp.network import Network, Parameters, forward, reciprocal, sample_losses
+from xpmlp.network import Network, Parameters, forward, reciprocal, said, sample_losses
 from xpmlp.runners import Data
 from xpmlp.threads import enough_for, flops_of_forward
 
@@ -40,7 +40,7 @@ def outputs(network: Network, p: Parameters, blocks: Iterable[Array], layer: int
     few = enough_for(flops_of_forward(network.layout.sizes, rows), place_of(first)) if rows > MANY else nullcontext()
     with few:
         found = [forward(network, p, x).a[layer] for x in chain([first], blocks)]
-    return _joined(found)
+    return _joined([said(network, block) for block in found] if layer == -1 else found)
 
 
 @unwarned
@@ -52,12 +52,14 @@ def evaluate(network: Network, p: Array, data: Data) -> Outcome:
     found = []
     for x, y, w in data.batches(None):
         trace = forward(network, parameters, x)
-        values = sample_losses(network, trace, y)
+        yhat = said(network, trace.a[-1])
+        # What members are worth is what their mean is worth.
+        values = network.loss.value(y, yhat) if network.members else sample_losses(network, trace, y)
         if w is None:
             total, seen = total + xp.sum(values, axis=-1), seen + values.shape[-1]
         else:
             total, seen = total + xp.sum(values * w, axis=-1), seen + xp.sum(w, axis=-1)
-        found.append(trace.a[-1])
+        found.append(yhat)
     loss = total / seen if data.w is None else total * reciprocal(seen)
     return Outcome(np.asarray(data.place.backend.to_numpy(loss)), _joined(found))
 
