@@ -120,7 +120,8 @@ def test_a_fit_with_parts_is_the_same_on_every_backend(name, backend, rng):
 def test_members_differ_and_predict_their_mean(rng):
     net, x, _, _ = net_and_samples(rng, "cross_entropy", 3, members=4, parts={0: [PIECEWISE, SCALE]})
     each = net.forward(x)
-    assert each.shape == (4, 7, 3) and np.ptp(each, axis=0).max() > 1e-3
+    assert each.shape == (4, 7, 3)
+    assert np.ptp(each, axis=0).max() > 1e-3
     np.testing.assert_allclose(net.predict(x), each.mean(axis=0), rtol=1e-14)
 
 
@@ -134,13 +135,15 @@ def test_inputs_of_one_group_begin_with_one_scale_and_bins_with_zeros():
     own = MLP([5, 6, 2], members=4, parts={0: [PIECEWISE, SCALE]}, random_state=0)
     own = own.layout.unpack(own.parameters).own[0]
     scale = own["member_scale.scale"][:, 0]
-    assert np.array_equal(scale[:, 0], scale[:, 2]) and np.all(scale[:, 2] != scale[:, 3])
-    assert not np.any(own["piecewise.bins"]) and np.all(np.abs(own["piecewise.slope"]) <= 3**-0.5)
+    assert np.array_equal(scale[:, 0], scale[:, 2])
+    assert np.all(scale[:, 2] != scale[:, 3])
+    assert not np.any(own["piecewise.bins"])
+    assert np.all(np.abs(own["piecewise.slope"]) <= 3**-0.5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_files_hold_parts_and_members(name, rng, tmp_path):
-    net, x, y, _ = net_and_samples(rng, **NETWORKS[name])
+    net, x, *_ = net_and_samples(rng, **NETWORKS[name])
     net.save(tmp_path / "net.safetensors")
     back = xpmlp.load(tmp_path / "net.safetensors")
     assert np.array_equal(back.predict(x), net.predict(x))
@@ -177,7 +180,8 @@ def test_rates_are_set_by_name(rng):
     before = net.layout.unpack(net.parameters)
     net.fit(x, y, epochs=2, learning_rate_factors={"W": 0.0, "piecewise.slope": 0.0})
     after = net.layout.unpack(net.parameters)
-    assert np.array_equal(before.W[1], after.W[1]) and not np.array_equal(before.b[1], after.b[1])
+    assert np.array_equal(before.W[1], after.W[1])
+    assert not np.array_equal(before.b[1], after.b[1])
     assert np.array_equal(before.own[0]["piecewise.slope"], after.own[0]["piecewise.slope"])
     assert not np.array_equal(before.own[0]["piecewise.offset"], after.own[0]["piecewise.offset"])
 

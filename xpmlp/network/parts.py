@@ -6,8 +6,8 @@
     member_scale   u_i = x * scale_i, for each member i of networks that share their weights
 
 To add one, write its functions and one row of PARTS. `forward(part, own, x)` returns what it makes of x and a note for
-`backward(part, own, note, du, inputs)`, which returns dx (None unless `inputs`) and the derivatives of its arrays; `own`
-holds the arrays by name. Vectors are of shape (n,), with a leading axis of m networks (m, 1, n), of k members (k, 1, n).
+`backward(part, own, note, du, inputs)`, which returns dx (None unless `inputs`) and the derivatives of its arrays;
+`own` holds the arrays by name. Vectors are of shape (n,); of m networks (m, 1, n), of k members (k, 1, n).
 """
 
 from collections.abc import Callable
@@ -107,7 +107,7 @@ class Part:
 
 
 def _bins(edges: tuple[tuple[float, ...], ...]) -> tuple[HostArray, ...]:
-    """Left edge, 1 / width, lowest and highest code of every bin, each of shape (F, 1, T); bins that are not there: 0."""
+    """Left edge, 1 / width, lowest and highest code of every bin, of shape (F, 1, T); 0 where there is none."""
     T = max(len(row) for row in edges) - 1
     left, scale, low, high = (np.zeros((len(edges), 1, T)) for _ in range(4))
     for f, row in enumerate(edges):
@@ -159,7 +159,7 @@ def piecewise_backward(part: Part, own: Own, note: Any, du: Array, inputs: bool)
     if not inputs:
         return None, derivatives
     _left, scale, low, high = part.constants(z)
-    within = xp.astype((E > low) & (E < high), E.dtype) * scale
+    within = xp.astype((low < E) & (high > E), E.dtype) * scale
     dz = xp.sum(g * own["slope"][..., None, :], axis=-1)
     dz = dz + xp.sum(within * xp.matmul(g, xp.matrix_transpose(own["bins"])), axis=-1)
     return xp.concat([xp.matrix_transpose(dz), du[..., F * d :]], axis=-1), derivatives

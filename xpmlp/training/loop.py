@@ -17,9 +17,10 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.faults import interruptible
 from xpmlp.network.parameters import Layout
-from xpmlp.optim.schedules import Progress, Schedule
+from xpmlp.optim.schedules import Schedule
 from xpmlp.runners.step import State, loss_or_nan
 from xpmlp.training.parties import Runner, Together
+from xpmlp.training.rates import Rates
 
 Notes = list[tuple[str, type[Warning]]]
 """Warnings to be given, last of all, when nothing can be rolled back any more."""
@@ -181,7 +182,7 @@ def train(
     if start is not None:
         state, done, samples, scale, stopped_by = start[:5]
         watch.take_up(start)
-    epoch, rates = done, _Rates(plan)
+    epoch, rates = done, Rates(plan.learning_rate, plan.schedule, plan.n_epochs, plan.n_batches)
     finished = getattr(runner, "finished", lambda _: "")
     stopped_by = (finished(state) if stopped_by == "epochs" and done < plan.n_epochs else "") or stopped_by
     # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
@@ -261,29 +262,6 @@ def _why(wish: str, dead: bool, plateau: bool, late: bool) -> str:
         "time": late,
     }
     return next((why for why, holds in reasons.items() if holds), "")
-
-
-class _Rates:
-    """The learning rate of every step, asked of the schedule as often as it moves."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-    def of_epoch(self, epoch: int, step: int, samples: int, scale: float) -> Callable[[int], float]:
-        plan = self.plan
-        base = plan.learning_rate * scale
-
-        # scikit-learn's invscaling counts samples over all fits, but a new optimizer begins at the full rate.
-        # (SGDOptimizer of its _stochastic_optimizers.py: `iteration_ends` lowers the rate only once an epoch is over.)
-        seen = samples if step else 0
-
-        def at(i: int) -> float:
-            return base * plan.schedule(Progress(step + i, epoch + i / plan.n_batches, seen, plan.n_epochs))
-
-        if plan.schedule.per_step:
-            return at
-        rate = at(0)
-        return lambda _: rate
 
 
 class _Watch:
