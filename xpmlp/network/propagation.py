@@ -47,6 +47,12 @@ class Network:
         """How many share the weights; 0 is one network."""
         return self.layout.members
 
+    def demand_plain(self, what: str) -> None:
+        """ValueError where there are parts or members, which `what` does not know."""
+        if self.parts or self.members:
+            found = sorted({part.name for row in self.parts for part in row}) + ["members"] * bool(self.members)
+            raise ValueError(f"{what} knows W, b and activations only; this network has {', '.join(found)}.")
+
     @cached_property
     def n_inputs(self) -> int:
         """How many inputs x has: n_0, unless parts make more of them."""
