@@ -107,7 +107,8 @@ class TabularEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
     # --- Learning ---
 
     def _fit(self, X: Any, y: HostArray, w: HostArray | None, strata: HostArray | None) -> Self:
-        checks.option(self.embedding, "embedding", ("piecewise", None))
+        if self.embedding is not None:
+            checks.option(self.embedding, "embedding", ("piecewise",))
         members = checks.integer(self.n_members, "n_members", least=1)
         fraction = checks.number(self.validation_fraction, "validation_fraction", above=0.0, below=1.0)
         seed = check_random_state(self.random_state).randint(2**31 - 1)

@@ -109,7 +109,7 @@ def chosen_parts(parts: Mapping[int, Any] | None, K: int) -> list[tuple[Part, ..
     """The parts of each layer but the last, as the argument `parts` of `MLP` names them; [] where there are none."""
     if not parts:
         return []
-    if not isinstance(parts, Mapping) or not all(isinstance(k, int) for k in parts):
+    if not all(isinstance(k, int) for k in parts):
         raise TypeError(
             f'parts must be a dict from a layer to its part or parts, as in {{1: "layer_norm"}}; got {parts!r}.'
         )

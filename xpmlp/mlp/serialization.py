@@ -23,8 +23,8 @@ def stored(
 ) -> Stored:
     """The document and arrays that stand for this network with the parameters `p`."""
     layout = net.network.layout
-    values = layout.unpack(p)
-    arrays = {f"{name}.{k}": values.at(name, k) for name, k, *_ in layout.segments}
+    parameters = layout.unpack(p)
+    arrays = {f"{name}.{k}": parameters.at(name, k) for name, k, *_ in layout.segments}
     for name, values in history.items():
         arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
     document = {

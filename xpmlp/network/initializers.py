@@ -74,7 +74,7 @@ def third_variance(n_in: int, n_out: int) -> float:
 
 
 def inverse_root(n_in: int) -> float:
-    return n_in**-0.5
+    return 1.0 / math.sqrt(n_in)
 
 
 def fixed_variance(n_in: int, n_out: int, *, sigma: float) -> float:

@@ -175,7 +175,7 @@ def piecewise_shapes(part: Part, n: int, lead: Shape) -> dict[str, Shape]:
 
 def piecewise_first(part: Part, name: str, shape: Shape, rng: Any) -> HostArray | float:
     bound = part.parameters["width"] ** -0.5
-    return 0.0 if name == "bins" else rng.uniform(-bound, bound, shape)  # type: ignore[no-any-return]
+    return 0.0 if name == "bins" else rng.uniform(-bound, bound, shape)
 
 
 def layer_norm(part: Part, own: Own, z: Array) -> tuple[Array, Any]:

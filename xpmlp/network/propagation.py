@@ -151,9 +151,11 @@ def forward(network: Network, p: Parameters, x: Array, drop: Drop | None = None)
         a[0] = h[0] = through_parts(network, p, 0, x, notes)
     if network.members and a[0].ndim == 2:
         h[0] = xp.broadcast_to(a[0], (network.members, *a[0].shape))
-    multiply = product if network.members else xp.matmul
     for k in range(1, K + 1):
-        z[k] = multiply(h[k - 1], W[k])  # z[k] = a[k-1] @ W[k] + b[k]
+        if network.members:
+            z[k] = product(h[k - 1], W[k])
+        else:
+            z[k] = xp.matmul(h[k - 1], W[k])  # z[k] = a[k-1] @ W[k] + b[k]
         z[k] += b[k]
         if network.parts:
             u[k] = through_parts(network, p, k, z[k], notes)
@@ -298,7 +300,6 @@ def backward(
     da[K], dz[K] = output_derivative(network, z[K], a[K], y, share)
     if show and da[K] is None:
         da[K] = network.loss.derivative(y, a[K]) * share
-    multiply = product if network.members else xp.matmul
     for k in range(K, 0, -1):
         if network.members and k < K:
             dW[k] = slope_of_shared(h[k - 1], dz[k])
@@ -306,7 +307,10 @@ def backward(
             dW[k] = xp.matmul(xp.matrix_transpose(h[k - 1]), dz[k])  # dW[k] = a[k-1].T @ dz[k]
         db[k] = xp.sum(dz[k], axis=-2, keepdims=dz[k].ndim > 2)  # db[k] = sum over rows of dz[k]
         if k > 1 or inputs or (network.parts and network.parts[0]):
-            da[k - 1] = multiply(dz[k], xp.matrix_transpose(W[k]))  # da[k-1] = dz[k] @ W[k].T
+            if network.members:
+                da[k - 1] = product(dz[k], xp.matrix_transpose(W[k]))
+            else:
+                da[k - 1] = xp.matmul(dz[k], xp.matrix_transpose(W[k]))  # da[k-1] = dz[k] @ W[k].T
         if k > 1:
             if masks[k - 1] is not None:
                 da[k - 1] *= masks[k - 1]
