@@ -159,7 +159,9 @@ def forward(network: Network, p: Parameters, x: Array, drop: Drop | None = None)
         z[k] += b[k]
         if network.parts:
             u[k] = through_parts(network, p, k, z[k], notes)
-        a[k] = network.activations[k - 1].function(u[k])  # a[k] = f_k(z[k])
+            a[k] = network.activations[k - 1].function(u[k])
+        else:
+            a[k] = network.activations[k - 1].function(z[k])  # a[k] = f_k(z[k])
         h[k] = a[k]
         if drop is not None and k < K and network.dropout[k - 1] > 0.0:
             masks[k] = dropout.mask(
@@ -259,7 +261,7 @@ def output_derivative(
 
 
 @unwarned
-def backward(
+def backward(  # noqa: PLR0912 - the chain rule stands in one place
     network: Network,
     p: Parameters,
     trace: Trace,
@@ -317,7 +319,7 @@ def backward(
             dz[k - 1] = pullback(f[k - 2], da[k - 1], u[k - 1], a[k - 1], show)
             if network.parts:
                 dz[k - 1] = back_through_parts(network, p, k - 1, dz[k - 1], notes, own[k - 1], True)
-    if da[0] is not None and network.members and a[0].ndim == 2:
+    if da[0] is not None and a[0].ndim < h[0].ndim:  # all members were given the same
         da[0] = xp.sum(da[0], axis=0)
     if network.parts:
         da[0] = back_through_parts(network, p, 0, da[0], notes, own[0], inputs)
