@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xpmlp.backends.config import config_context, get_config, set_config
     from xpmlp.backends.transfer import to_backend, to_device, to_numpy
     from xpmlp.estimators import MLPClassifier, MLPRegressor
+    from xpmlp.estimators.tabular import TabularClassifier, TabularRegressor
     from xpmlp.inspection import check_gradients
     from xpmlp.inspection.curvature import curvature
     from xpmlp.inspection.diagnosis import diagnose
@@ -49,6 +50,8 @@ _ROOMS = {
     "MLPRegressor": "estimators",
     "PrecisionWarning": "backends",
     "TablePreparation": "tabular",
+    "TabularClassifier": "estimators.tabular",
+    "TabularRegressor": "estimators.tabular",
     "available_backends": "backends",
     "check_gradients": "inspection",
     "config_context": "backends.config",
@@ -85,6 +88,8 @@ __all__ = [
     "MLPRegressor",
     "PrecisionWarning",
     "TablePreparation",
+    "TabularClassifier",
+    "TabularRegressor",
     "available_backends",
     "check_gradients",
     "config_context",

@@ -152,6 +152,7 @@ def _activation(row: Activation) -> Callable[[Graph, str], str]:
 
 def network_to_onnx(path: str | os.PathLike[str], network: Network, p: Parameters, dtype: str = "float32") -> None:
     """Write a network: input "X" (batch, n_0), output "yhat" (batch, n_K), or (m, batch, n_K) of m networks."""
+    network.demand_plain("to_onnx")
     g = Graph(dtype)
     yhat = g.op("Identity", outputs_of(g, "X", network, p), name="yhat")
     lead = [int(p.W[1].shape[0])] if p.W[1].ndim == 3 else []

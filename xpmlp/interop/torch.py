@@ -34,6 +34,7 @@ def sequential(network: Network, p: Parameters) -> Any:
     ValueError
         If PyTorch has no module for an activation.
     """
+    network.demand_plain("to_torch")
     try:
         torch = import_module("torch")
     except ImportError as error:

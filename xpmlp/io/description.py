@@ -5,6 +5,7 @@ function of the user's own cannot be named, so what contains one is refused.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from xpmlp import checks
@@ -15,7 +16,9 @@ from xpmlp.network.initializers import INITIALIZERS, Initializer, normal
 from xpmlp.network.initializers import initializer as find_initializer
 from xpmlp.network.losses import LOSSES
 from xpmlp.network.losses import loss as find_loss
-from xpmlp.network.parameters import Layout
+from xpmlp.network.parts import PARTS
+from xpmlp.network.parts import part as find_part
+from xpmlp.network.propagation import layout_with_parts
 from xpmlp.optim.optimizers import OPTIMIZERS, Optimizer
 from xpmlp.optim.optimizers import optimizer as find_optimizer
 from xpmlp.optim.schedules import SCHEDULES, Schedule
@@ -32,12 +35,17 @@ def describe_network(network: Network) -> Document:
     ValueError
         If an activation or the loss is a function of the user's own.
     """
-    return {
-        "sizes": list(network.layout.sizes),
+    document = {
+        "sizes": [network.n_inputs, *network.layout.sizes[1:]],
         "activations": [_name(row, ACTIVATIONS, "activation") for row in network.activations],
         "loss": _row(network.loss, LOSSES, "loss"),
         "dropout": list(network.dropout),
     }
+    if network.parts:
+        document["parts"] = [[_row(row, PARTS, "part") for row in layer] for layer in network.parts]
+    if network.members:
+        document["members"] = network.members
+    return document
 
 
 def network_of(document: Mapping[str, Any]) -> Network:
@@ -50,7 +58,13 @@ def network_of(document: Mapping[str, Any]) -> Network:
     loss = find_loss(_text(document["loss"]["name"]), **_parameters(document["loss"]))
     if not loss.accepts(activations[-1].outputs) or any(row.outputs == "distribution" for row in activations[:-1]):
         raise ValueError("its activations do not go with its loss.")
-    return Network(Layout(sizes), activations, loss, rates)
+    parts = tuple(
+        tuple(find_part(_text(row["name"]), **_parameters(row)) for row in layer) for layer in document.get("parts", ())
+    )
+    members = checks.integer(document.get("members", 0), "members", least=0)
+    if len(parts) not in (0, len(sizes) - 1):
+        raise ValueError(f"{len(sizes)} layers do not go with parts of {len(parts)}.")
+    return Network(layout_with_parts(sizes, parts, members), activations, loss, rates, parts)
 
 
 def describe_initializer(row: Initializer | None) -> Document | None:
@@ -68,13 +82,15 @@ def initializer_of(document: Mapping[str, Any] | None) -> Initializer | None:
 
 def describe_optimizer(row: Optimizer) -> Document:
     """The document of an optimizer."""
-    return _row(row, OPTIMIZERS, "optimizer") | {"weight_decay": row.weight_decay}
+    average = {"average": row.average} if row.average else {}
+    return _row(row, OPTIMIZERS, "optimizer") | {"weight_decay": row.weight_decay} | average
 
 
 def optimizer_of(document: Mapping[str, Any]) -> Optimizer:
     """The optimizer of a document."""
     parameters = _parameters(document)
-    return find_optimizer(_text(document["name"]), weight_decay=document["weight_decay"], **parameters)
+    found = find_optimizer(_text(document["name"]), weight_decay=document["weight_decay"], **parameters)
+    return replace(found, average=checks.number(document.get("average", 0.0), "average", least=0.0))
 
 
 def describe_schedule(row: Schedule) -> Document:
@@ -88,8 +104,13 @@ def schedule_of(document: Mapping[str, Any]) -> Schedule:
 
 
 def _row(row: Any, table: Mapping[str, Any], kind: str) -> Document:
-    parameters = {name: list(v) if isinstance(v, tuple) else v for name, v in row.parameters.items()}
+    parameters = {name: _listed(value) for name, value in row.parameters.items()}
     return {"name": _name(row, table, kind), "parameters": parameters}
+
+
+def _listed(value: Any) -> Any:
+    # as JSON gives it back
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _name(row: Any, table: Mapping[str, Any], kind: str) -> str:

@@ -1,6 +1,6 @@
 """All that an MLP consists of, as a value: what fits, files and those who look are given in place of the object."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +9,13 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.mlp.validation import Door
-from xpmlp.network import Layout, Network
+from xpmlp.network import Network
 from xpmlp.network.activations import activation
 from xpmlp.network.initializers import Initializer
 from xpmlp.network.initializers import initializer as find_initializer
 from xpmlp.network.losses import Loss
+from xpmlp.network.parts import Part, part
+from xpmlp.network.propagation import layout_with_parts
 from xpmlp.training.seeds import INITIAL_WEIGHTS, child, generator
 
 
@@ -54,14 +56,28 @@ def first_parameters(
     p: HostArray = np.zeros((len(seeds), layout.size), dtype=dtype)
     for own, seed in zip(p, seeds, strict=True):
         rng = generator(seed, INITIAL_WEIGHTS)
-        W = layout.unpack(own).W
+        values = layout.unpack(own)
         for k in range(1, layout.n_layers + 1):
             row = initializer or find_initializer(f[k - 1].initializer)
-            row.fill(rng, W[k], f[k - 1].init_gain)
+            for W in values.W[k] if values.W[k].ndim == 3 else [values.W[k]]:  # each member has a last layer of its own
+                row.fill(rng, W, f[k - 1].init_gain)
+            if row.bias_bound is not None:
+                b, bound = values.b[k], row.bias_bound(layout.sizes[k - 1])
+                b[...] = rng.uniform(-bound, bound, b.shape if k == layout.n_layers else b.shape[-1:])
+        for name, k, _, _, shape, _ in layout.segments:
+            if (part := network.part(name, k)) is not None:
+                values.own[k][name][...] = part.first(part, name.partition(".")[2], shape, rng)
     return p
 
 
-def build_network(sizes: tuple[int, ...], activations: Any, loss: Loss, dropout: Any) -> Network:
+def build_network(
+    sizes: tuple[int, ...],
+    activations: Any,
+    loss: Loss,
+    dropout: Any,
+    parts: Mapping[int, Any] | None = None,
+    members: int | None = None,
+) -> Network:
     """The network that the arguments of `MLP` describe; ValueError where they do not fit together."""
     K = len(sizes) - 1
     one_alone = isinstance(activations, str) or (isinstance(activations, tuple) and all(map(callable, activations)))
@@ -84,4 +100,24 @@ def build_network(sizes: tuple[int, ...], activations: Any, loss: Loss, dropout:
     if len(rates) != K - 1:
         raise ValueError(f"dropout must be one rate, or one for each of the {K - 1} hidden layers; got {len(rates)}.")
     rates = [checks.number(rate, "dropout", least=0.0, below=1.0) for rate in rates]
-    return Network(Layout(sizes), rows, loss, tuple(rates))
+    chosen = tuple(chosen_parts(parts, K))
+    k = 0 if members is None else checks.integer(members, "members", least=1)
+    return Network(layout_with_parts(sizes, chosen, k), rows, loss, tuple(rates), chosen)
+
+
+def chosen_parts(parts: Mapping[int, Any] | None, K: int) -> list[tuple[Part, ...]]:
+    """The parts of each layer but the last, as the argument `parts` of `MLP` names them; [] where there are none."""
+    if not parts:
+        return []
+    if not all(isinstance(k, int) for k in parts):
+        raise TypeError(
+            f'parts must be a dict from a layer to its part or parts, as in {{1: "layer_norm"}}; got {parts!r}.'
+        )
+    for k in parts:
+        if not 0 <= k < K:
+            raise ValueError(f"parts stand in layers 0 (before the first) to {K - 1}, never in the last; got {k}.")
+    found = []
+    for k in range(K):
+        given = parts.get(k, ())
+        found.append(tuple(map(part, given if isinstance(given, (list, tuple)) else [given])))
+    return found

@@ -1,7 +1,7 @@
 """How an MLP is fitted: the arguments of `fit` become a `Problem`, and what came of it goes back to the object."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -45,6 +45,7 @@ class Options(NamedTuple):
     l2: Any
     clip_norm: Any
     learning_rate_factors: Any
+    average: Any
     precision: Any
     shuffle: Any
     sample_weight: Any
@@ -100,7 +101,7 @@ def fit_network(
     began = copy.deepcopy(orders)
     samples, held_out = _samples(net.door, X, y, o, orders[0])
     data = Data(net.place, *samples, _batch_size(o, samples, net))
-    task, plan = _task(net, o), _plan(o, data)
+    task, plan = _task(net, o, data), _plan(o, data)
     if samples.w is not None:
         task = replace(task, l2=task.l2 * checks.weight_scale(_largest(o.sample_weight)))
     every = checks.integer(o.checkpoint_every, "checkpoint_every", least=1)
@@ -140,10 +141,16 @@ def fit_network(
 
 def plain_descent(o: Options, history: dict[str, list[Any]]) -> tuple[float, tuple[float, ...] | None] | None:
     """The rate of the last epoch, and its factors by layer, where a fit was plain gradient descent; else None."""
-    plain = getattr(o.optimizer, "name", o.optimizer) == "sgd" and not getattr(o.optimizer, "weight_decay", 0.0)
+    plain = (
+        not o.average
+        and not isinstance(o.learning_rate_factors, Mapping)
+        and getattr(o.optimizer, "name", o.optimizer) == "sgd"
+        and not getattr(o.optimizer, "weight_decay", 0.0)
+    )
     if not plain or o.clip_norm is not None or not history.get("learning_rate"):
         return None
-    factors = None if o.learning_rate_factors is None else tuple(map(float, o.learning_rate_factors))
+    given = o.learning_rate_factors
+    factors = None if given is None or isinstance(given, Mapping) else tuple(map(float, given))
     return float(history["learning_rate"][-1]), factors
 
 
@@ -165,19 +172,21 @@ def _batch_size(o: Options, samples: Samples, net: Content) -> int:
     return samples.n if o.batch_size is None else checks.integer(o.batch_size, "batch_size", least=1)
 
 
-def _task(net: Content, o: Options) -> Task:
+def _task(net: Content, o: Options, data: Data) -> Task:
     layout, l2 = net.network.layout, checks.number(o.l2, "l2", least=0.0)
     precision = checks.option(o.precision, "precision", ("highest", "high"))
     if o.optimizer == LBFGS:
         _demand_what_lbfgs_can_do(net, o)
         return Task(net.network, OPTIMIZERS["sgd"], l2=l2, precision=precision)
     method = find_optimizer(o.optimizer)
+    if (epochs := checks.number(o.average, "average", least=0.0)) > 0.0:
+        method = replace(method, average=epochs * data.n_batches)
     return Task(
         net.network,
         method,
         l2=l2,
         clip_norm=None if o.clip_norm is None else checks.number(o.clip_norm, "clip_norm", above=0.0),
-        factors=None if o.learning_rate_factors is None else _factors(net, o.learning_rate_factors),
+        factors=_factors(net, o.learning_rate_factors),
         decays=layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None,
         precision=precision,
     )
@@ -189,6 +198,8 @@ def _demand_what_lbfgs_can_do(net: Content, o: Options) -> None:
     if any(net.network.dropout):
         raise ValueError("dropout makes the loss change from call to call, and lbfgs cannot follow it.")
     given = [name for name in ("learning_rate", "clip_norm", "learning_rate_factors") if getattr(o, name) is not None]
+    if o.average:
+        given.append("average")
     if find_schedule(o.schedule) != find_schedule("constant"):
         given.append("schedule")
     if given:
@@ -217,12 +228,17 @@ def _plan(o: Options, data: Data) -> Plan:
         on_divergence=checks.option(o.on_divergence, "on_divergence", ("restore", "raise")),
         max_time=float("inf") if o.max_time is None else checks.number(o.max_time, "max_time", above=0.0),
         know_best=o.checkpoint is not None,
+        averaged=o.optimizer != LBFGS and bool(o.average),
     )
 
 
 def _arguments(o: Options, task: Task, plan: Plan, batch_size: int, every: int) -> dict[str, Any]:
     """What a checkpoint says of its run, in JSON; resuming with other arguments is refused."""
-    factors = None if o.learning_rate_factors is None else list(map(float, o.learning_rate_factors))
+    given = o.learning_rate_factors
+    if isinstance(given, Mapping):
+        factors: Any = {name: float(factor) for name, factor in given.items()}
+    else:
+        factors = None if given is None else list(map(float, given))
     return {
         "epochs": plan.n_epochs,
         "batch_size": batch_size,
@@ -233,6 +249,7 @@ def _arguments(o: Options, task: Task, plan: Plan, batch_size: int, every: int) 
         "clip_norm": task.clip_norm,
         "precision": task.precision,
         "learning_rate_factors": factors,
+        "average": float(o.average),
         "shuffle": bool(o.shuffle),
         "validation_fraction": float(o.validation_fraction),
         "early_stopping": bool(o.early_stopping),
@@ -263,13 +280,27 @@ def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, place
     return samples.take(np.sort(order[n_held:]), place), samples.take(np.sort(order[:n_held]), place)
 
 
-def _factors(net: Content, factors: Sequence[float]) -> Array:
-    layout = net.network.layout
-    K = layout.n_layers
-    if len(factors) != K:
-        raise ValueError(f"learning_rate_factors must hold one for each of the {K} layers; got {len(factors)}.")
-    each = [checks.number(it, f"learning_rate_factors[{k}]", least=0.0) for k, it in enumerate(factors)]
-    return layout.fill(lambda segment: each[max(segment.layer, 1) - 1], net.p)
+def _factors(net: Content, given: Sequence[float] | Mapping[str, float] | None) -> Array | None:
+    """The factor of each element; None where all are 1."""
+    network = net.network
+    layout, K = network.layout, network.layout.n_layers
+    factors = {it: part.rate if (part := network.part(it.name, it.layer)) else 1.0 for it in layout.segments}
+    if isinstance(given, Mapping):
+        names = {name for segment in layout.segments for name in (segment.name, segment.name.partition(".")[0])}
+        for name, value in given.items():
+            if name not in names:
+                raise ValueError(
+                    f"learning_rate_factors must name what the network has, {sorted(names)}; got {name!r}."
+                )
+            factor = checks.number(value, f"learning_rate_factors[{name!r}]", least=0.0)
+            factors |= {it: factor for it in factors if name in (it.name, it.name.partition(".")[0])}
+    elif given is not None:
+        if len(given) != K:
+            raise ValueError(f"learning_rate_factors must hold one for each of the {K} layers; got {len(given)}.")
+        each = [checks.number(it, f"learning_rate_factors[{k}]", least=0.0) for k, it in enumerate(given)]
+        factors = {segment: factor * each[max(segment.layer, 1) - 1] for segment, factor in factors.items()}
+    plain = given is None and all(factor == 1.0 for factor in factors.values())
+    return None if plain else layout.fill(factors.__getitem__, net.p)
 
 
 def _largest(w: Any) -> float:

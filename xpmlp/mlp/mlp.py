@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +45,12 @@ class MLP(Passes):
         for the rest. Biases begin at zero.
     dropout : float or sequence of float
         The probability with which a hidden unit is left out of a training step; one for all hidden layers or one each.
+    parts : dict from int to part or sequence of parts, optional
+        What stands before the first layer (0) or between z[k] and f_k (k): names of PARTS, or `part(name, ...)` of
+        `xpmlp.network.parts` with its constants.
+    members : int, optional
+        Train k members that share the weights, each with biases, parts and a last layer of its own, on the mean of
+        their losses; `predict` gives the mean of their outputs. Every z and a gains a leading axis of k.
     n_networks : int, optional
         Train m independent networks at once: every array gains a leading axis of m. Network i is the network that
         `MLP(..., random_state=net.seeds[i])` is alone.
@@ -85,15 +91,22 @@ class MLP(Passes):
         *,
         initializer: Any = None,
         dropout: float | Sequence[float] = 0.0,
+        parts: Mapping[int, Any] | None = None,
+        members: int | None = None,
         n_networks: int | None = None,
         backend: str = "numpy",
         device: str | None = None,
         dtype: str = "float64",
         random_state: int | np.random.SeedSequence | None = None,
     ) -> None:
-        self.network = build_network(checks.layer_sizes(sizes), activations, find_loss(loss), dropout)
+        self.network = build_network(checks.layer_sizes(sizes), activations, find_loss(loss), dropout, parts, members)
         self.initializer = None if initializer is None else find_initializer(initializer)
         self.n_networks = None if n_networks is None else checks.integer(n_networks, "n_networks", least=1)
+        if members is not None and n_networks is not None:
+            raise ValueError(
+                "members share their weights and n_networks share nothing: one MLP has the one or the other. "
+                "Leave n_networks out, or train MLPs with members one by one."
+            )
         if dtype not in ("float64", "float32"):
             raise ValueError(f"dtype must be 'float64' or 'float32'; got {dtype!r}.")
         self.place = select(backend, device)
@@ -137,7 +150,8 @@ class MLP(Passes):
         schedule: Any = "constant",
         l2: float = 0.0,
         clip_norm: float | None = None,
-        learning_rate_factors: Sequence[float] | None = None,
+        learning_rate_factors: Sequence[float] | Mapping[str, float] | None = None,
+        average: float = 0.0,
         precision: str = "highest",
         shuffle: bool = True,
         sample_weight: Array | None = None,
@@ -178,8 +192,12 @@ class MLP(Passes):
             L gains l2 / 2 * sum(W^2) / n for a batch of n samples: weights only, never biases.
         clip_norm : float, optional
             Scale the gradient down to this norm wherever it is larger; a good first value is 1.
-        learning_rate_factors : sequence of K floats, optional
-            The rate of each layer is the learning rate times its factor; 0 freezes the layer.
+        learning_rate_factors : sequence of K floats, or dict from name to float, optional
+            The rate of each layer is the learning rate times its factor; 0 freezes the layer. By name: "W", "b", a part
+            ("piecewise") or one of its arrays ("piecewise.bins"), in place of the part's own factor.
+        average : float
+            The epochs over which an exponential average of the weights reaches back; 0 keeps none. The average is then
+            what is judged after each epoch and what the network ends with.
         precision : {"highest", "high"}
             "high" allows CuPy to round the factors of float32 products to TF32 (10 bits) on cards that have it;
             sums, losses and updates stay in float32. Elsewhere it changes nothing.

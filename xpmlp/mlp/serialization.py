@@ -10,7 +10,7 @@ from xpmlp import checks
 from xpmlp.backends import HostArray, Place
 from xpmlp.io.description import describe_initializer, describe_network, initializer_of, network_of
 from xpmlp.mlp.content import Content
-from xpmlp.network import Layers, Parameters
+from xpmlp.network import Parameters
 from xpmlp.training import checkpoints
 from xpmlp.training.checkpoints import Checkpoint, Stored
 
@@ -22,8 +22,9 @@ def stored(
     orders: Sequence[np.random.Generator],
 ) -> Stored:
     """The document and arrays that stand for this network with the parameters `p`."""
-    W, b, _ = net.network.layout.unpack(p)
-    arrays = {f"W.{k}": W[k] for k in range(1, len(W))} | {f"b.{k}": b[k] for k in range(1, len(b))}
+    layout = net.network.layout
+    parameters = layout.unpack(p)
+    arrays = {f"{name}.{k}": parameters.at(name, k) for name, k, *_ in layout.segments}
     for name, values in history.items():
         arrays[f"history.{name}"] = np.asarray(values, dtype=np.float64)
     document = {
@@ -46,16 +47,16 @@ def of_stored(document: Mapping[str, Any], arrays: Mapping[str, HostArray], plac
     n_networks = None if m is None else checks.integer(m, "n_networks", least=1)
     dtype = checks.option(document["dtype"], "dtype", ("float64", "float32"))
     lead = () if n_networks is None else (n_networks,)
-    W: Layers = [None]
-    b: Layers = [None]
+    K = network.layout.n_layers
+    p = Parameters([None] * (K + 1), [None] * (K + 1), [{} for _ in range(K + 1)])
     for name, k, _, _, shape, _ in network.layout.segments:
         array = arrays[f"{name}.{k}"]
-        wanted = (*lead, *shape) if name == "W" or not lead else (*lead, 1, *shape)
+        wanted = (*lead, 1, *shape) if lead and len(shape) == 1 else (*lead, *shape)
         if array.shape != wanted or array.dtype != dtype:
             raise ValueError(f"{name}.{k} must be {wanted}, {dtype}; got {array.shape}, {array.dtype}.")
         if not np.all(np.isfinite(array)):
             raise ValueError(f"{name}.{k} holds NaN or infinity.")
-        (W if name == "W" else b).append(array)
+        p.put(name, k, array)
     orders = [checkpoints.generator_of(state) for state in document["orders"]]
     if len(orders) != (n_networks or 1):
         raise ValueError(f"{n_networks or 1} networks need as many random generators; got {len(orders)}.")
@@ -73,7 +74,7 @@ def of_stored(document: Mapping[str, Any], arrays: Mapping[str, HostArray], plac
         place,
         there,
         checkpoints.seed_of(document["seed"]),
-        place.asarray(network.layout.pack(Parameters(W, b)), there),
+        place.asarray(network.layout.pack(p), there),
         orders,
         history,
     )

@@ -58,7 +58,7 @@ class Door(NamedTuple):
 
     def inputs(self, X: Any, name: str = "x") -> Array:
         """X of shape (n, n_0), or (m, n, n_0)."""
-        width = self.network.layout.sizes[0]
+        width = self.network.n_inputs
         return checks.array(X, name, self.place, self.dtype, width=width, networks=self.n_networks)
 
     def targets(self, y: Any, n: int, w: Any = None, name: str = "y") -> tuple[Array, Array | None]:

@@ -1,7 +1,7 @@
 """What a network computes: one flat vector of parameters, the tables of its rows, and the chain rule by hand.
 
-`parameters` (the flat vector), `activations`, `losses`, `initializers` (tables), `dropout` (masks), `propagation`
-(forward and backward).
+`parameters` (the flat vector), `parts` (what layers may have beside W and b), `activations`, `losses`, `initializers`
+(tables), `dropout` (masks), `propagation` (forward and backward).
 """
 
 from xpmlp.network.parameters import Layers, Layout, Parameters
@@ -13,9 +13,11 @@ from xpmlp.network.propagation import (
     backward,
     forward,
     mean,
+    mean_loss,
     output_derivative,
     pullback,
     reciprocal,
+    said,
     sample_losses,
     shares,
 )
@@ -31,9 +33,11 @@ __all__ = [
     "backward",
     "forward",
     "mean",
+    "mean_loss",
     "output_derivative",
     "pullback",
     "reciprocal",
+    "said",
     "sample_losses",
     "shares",
 ]

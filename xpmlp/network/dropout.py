@@ -21,7 +21,9 @@ def _hash(x: Array) -> Array:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def mask(rate: float, seed: Array, step: Array, layer: int, like: Array, first: int = 0) -> Array:
+def mask(
+    rate: float, seed: Array, step: Array, layer: int, like: Array, first: int = 0, members: bool = False
+) -> Array:
     """The mask of `like`: 0 with probability `rate`, 1 / (1 - rate) elsewhere.
 
     Parameters
@@ -36,11 +38,15 @@ def mask(rate: float, seed: Array, step: Array, layer: int, like: Array, first: 
         The activations a[k] that the mask multiplies.
     first : int
         Samples of the batch before these, where `like` is a part of one: the parts' masks are those of the whole.
+    members : bool
+        Whether the leading axis is that of members: each has a mask of its own.
     """
     xp = array_namespace(like)
     batch, n = like.shape[-2], like.shape[-1]
     element = xp.arange(first * n, (first + batch) * n, dtype=seed.dtype, device=device_of(seed))
     element = xp.reshape(element, (batch, n))
     key = _hash(_hash(_hash(seed) + step) + layer)
+    if members:
+        key = _hash(key + xp.reshape(xp.arange(like.shape[0], dtype=seed.dtype, device=device_of(seed)), (-1, 1, 1)))
     keep = (_hash(_hash(element) + key) & LARGEST) >= int(rate * 2**31)
     return xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))

@@ -27,6 +27,7 @@ class Initializer:
     variance: Callable[[int, int], float] | None  # of a weight, from (n_in, n_out); None where it has no fixed value
     parameters: dict[str, Any] = field(default_factory=dict)
     independent: bool = False  # no weight depends on another: they may be drawn a part at a time
+    bias_bound: Callable[[int], float] | None = None  # biases are uniform on (-bound(n_in), bound(n_in)), not 0
 
     def fill(self, rng: Any, out: HostArray, gain: float) -> None:
         """Draw the weights of a layer into `out`, shape (n_in, n_out)."""
@@ -65,6 +66,15 @@ def he_variance(n_in: int, n_out: int) -> float:
 def lecun_variance(n_in: int, n_out: int) -> float:
     # LeCun et al., Efficient BackProp (1998), section 4.6
     return 1.0 / n_in
+
+
+def third_variance(n_in: int, n_out: int) -> float:
+    # PyTorch's nn.Linear: uniform on (-bound, bound), bound = n_in^-1/2, weights and biases
+    return 1.0 / (3.0 * n_in)
+
+
+def inverse_root(n_in: int) -> float:
+    return 1.0 / math.sqrt(n_in)
 
 
 def fixed_variance(n_in: int, n_out: int, *, sigma: float) -> float:
@@ -115,6 +125,13 @@ INITIALIZERS: dict[str, Initializer] = {
         *_family("glorot", glorot_variance),
         *_family("he", he_variance),
         *_family("lecun", lecun_variance),
+        Initializer(
+            "linear_uniform",
+            partial(draw_uniform, variance=third_variance),
+            third_variance,
+            independent=True,
+            bias_bound=inverse_root,
+        ),
         Initializer("orthogonal", draw_orthogonal, None),
         _normal(0.1),
         Initializer("zeros", draw_zeros, partial(fixed_variance, sigma=0.0)),

@@ -72,11 +72,15 @@ class Layout:
         segments stays zero and does not count in `n_parameters`.
     others : tuple of Other
         What layers have beside W and b.
+    members : int
+        Of k members that share W[1] ... W[K-1], every one has biases and a last layer of its own: b[k] is then of shape
+        (k, 1, n_out) and W[K] of (k, n_in, n_out). 0 is one network.
     """
 
     sizes: tuple[int, ...]
     alignment: int = 1
     others: tuple[Other, ...] = ()
+    members: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: what is derived from them is derived anew, also by another version."""
@@ -91,9 +95,10 @@ class Layout:
     def segments(self) -> tuple[Segment, ...]:
         """All weights, then all biases, each by layer; others behind those with which they decay, or do not."""
         layers = range(1, len(self.sizes))
-        arrays = [Other("W", k, self.sizes[k - 1 : k + 1], True) for k in layers]
+        each = (self.members,) if self.members else ()
+        arrays = [Other("W", k, (each if k == self.n_layers else ()) + self.sizes[k - 1 : k + 1], True) for k in layers]
         arrays += [other for other in self.others if other.decays]
-        arrays += [Other("b", k, (self.sizes[k],), False) for k in layers]
+        arrays += [Other("b", k, (*each, 1, self.sizes[k]) if each else (self.sizes[k],), False) for k in layers]
         arrays += [other for other in self.others if not other.decays]
         segments, stop = [], 0
         for name, layer, shape, decays in arrays:
@@ -136,7 +141,7 @@ class Layout:
                 if name == "W":
                     p.W[k] = xp.reshape(flat[start:stop], shape)
                 elif name == "b":
-                    p.b[k] = flat[start:stop]
+                    p.b[k] = xp.reshape(flat[start:stop], shape) if self.members else flat[start:stop]
                 else:
                     p.own[k][name] = xp.reshape(flat[start:stop], shape)
         else:
@@ -154,7 +159,8 @@ class Layout:
     def pack(self, p: Parameters) -> Array:
         """The flat vector of what `unpack` returns, or of its derivatives."""
         like = p.W[1]
-        xp, lead = array_namespace(like), tuple(like.shape[:-2])
+        alone = self.segments[0].shape  # of W[1] of one network, or of members that share it
+        xp, lead = array_namespace(like), tuple(like.shape[: like.ndim - len(alone)])
         arrays, at = [], 0
         for name, k, start, stop, _, _ in self.segments:
             if start > at:

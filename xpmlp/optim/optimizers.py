@@ -17,6 +17,7 @@ from xpmlp.backends import array_namespace, device_of
 
 Rates = tuple[Any, ...]
 Slots = tuple[Array, ...]
+AVERAGE = "average"  # the slot of the averaged parameters, the last
 
 
 class OptimizerState(NamedTuple):
@@ -39,6 +40,9 @@ class Optimizer:
     weight_decay : float
         Decoupled decay (Loshchilov & Hutter, arXiv:1711.05101): every update also subtracts
         lr * weight_decay * W from the weights, never from the biases.
+    average : float
+        The updates over which an exponential average of the parameters reaches back; 0 keeps none. It is one more slot,
+        the last: average += (p - average) max(1 / average, 1 / t), so that it begins at the first update's parameters.
     """
 
     name: str
@@ -48,17 +52,29 @@ class Optimizer:
     parameters: dict[str, float] = field(default_factory=dict)
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    average: float = 0.0
 
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.parameters.items()]
         shown += [f"weight_decay={self.weight_decay!r}"] if self.weight_decay else []
+        shown += [f"average={self.average!r}"] if self.average else []
         return f"<optimizer {self.name}({', '.join(shown)})>"
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """The arrays it remembers, with the average where it keeps one."""
+        return (*self.slots, AVERAGE) if self.average else self.slots
+
+    def scalars(self, t: int, lr: float) -> Rates:
+        """The scalars of update t: those of `rates`, and the share that the average moves by where there is one."""
+        rates = self.rates(t, lr, **self.parameters)
+        return (*rates, max(1.0 / self.average, 1.0 / t)) if self.average else rates
 
     def init(self, p: Array) -> OptimizerState:
         """The state before the first update of `p`."""
         xp = array_namespace(p)
         # Not zeros_like, by which NumPy writes what `zeros` has from the system for nothing.
-        return OptimizerState(0, tuple(xp.zeros(p.shape, dtype=p.dtype, device=device_of(p)) for _ in self.slots))
+        return OptimizerState(0, tuple(xp.zeros(p.shape, dtype=p.dtype, device=device_of(p)) for _ in self.slot_names))
 
     def update(
         self, p: Array, g: Array, state: OptimizerState, lr: float, *, factors: Array = None, decay: Array = None
@@ -77,13 +93,17 @@ class Optimizer:
             1 where weight_decay applies (`decays`), 0 elsewhere.
         """
         t = state.t + 1
-        p, slots = self.apply(p, g, state.slots, self.rates(t, lr, **self.parameters), factors, decay)
+        p, slots = self.apply(p, g, state.slots, self.scalars(t, lr), factors, decay)
         return p, OptimizerState(t, slots)
 
     def apply(
         self, p: Array, g: Array, slots: Slots, rates: Rates, factors: Array = None, decay: Array = None
     ) -> tuple[Array, Slots]:
         """The elementwise part of `update`, for a runner that counts the steps itself."""
+        if self.average:
+            *own, share = rates
+            p, made = replace(self, average=0.0).apply(p, g, slots[:-1], tuple(own), factors, decay)
+            return p, (*made, slots[-1] + (p - slots[-1]) * share)
         step, slots = self.step(g, slots, rates, **self.parameters)
         if decay is not None:
             step = step + (rates[0] * self.weight_decay) * (decay * p)

@@ -41,6 +41,9 @@ class Runner(GraphRunner):
             raise CannotRunError(f"products are captured in float32 and float64, not in {dtype}")
         if data.n >= 2**31:
             raise CannotRunError("there are more than 2^31 samples")
+        network = self.task.network
+        if network.parts or network.members or self.task.optimizer.average:
+            raise CannotRunError("parts, members and the average of the weights are not captured")
         machine = type(self).machine(dtype, data.place.device, tf32=self.task.precision == "high")
         self._pool = machine.xp.cuda.MemoryPool()
         return machine

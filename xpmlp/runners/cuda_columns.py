@@ -139,6 +139,10 @@ static __device__ T mask(int seed, unsigned step, unsigned layer, unsigned eleme
 def obstacle(task: Task) -> str:
     """Why no CUDA kernels can be made for a task; "" where they can."""
     network = task.network
+    if network.parts or network.members:
+        return "parts and members have no column of C in runners/cuda_columns.py"
+    if task.optimizer.average:
+        return "the average of the weights has no column of C in runners/cuda_columns.py"
     rows: list[tuple[str, Any, Any, Any]] = [
         *(("activation", row, activations.ACTIVATIONS, {*ACTIVATIONS, SOFTMAX}) for row in network.activations),
         ("loss", network.loss, losses.LOSSES, LOSSES),

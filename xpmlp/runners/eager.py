@@ -122,7 +122,7 @@ class Runner:
         seen: Array = 0.0
         for i, (x, y, w) in enumerate(self.data.batches(order)):
             t += 1
-            rates = optimizer.rates(t, rate_of(i), **optimizer.parameters)
+            rates = optimizer.scalars(t, rate_of(i))
             p, slots, loss, weight = step(task, p, slots, rates, x, y, w, self._drop(t))
             total, seen = total + loss * weight, seen + weight
             if interrupted():

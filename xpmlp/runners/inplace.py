@@ -23,7 +23,7 @@ from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
 from xpmlp.optim.optimizers import Rates, clip
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import Reduction, State, Task, of_each, total_weight
+from xpmlp.runners.step import CannotRunError, Reduction, State, Task, of_each, total_weight
 
 
 class Activation(NamedTuple):
@@ -87,6 +87,8 @@ class InPlaceRunner:
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
         self.task, self.data, self.seed = task, data, seed
         network = task.network
+        if network.parts or network.members:
+            raise CannotRunError("parts and members have no columns here")
         self.activations = [
             None,
             *(
@@ -117,7 +119,7 @@ class InPlaceRunner:
         seen: Any = 0.0
         for i, (x, y, w) in enumerate(self.data.batches(order, self._take, sparse=self.takes_sparse)):
             t += 1
-            part, weight = self._step(x, y, w, t, optimizer.rates(t, rate_of(i), **optimizer.parameters))
+            part, weight = self._step(x, y, w, t, optimizer.scalars(t, rate_of(i)))
             total, seen = total + part, seen + weight
             if interrupted():
                 break
@@ -242,7 +244,7 @@ class InPlaceRunner:
         network, z = self.task.network, buffers.z[-1]
         if self.loss is None:
             yhat = network.activations[-1].function(z.mT)
-            values = sample_losses(network, Trace([z.mT], [yhat], [], []), y)
+            values = sample_losses(network, Trace([z.mT], [yhat], [], [], [z.mT]), y)
             return values, output_derivative(network, z.mT, yhat, y, share)[1].mT
         smoothing = network.loss.parameters.get("label_smoothing", 0.0)
         if smoothing:

@@ -147,7 +147,7 @@ class Runner:
         """One epoch; see `eager.Runner.epoch`."""
         data, optimizer = self.data, self.task.optimizer
         p, slots, t = state
-        rates = [optimizer.rates(t + 1 + i, rate_of(i), **optimizer.parameters) for i in range(data.n_batches)]
+        rates = [optimizer.scalars(t + 1 + i, rate_of(i)) for i in range(data.n_batches)]
         if data.n_batches == 1:
             order = None
         else:

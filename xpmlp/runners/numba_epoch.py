@@ -69,6 +69,8 @@ def _obstacle(task: Task, data: Data, seed: Array | None) -> str:
         return "x is made ready batch by batch"
     if layout.size > MOST_PARAMETERS:
         return "it wins nothing on networks of this size"
+    if network.parts or network.members or task.optimizer.average:
+        return "it knows no parts, no members, and no average of the weights"
     if seed is not None or task.clip_norm is not None or task.factors is not None:
         return "it knows no dropout, no clipping, and no factors on the learning rate"
     rows: list[tuple[Any, Mapping[str, Any], dict[str, int]]] = [

@@ -137,6 +137,7 @@ class Rooms(NamedTuple):
 
 def find_pass(network: Network, p: Parameters, place: Place) -> Pass:
     """The pass for a network whose parameters live on `place`."""
-    if place.backend.runner == "numpy" and not network.layout.others:
+    plain = not (network.layout.others or network.parts or network.members)
+    if place.backend.runner == "numpy" and plain:
         return InPlacePass(network, p, runner_of_numpy.Runner.columns)
     return EagerPass(network, p)

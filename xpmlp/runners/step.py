@@ -12,7 +12,7 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
 from xpmlp.backends.arithmetic import unwarned
-from xpmlp.network import Drop, Network, Parameters, backward, forward, mean, reciprocal, sample_losses
+from xpmlp.network import Drop, Network, Parameters, backward, forward, mean_loss, reciprocal
 from xpmlp.optim.optimizers import OPTIMIZERS, Optimizer, Rates, Slots, adam_step, clip
 
 
@@ -70,9 +70,11 @@ def arithmetic(task: Task) -> tuple[Any, ...]:
     """What a task computes, as a key, its arrays apart: tasks with equal ones may share what was compiled for one."""
     network, optimizer, loss = task.network, task.optimizer, task.network.loss
     return (
-        (network.layout, network.activations, network.dropout, loss.name, loss.link),
+        (network.layout, network.activations, network.dropout, loss.name, loss.link, network.members),
+        tuple(tuple(part.key for part in row) for row in network.parts),
         tuple(map(_meaning, (loss.value, loss.derivative, loss.value_from_scores, loss.derivative_from_scores))),
-        (optimizer.name, optimizer.step, tuple(optimizer.parameters.items()), optimizer.weight_decay),
+        (optimizer.name, optimizer.step, tuple(optimizer.parameters.items())),
+        (optimizer.weight_decay, bool(optimizer.average)),
         (task.l2, task.clip_norm),
     )
 
@@ -98,7 +100,7 @@ def gradients(
     """The loss of a batch, shape () or (m,), with its penalty, and its derivatives, by name and layer."""
     network = task.network
     trace = forward(network, p, x, drop)
-    loss = mean(sample_losses(network, trace, y), w)
+    loss = mean_loss(network, trace, y, w)
     d = backward(network, p, trace, y, w).d
     if task.l2 > 0.0:
         xp = array_namespace(loss)

@@ -142,7 +142,7 @@ def read(folder: str | os.PathLike[str], place: Place, dtype: str) -> Checkpoint
         if optimizer == "lbfgs":
             demand_pairs(snapshot)
         elif "own" not in optimizer:  # of a function of the user's own, and of an estimator's, nothing is said here
-            demand_slots(snapshot, len(optimizer_of(optimizer).slots))
+            demand_slots(snapshot, len(optimizer_of(optimizer).slot_names))
         orders = [generator_of(state) for state in run.pop("orders")]
         model = {name: array for name, array in arrays.items() if not name.startswith(PREFIX)}
         return Checkpoint(snapshot, run, orders, (document, model))

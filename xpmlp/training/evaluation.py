@@ -9,7 +9,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace
 from xpmlp.backends.arithmetic import unwarned
-from xpmlp.network import Network, Parameters, Trace, reciprocal, sample_losses
+from xpmlp.network import Network, Parameters, Trace, reciprocal, said, sample_losses
 from xpmlp.runners import Data
 from xpmlp.runners.passes import find_pass
 from xpmlp.threads import enough_for, flops_of_forward
@@ -45,7 +45,10 @@ def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Arr
     few = enough_for(flops_of_forward(network.layout.sizes, rows), data.place) if data.n > MANY else nullcontext()
     found = find_pass(network, p, data.place)
     with few:
-        return found.joined((found(x, layer)[1] for x in data.blocks(sparse=found.takes_sparse)), data.n)
+        found_in_blocks = (found(x, layer)[1] for x in data.blocks(sparse=found.takes_sparse))
+        if layer == -1:
+            found_in_blocks = (said(network, yhat) for yhat in found_in_blocks)
+        return found.joined(found_in_blocks, data.n)
 
 
 class Evaluator:
@@ -68,8 +71,13 @@ class Evaluator:
     def _judged(self, total: "_Total") -> Iterator[Array]:
         for x, y, w in self.data.batches(None, sparse=self.found.takes_sparse):
             z, a = self.found(x)
-            total.add(sample_losses(self.network, Trace([z], [a], [], []), y), w)
-            yield a
+            yhat = said(self.network, a)
+            if self.network.members:  # what they are worth is what their mean is worth
+                values = self.network.loss.value(y, yhat)
+            else:
+                values = sample_losses(self.network, Trace([z], [a], [], [], [z]), y)
+            total.add(values, w)
+            yield yhat
 
 
 class _Total:

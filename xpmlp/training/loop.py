@@ -17,9 +17,10 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.faults import interruptible
 from xpmlp.network.parameters import Layout
-from xpmlp.optim.schedules import Progress, Schedule
+from xpmlp.optim.schedules import Schedule
 from xpmlp.runners.step import State, loss_or_nan
 from xpmlp.training.parties import Runner, Together
+from xpmlp.training.rates import Rates
 
 Notes = list[tuple[str, type[Warning]]]
 """Warnings to be given, last of all, when nothing can be rolled back any more."""
@@ -52,6 +53,8 @@ class Plan:
         Seconds after which no new epoch begins.
     know_best : bool
         Keep the weights of the best epoch for `on_snapshot`, also where nobody else wants them.
+    averaged : bool
+        What is judged, shown and kept is the average of the weights, the optimizer's last slot.
     """
 
     n_epochs: int
@@ -66,6 +69,7 @@ class Plan:
     on_divergence: str = "restore"
     max_time: float = float("inf")
     know_best: bool = False
+    averaged: bool = False
 
 
 class Standing(NamedTuple):
@@ -178,7 +182,7 @@ def train(
     if start is not None:
         state, done, samples, scale, stopped_by = start[:5]
         watch.take_up(start)
-    epoch, rates = done, _Rates(plan)
+    epoch, rates = done, Rates(plan.learning_rate, plan.schedule, plan.n_epochs, plan.n_batches)
     finished = getattr(runner, "finished", lambda _: "")
     stopped_by = (finished(state) if stopped_by == "epochs" and done < plan.n_epochs else "") or stopped_by
     # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
@@ -194,15 +198,18 @@ def train(
             if _some(diverged):
                 message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
                 notes.append(_note_or_raise(message, plan))
-            validation, plateau, broken_off = None, False, interrupted()
+            validation, plateau, broken_off, learned = None, False, interrupted(), state.p
             if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported
-                validation = None if validate is None else np.asarray(validate(state.p))
+                learned = _learned(state, plan, place)
+                validation = None if validate is None else np.asarray(validate(learned))
                 if together is not None and validation is not None:
                     validation = together.value(validation)
-                plateau = watch.see(losses if validation is None else validation, state.p, diverged)
-            wish = _report(Report(epoch, losses, validation, rate, state), on_epoch, interrupted)
+                plateau = watch.see(losses if validation is None else validation, learned, diverged)
+            wish = _report(Report(epoch, losses, validation, rate, state._replace(p=learned)), on_epoch, interrupted)
             if (p := assigned()) is not None:
                 state = state._replace(p=p)
+                if plan.averaged:
+                    state = state._replace(slots=(*state.slots[:-1], place.xp.asarray(p, copy=True)))
             if plateau and plan.on_plateau == "divide" and rate > 1e-6:
                 scale /= 5.0
                 plateau = watch.go_on()
@@ -219,7 +226,15 @@ def train(
     if stopped_by == "interrupt":
         notes.append((f"Training interrupted by user in epoch {epoch}; what was learned is kept.", UserWarning))
     stands = Standing(watch.best, watch.waited, scale, samples, standing.of)
-    return Result(state, watch.keep(state.p), epoch, stopped_by, stands, notes)
+    return Result(state, watch.keep(_learned(state, plan, place)), epoch, stopped_by, stands, notes)
+
+
+def _learned(state: State, plan: Plan, place: Place) -> Array:
+    """The parameters that count: those of the last step, or their average, which the next step may write into."""
+    if not plan.averaged or state.t == 0:
+        return state.p
+    average = state.slots[-1]
+    return average if is_writeable_array(average) else place.xp.asarray(average, copy=True)  # slots are donated
 
 
 def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], interrupted: Callable[[], bool]) -> str:
@@ -247,29 +262,6 @@ def _why(wish: str, dead: bool, plateau: bool, late: bool) -> str:
         "time": late,
     }
     return next((why for why, holds in reasons.items() if holds), "")
-
-
-class _Rates:
-    """The learning rate of every step, asked of the schedule as often as it moves."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-    def of_epoch(self, epoch: int, step: int, samples: int, scale: float) -> Callable[[int], float]:
-        plan = self.plan
-        base = plan.learning_rate * scale
-
-        # scikit-learn's invscaling counts samples over all fits, but a new optimizer begins at the full rate.
-        # (SGDOptimizer of its _stochastic_optimizers.py: `iteration_ends` lowers the rate only once an epoch is over.)
-        seen = samples if step else 0
-
-        def at(i: int) -> float:
-            return base * plan.schedule(Progress(step + i, epoch + i / plan.n_batches, seen, plan.n_epochs))
-
-        if plan.schedule.per_step:
-            return at
-        rate = at(0)
-        return lambda _: rate
 
 
 class _Watch:

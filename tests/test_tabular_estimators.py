@@ -1,0 +1,96 @@
+"""TabularClassifier and TabularRegressor: what they learn, what they answer, what they refuse."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes
+
+from xpmlp import TabularClassifier, TabularRegressor
+
+SMALL = {"hidden_layer_sizes": (16, 16), "max_iter": 20, "batch_size": 32, "n_bins": 8, "random_state": 0}
+
+
+def table(n, rng):
+    """A frame of numbers with gaps and of names, and what depends on both."""
+    pandas = pytest.importorskip("pandas")
+    size, town = rng.normal(size=n), rng.choice(["Ulm", "Bonn", "Kiel"], size=n)
+    y = size + 2.0 * (town == "Ulm")
+    size[::7] = np.nan
+    return pandas.DataFrame({"size": size, "town": town}), y
+
+
+def test_a_table_with_names_and_gaps_is_learned_as_it_is(rng):
+    X, y = table(400, rng)
+    model = TabularRegressor(**SMALL).fit(X[:300], y[:300])
+    assert model.score(X[300:], y[300:]) > 0.7  # 1/7 of the sizes, whose variance is 1 of about 1.9, are gaps
+    probabilities = TabularClassifier(**SMALL).fit(X[:300], y[:300] > 1.0).predict_proba(X[300:])
+    assert np.mean((probabilities[:, 1] > 0.5) == (y[300:] > 1.0)) > 0.8
+
+
+def test_columns_are_found_by_name_and_new_levels_are_answered(rng):
+    X, y = table(200, rng)
+    model = TabularRegressor(**SMALL).fit(X, y)
+    assert np.array_equal(model.predict(X[["town", "size"]]), model.predict(X))
+    assert np.all(np.isfinite(model.predict(X.assign(town=["Rome", *X["town"][1:]], more=1))))
+    with pytest.raises(ValueError, match="town"):
+        model.predict(X[["size"]])
+
+
+def test_the_same_seed_is_the_same_model():
+    X, y = load_diabetes(return_X_y=True)
+    first, second = (TabularRegressor(**SMALL).fit(X, y).predict(X) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize("embedding", ["piecewise", None])
+def test_probabilities_are_the_mean_of_the_members(n_members, embedding):
+    X, y = load_breast_cancer(return_X_y=True)
+    model = TabularClassifier(n_members=n_members, embedding=embedding, refit=n_members == 3, **SMALL).fit(X, y)
+    members = model.predict_members(X)
+    assert members.shape == (n_members, len(X), 1)
+    np.testing.assert_allclose(model.predict_proba(X)[:, 1], members.mean(axis=0)[:, 0], atol=1e-6)  # float32
+    assert model.score(X, y) > 0.9
+
+
+def test_three_classes_have_three_probabilities():
+    X, y = load_breast_cancer(return_X_y=True)
+    labels = np.where(X[:, 0] > 15, "large", np.where(y == 1, "benign", "malign"))
+    model = TabularClassifier(**SMALL).fit(X, labels)
+    np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1.0)
+    assert list(model.classes_) == ["benign", "large", "malign"]
+    assert model.score(X, labels) > 0.9
+
+
+def test_quantiles_do_not_cross():
+    X, y = load_diabetes(return_X_y=True)
+    bands = TabularRegressor(quantile=[0.9, 0.1, 0.5], **SMALL).fit(X, y).predict(X)
+    assert np.all(bands[:, 1] <= bands[:, 2])
+    assert np.all(bands[:, 2] <= bands[:, 0])
+
+
+def test_numbers_stay_within_those_seen():
+    X, y = load_diabetes(return_X_y=True)
+    found = TabularRegressor(**SMALL).fit(X, y).predict(100.0 * X)
+    assert y.min() <= found.min()
+    assert found.max() <= y.max()
+
+
+def test_rows_without_weight_change_nothing_that_is_refitted():
+    X, y = load_diabetes(return_X_y=True)
+    w = np.ones(len(y))
+    assert np.array_equal(
+        TabularRegressor(**SMALL).fit(X, y, w).predict(X), TabularRegressor(**SMALL).fit(X, y, 2.0 * w).predict(X)
+    )
+
+
+@pytest.mark.parametrize(
+    "model", [TabularClassifier(n_members=2, class_weight="balanced"), TabularRegressor(quantile=0.5)]
+)
+def test_a_clone_has_the_same_parameters(model):
+    assert clone(model).get_params() == model.get_params()
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="at least two classes"):
+        TabularClassifier().fit(np.ones((5, 2)), np.ones(5))
