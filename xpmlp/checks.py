@@ -47,6 +47,8 @@ def genuine(row: Any, table: Mapping[str, Any]) -> bool:
     parameters must be bound to those that the row names.
     """
     original = table.get(row.name)
+    if row is original:
+        return True
     if original is None or type(row) is not type(original):
         return False
     for column in fields(row):

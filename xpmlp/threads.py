@@ -24,6 +24,9 @@ from xpmlp.backends.config import get_config
 # Flops of a step, or of a block of a prediction. On two cores a network of 66 Mflop a step loses a fifth of its speed
 # by one thread where the machine is free, and wins 2 to 70 times where it is not; more cores have more to lose.
 LIMIT = 100e6 if (os.cpu_count() or 1) < 4 else 50e6
+# Flops of a step below which OpenBLAS takes one thread by itself, for its products (interface/gemm.c: 4 x 65,536
+# multiplications) and for a sum over rows (interface/gemv.c: 4 x 2,304): to hold the pool would cost more than the step.
+LEAST = 5e4
 # What brings a BLAS of its own when it is imported: SciPy's serves compiled code, NumPy's is there from the start.
 BRINGS_BLAS = ("scipy.linalg",)
 
@@ -43,10 +46,10 @@ def flops_of_forward(sizes: Sequence[int], rows: int) -> float:
 def enough_for(flops: float, place: Place) -> Iterator[None]:
     """Let NumPy's BLAS have one thread in a `with` block whose products are of fewer flops than LIMIT.
 
-    Nothing happens for larger ones, for arrays of other libraries, whose threads are their own, or where the setting
-    `threads` is "all".
+    Nothing happens for larger ones, for those so small that BLAS takes one by itself, for arrays of other libraries,
+    whose threads are their own, or where the setting `threads` is "all".
     """
-    if flops >= LIMIT or place.backend.name != "numpy" or get_config()["threads"] == "all":
+    if not LEAST <= flops < LIMIT or place.backend.name != "numpy" or get_config()["threads"] == "all":
         yield
         return
     own, shared = _pools(tuple(name for name in BRINGS_BLAS if name in sys.modules))
