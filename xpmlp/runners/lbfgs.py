@@ -16,7 +16,7 @@ from array_api_compat import is_numpy_array
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
-from xpmlp.runners import find_gradient
+from xpmlp.runners import TAKE_SPARSE, find_gradient
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import Part, Reduction, State, Task, of_each, total_weight
 
@@ -88,7 +88,7 @@ def _sums(gradient: Gradient, p: Array, data: Data) -> tuple[Any, Any, Any]:
     loss: Any = 0.0
     g: Any = None
     total: Any = 0.0
-    for x, y, w in data.batches(None, sparse=data.place.backend.runner == "numpy"):
+    for x, y, w in data.batches(None, sparse=data.place.backend.runner in TAKE_SPARSE):
         weight = total_weight(x, w)
         part, slope = gradient(p, x, y, w)
         loss, total = loss + part * weight, total + weight
