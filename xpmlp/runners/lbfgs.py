@@ -383,7 +383,7 @@ def _dot(a: Array, b: Array) -> float:
 
 def _product(like: Array) -> Callable[[Array, Array], Array]:
     """What multiplies two vectors, with no array as large as they are; NumPy's operator is called in less time."""
-    return operator.matmul if is_numpy_array(like) else array_namespace(like).matmul  # type: ignore[no-any-return]
+    return operator.matmul if is_numpy_array(like) else array_namespace(like).matmul
 
 
 def _largest(g: Array) -> float:
