@@ -301,6 +301,6 @@ def test_memory_that_runs_out_in_a_prediction_is_told(method, monkeypatch):
     def full(*_):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr("xpmlp.training.evaluation.forward", full)
+    monkeypatch.setattr("xpmlp.runners.passes.InPlacePass.__call__", full)
     with pytest.raises(MemoryError, match="not enough memory on NumPy on cpu for predicting: CUDA out of memory"):
         getattr(ours, method)(X.tolist())

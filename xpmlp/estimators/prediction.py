@@ -102,7 +102,7 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
         and estimator._settled
     ):
         coefs, intercepts, network = estimator.coefs_, estimator.intercepts_, state.get("_network")
-        dtype = getattr(coefs[0], "dtype", None)
+        dtype: Any = getattr(coefs[0], "dtype", None)
         plain = all(type(c) is np.ndarray and c.dtype == dtype for c in (*coefs, *intercepts))
         if plain and network is not None and _fit(coefs, intercepts, network) and _is_finite(X):
             p = Parameters([None, *coefs], [None, *intercepts])
@@ -208,7 +208,7 @@ def _working(place: Place) -> ExitStack:
 def _slopes(place: Place, network: Network, p: Parameters, x: Inputs, targets: Array | None) -> Array:
     parts, at = [], 0
     with _working(place):
-        for part in _blocks(x, network).blocks():
+        for part in _blocks(x, network).x_blocks():
             trace = forward(network, p, part)
             n = int(part.shape[0])
             y = trace.a[-1] if targets is None else targets[at : at + n, :]

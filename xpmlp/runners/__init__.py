@@ -23,6 +23,7 @@ __all__ = ["CannotRunError", "Data", "HostData", "KeptRunner", "Task", "find_gra
 
 # Runners that take a batch as it comes and can wait between gradient and update; the others compile or capture more.
 GO_BATCH_BY_BATCH = ("numpy", "torch")
+TAKE_SPARSE = ("numpy",)  # those whose first product knows sparse rows
 
 _logger = logging.getLogger("xpmlp")
 

@@ -23,7 +23,7 @@ class Data:
     streams = False  # whether it comes to the device batch by batch, which only NumPy's and the eager runner take
 
     def __init__(self, place: Place, x: Array, y: Array | None, w: Array | None, batch_size: int) -> None:
-        # What there is no y for can only be looked at, in `blocks`.
+        # What there is no y for can only be looked at, in `x_blocks`.
         self.place, self.x, self.y, self.w = place, x, cast(Array, y), w
         self.n = int(x.shape[-2])
         self.batch_size = min(batch_size, self.n)
@@ -66,7 +66,7 @@ class Data:
             self._take(self.w, index, 1, take),
         )
 
-    def blocks(self, *, sparse: bool = False) -> Iterator[Array]:  # noqa: ARG002 - as in `batches`
+    def x_blocks(self, *, sparse: bool = False) -> Iterator[Array]:  # noqa: ARG002 - as in `batches`
         """The x of all batches, in the order the samples have."""
         for start in range(0, self.n, self.batch_size):
             yield self.x[..., start : min(start + self.batch_size, self.n), :]

@@ -101,8 +101,8 @@ class HostData(Data):
                 x = self._rows(order[part], sparse)
                 yield x, self._take(self.y, rows, 2, take), self._take(self.w, rows, 1, take)
 
-    def blocks(self, *, sparse: bool = False) -> Iterator[Array]:
-        """See `Data.blocks`."""
+    def x_blocks(self, *, sparse: bool = False) -> Iterator[Array]:
+        """See `Data.x_blocks`."""
         for start in range(0, self.n, self.batch_size):
             yield self._rows(slice(start, min(start + self.batch_size, self.n)), sparse)
 

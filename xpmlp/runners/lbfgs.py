@@ -16,7 +16,7 @@ from array_api_compat import is_numpy_array
 
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace, device_of
-from xpmlp.runners import find_gradient
+from xpmlp.runners import TAKE_SPARSE, find_gradient
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import Part, Reduction, State, Task, of_each, total_weight
 
@@ -88,7 +88,7 @@ def _sums(gradient: Gradient, p: Array, data: Data) -> tuple[Any, Any, Any]:
     loss: Any = 0.0
     g: Any = None
     total: Any = 0.0
-    for x, y, w in data.batches(None, sparse=data.place.backend.runner == "numpy"):
+    for x, y, w in data.batches(None, sparse=data.place.backend.runner in TAKE_SPARSE):
         weight = total_weight(x, w)
         part, slope = gradient(p, x, y, w)
         loss, total = loss + part * weight, total + weight
@@ -383,7 +383,7 @@ def _dot(a: Array, b: Array) -> float:
 
 def _product(like: Array) -> Callable[[Array, Array], Array]:
     """What multiplies two vectors, with no array as large as they are; NumPy's operator is called in less time."""
-    return operator.matmul if is_numpy_array(like) else array_namespace(like).matmul  # type: ignore[no-any-return]
+    return operator.matmul if is_numpy_array(like) else array_namespace(like).matmul
 
 
 def _largest(g: Array) -> float:

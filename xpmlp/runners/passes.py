@@ -108,7 +108,7 @@ class InPlacePass:
     def _activated(self, k: int, z: HostArray, note: HostArray) -> HostArray:
         column = self.known[k]
         if column is None:
-            return self.network.activations[k - 1].function(z.mT).mT
+            return self.network.activations[k - 1].function(z.mT).mT  # type: ignore[no-any-return]
         column.forward(z, note)
         return z
 

@@ -45,7 +45,7 @@ def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Arr
     few = enough_for(flops_of_forward(network.layout.sizes, rows), data.place) if data.n > MANY else nullcontext()
     found = find_pass(network, p, data.place)
     with few:
-        found_in_blocks = (found(x, layer)[1] for x in data.blocks(sparse=found.takes_sparse))
+        found_in_blocks = (found(x, layer)[1] for x in data.x_blocks(sparse=found.takes_sparse))
         if layer == -1:
             found_in_blocks = (said(network, yhat) for yhat in found_in_blocks)
         return found.joined(found_in_blocks, data.n)
