@@ -21,6 +21,7 @@ from xpmlp.estimators.attributes import Attributes
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.classes import Classes, class_weights, labels_among, labels_of
 from xpmlp.estimators.judging import Judge
+from xpmlp.estimators.large import say_the_way
 from xpmlp.estimators.monitor import Watcher
 from xpmlp.estimators.parameters import check_parameters
 from xpmlp.estimators.serialization import random_state_document
@@ -90,6 +91,7 @@ def fit_any(
             f"a group trains on shards, each process on its own; got X of type {type(X).__name__}. "
             "xpmlp.shards.from_arrays(X, y) makes shards of arrays."
         )
+    say_the_way(X)
     return fitting.fit_estimator(estimator, X, y, sample_weight, validation=validation, asked=asked)
 
 
