@@ -31,7 +31,18 @@ CASES: dict[str, dict[str, Any]] = {
     "torch": {"backend": "torch"},
     "fixed": {"dtype": "float32"},
 }
-BROKEN = ("killed", "hangs", "NaN", "interrupt", "terminate", "callback raises", "callback stops", "late", "odd shards")
+BROKEN = (
+    "killed",
+    "hangs",
+    "NaN",
+    "odd parameter",
+    "interrupt",
+    "terminate",
+    "callback raises",
+    "callback stops",
+    "late",
+    "odd shards",
+)
 
 
 def model_and_data(case: str) -> tuple[MLPClassifier, shards.Shards]:
@@ -60,10 +71,12 @@ def disturb(case: str, rank: int, model: MLPClassifier, data: shards.Shards) -> 
 
     model.callbacks = at_epoch_4
     if case == "late" and rank == 0:
-        model.max_time = 0.0
+        model.max_time = 1e-6
     if case == "NaN" and rank == 1:
         read = data.read
         data.read = lambda i: (np.full_like(read(i)[0], np.nan), read(i)[1]) if i == 12 else read(i)
+    if case == "odd parameter" and rank == 1:
+        model.max_time = -1.0
     if case == "odd shards" and rank == 1:
         data.rows = (*data.rows[:-1], data.rows[-1] - 1)
 

@@ -47,8 +47,8 @@ def say_the_way(X: Any) -> None:
     memory = memory_bytes()
     if isinstance(X, np.memmap) and memory is not None and X.nbytes > memory / 2:
         warn(
-            f"X is a memory map of {X.nbytes / 2**30:.3g} GiB, more than half of the {memory / 2**30:.3g} GiB of memory "
-            "here: rows in random order will be read from the disk one by one, and the fit may never end. "
+            f"X is a memory map of {X.nbytes / 2**30:.3g} GiB, more than half of the {memory / 2**30:.3g} GiB of "
+            "memory here: rows in random order will be read from the disk one by one, and the fit may never end. "
             "xpmlp.shards.from_arrays(X, y) reads it in pieces.",
             UserWarning,
         )

@@ -70,7 +70,8 @@ def from_parquet(
             if missing
             else f"{files[0]} has no column beside target and weight: there is nothing to learn from."
         )
-    slices, runs = [], []
+    slices: list[_Slice] = []
+    runs: list[int] = []
     width = 8 * len(names)
     for file in files:
         details = parquet.read_metadata(file)
