@@ -70,6 +70,7 @@ def ran(engine: str, case: str, folder: Path, size: int = 2, timeout: float = 12
         finally:
             for process in processes:
                 process.kill()
+                process.wait()
     files = [folder / f"{rank}.npz" for rank in range(size)]
     return codes, [np.load(file) if file.exists() else None for file in files]
 
