@@ -70,9 +70,9 @@ class PartOf(Data):
         self.bounds, self.mine = bounds, mine
         self.parts: list[Part] = []
 
-    def batches(self, order: Any, take: Any = None) -> Iterator[Any]:
+    def batches(self, order: Any, take: Any = None, *, sparse: bool = False) -> Iterator[Any]:
         # `take` fills one array again and again: here each part is a view of it, and is used up before the next.
-        for x, y, w in super().batches(order, take):
+        for x, y, w in super().batches(order, take, sparse=sparse):
             n = int(x.shape[-2])
             cut = [min(bound, n) for bound in self.bounds]
             start, stop = cut[self.mine[0]], cut[self.mine[1]]
