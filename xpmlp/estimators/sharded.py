@@ -240,7 +240,7 @@ def _together(group: Group, place: Place, size: int, dtype: str, data: LaneData)
         return data.parts
 
     if group.fixed_order:
-        return OrderedSum(group, place, (size,), dtype, parts, data.blocks)
+        return OrderedSum(group, place, (size,), dtype, parts, data.lane_blocks)
     return None if group.size == 1 else Sum(group, place, (size,), dtype, parts)
 
 

@@ -89,7 +89,7 @@ def samples_of(
     shape = (net.network.layout.size,)
     together: Sum | None = None
     if group.fixed_order:
-        together = OrderedSum(group, net.place, shape, net.dtype, parts, data.blocks)
+        together = OrderedSum(group, net.place, shape, net.dtype, parts, data.lane_blocks)
     elif group.size > 1:
         together = Sum(group, net.place, shape, net.dtype, parts)
     return Sharded(data, together, group.rank == 0)

@@ -106,8 +106,8 @@ class LaneData(Data):
         self.batch_size = min(batch_size, self.n)
         self.lanes = dealt(self.kept, shards.lanes, self.batch_size)
         count = len(self.lanes)
-        self.blocks = [(count * r // size, count * (r + 1) // size) for r in range(size)]
-        self.mine = range(*self.blocks[rank])
+        self.lane_blocks = [(count * r // size, count * (r + 1) // size) for r in range(size)]
+        self.mine = range(*self.lane_blocks[rank])
         ends = np.cumsum([0] + [sum(self.kept[i] for i in lane) for lane in self.lanes])
         self.before: list[int] = [int(end) for end in ends]
         self.w = np.zeros(0, dtype) if weighted else None  # whether there are weights
