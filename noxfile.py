@@ -82,6 +82,17 @@ def cupy_nogpu(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *files, *session.posargs, env={"XPMLP_BACKENDS": "numpy,cupy"})
 
 
+@nox.session
+def processes(session: nox.Session) -> None:
+    """Train in two and four processes, by gloo and by MPI: with the answers of one, and nobody left waiting."""
+    session.install("-e.", *group("processes"), TORCH)
+    # mpiexec is the system's (apt-get install openmpi-bin libopenmpi-dev); without it the tests of MPI skip.
+    require = "gloo,mpi" if shutil.which("mpiexec") else "gloo"
+    env = {"XPMLP_PROCESSES": "1", "XPMLP_REQUIRE": require, "XPMLP_BACKENDS": "numpy"}
+    files = ("tests/test_processes.py", "tests/test_shards.py", "tests/test_reduce.py")
+    session.run("python", "-m", "pytest", *files, *session.posargs, env=env)
+
+
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
     """Inject faults for longer: ten times the kills, interrupts and mutations of a plain run; some 15 minutes."""

@@ -69,10 +69,13 @@ COMBINATIONS = (
 )
 
 
+ENGINES = {"gloo", "mpi"}  # of several processes: for XPMLP_REQUIRE, in tests/test_processes.py
+
+
 def named_in(variable: str) -> set[str]:
     """The ids and names that an environment variable lists."""
     names = {name.strip() for name in os.environ.get(variable, "").split(",")} - {""}
-    known = {combination.id for combination in COMBINATIONS} | set(BACKENDS)
+    known = {combination.id for combination in COMBINATIONS} | set(BACKENDS) | ENGINES
     if names - known:
         raise pytest.UsageError(f"{variable} names {sorted(names - known)}; choose from {sorted(known)}.")
     return names

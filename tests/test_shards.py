@@ -1,6 +1,9 @@
 """Shards: which rows meet in a batch, where they come from, and that a fit of them learns what it should."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -323,3 +326,89 @@ REFUSED = {
 def test_what_cannot_be_says_what_to_do(call: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         call()
+
+
+def lazy_frame() -> Any:
+    return pytest.importorskip("polars").DataFrame(X).lazy()
+
+
+def data_set(folder: Path) -> Any:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    from pyarrow import dataset
+
+    pandas.DataFrame(X).rename(columns=str).to_parquet(folder / "x.parquet")
+    return dataset.dataset(folder / "x.parquet")
+
+
+class Loader:
+    """What a loader of batches looks like."""
+
+    batch_sampler = collate_fn = None
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+WAYS = {
+    "a generator": (lambda _: (row for row in X), "call partial_fit(stream)"),
+    "a lazy frame": (lambda _: lazy_frame(), "xpmlp.shards.from_parquet(path)"),
+    "a data set": (data_set, "xpmlp.shards.from_parquet(X.files)"),
+    "a loader": (lambda _: Loader(), "partial_fit(iter(loader)) makes one pass"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), WAYS.values(), ids=WAYS)
+def test_what_is_not_there_at_once_is_told_its_way(make: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MLPClassifier().fit(make(tmp_path), Y)
+
+
+def test_a_memory_map_of_more_than_half_of_the_memory_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    MLPClassifier(**SETTINGS).fit(mapped, Y)
+    monkeypatch.setattr("xpmlp.estimators.large.memory_bytes", lambda: 2 * X.nbytes - 2)
+    with pytest.warns(UserWarning, match=re.escape("xpmlp.shards.from_arrays(X, y) reads it in pieces")):
+        MLPClassifier(**SETTINGS).fit(mapped, Y)
+
+
+GIBIBYTE = """
+import numpy as np, re, sys, threading, time, warnings
+from pathlib import Path
+from xpmlp import MLPClassifier, shards
+warnings.simplefilter("ignore")
+folder = Path(sys.argv[1])
+n, width = 2**28 // 54, 54
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+X = np.memmap(folder / "x", "float32", "r", shape=(n, width))  # a hole: it takes no room on the disk
+data = shards.from_arrays(X, np.arange(n) % 2)
+MLPClassifier(8, max_iter=1).fit(np.eye(54, dtype="float32"), np.arange(54) % 2)  # what is imported is there
+before, most, over = anonymous(), 0.0, threading.Event()
+def watch():
+    global most
+    while not over.is_set():
+        most = max(most, anonymous())
+        time.sleep(0.01)
+watcher = threading.Thread(target=watch)
+watcher.start()
+MLPClassifier((16,), batch_size=8192, max_iter=1, random_state=0, early_stopping=sys.argv[2] == "True").fit(data)
+over.set()
+watcher.join()
+print(most - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from /proc")
+@pytest.mark.skipif("XPMLP_PROCESSES" not in os.environ, reason="a gibibyte is read: `nox -s processes` does")
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_gibibyte_on_disk_adds_little_memory(early_stopping: bool, tmp_path: Path) -> None:
+    with (tmp_path / "x").open("wb") as file:
+        file.truncate(2**28 // 54 * 54 * 4)
+    done = subprocess.run(
+        [sys.executable, "-c", GIBIBYTE, str(tmp_path), str(early_stopping)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 160.0

@@ -32,7 +32,7 @@ class Judge:
                 f"scoring={own!r} needs all predictions at once, and shards that are held out are seen one by one; "
                 "pass X_val and y_val as arrays, or leave scoring at None or 'loss'."
             )
-        if own is None and getattr(targets, "quantiles", ()) and settings.early_stopping:
+        if own is None and len(getattr(targets, "quantiles", [])) > 0 and settings.early_stopping:
             raise InvalidParameterError("the score of quantiles is no sum over shards; choose scoring='loss'.")
         self.origin: HostArray | None = None  # that R^2 measures from: any number near the targets serves
 

@@ -21,6 +21,7 @@ from xpmlp.estimators.attributes import Attributes
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.classes import Classes, class_weights, labels_among, labels_of
 from xpmlp.estimators.judging import Judge
+from xpmlp.estimators.large import say_the_way
 from xpmlp.estimators.monitor import Watcher
 from xpmlp.estimators.parameters import check_parameters
 from xpmlp.estimators.serialization import random_state_document
@@ -90,6 +91,7 @@ def fit_any(
             f"a group trains on shards, each process on its own; got X of type {type(X).__name__}. "
             "xpmlp.shards.from_arrays(X, y) makes shards of arrays."
         )
+    say_the_way(X)
     return fitting.fit_estimator(estimator, X, y, sample_weight, validation=validation, asked=asked)
 
 
@@ -125,54 +127,71 @@ def fit_shards(
     group: Group,
 ) -> Any:
     """Train an estimator on shards; it comes back, the same in every process."""
-    shards = X
-    check_parameters(estimator)
-    settings = settings_of(estimator)
-    anew = not (hasattr(estimator, "coefs_") and settings.warm_start)
-    stochastic = settings.solver != "lbfgs"
     with our_errors():
-        first: list[Inputs] = []
-        said = agreed(group, lambda: _facts(estimator, settings, shards, asked, group, anew, first))
-        inputs, facts = first[0], said[0]
+        first: list[_First] = []
+        said = agreed(group, lambda: _facts(estimator, X, asked, group, first))
         _demand_same(said)
-        place = inputs.place
-        targets, sample = _learned(estimator, shards, inputs, said, anew)
-        network = fitting.build_network(settings, targets, sample)
-        before = facts.before
-        rng = _random_state(settings, facts, group)
-        draws = Epochs(rng, 0 if before is None else before.saved.snapshot.epoch)
-        anew = anew if before is None else before.anew
-        p = _first_weights(estimator, settings, network, rng, inputs, before, anew)
-        seed = int(rng.randint(2**31 - 1))
-        deal = _Deal(settings, targets, inputs, network.layout.sizes[-1], seed, group)
-        held_shards, held_arrays = _validation(estimator, targets, validation, inputs)
-        held_out: HeldOut | None = None
-        if settings.early_stopping and stochastic and held_shards is None and held_arrays is None:
-            held_out, held_shards = HeldOut(settings.validation_fraction, chosen=False), shards
-        n = sum(n if held_out is None else n - held_out.count(n) for n in shards.rows)
-        batch_size = posing.batch_size_of(settings, n) if stochastic else min(JUDGED_ROWS, n)
-        data = deal.data(shards, batch_size, held_out, shuffle=settings.shuffle)
-        together = _together(group, place, network.layout.size, inputs.dtype, data)
-        judge = None
-        if held_shards is not None:
-            chosen = None if held_out is None else held_out._replace(chosen=True)
-            seen = deal.data(held_shards, JUDGED_ROWS, chosen, shuffle=False)
-            judge = Judge(network, seen, targets, settings, together)
-        options: Any = {"judge": judge, "together": together, "checkpoints": asked.folder is not None}
-        options["held_out"] = None if held_arrays is None else posing.looked_at(held_arrays, network)
-        if stochastic:
-            problem = posing.problem_of_data(settings, network, data, inputs.dtype, draws, rng, **options)
-        else:
-            problem = posing.lbfgs_of_data(settings, network, data, draws, **options)
-        begin = fitting.beginning(estimator, settings, network, p, anew, False, bool(judge or held_arrays))
-        show = partial(fitting.attributes, settings, targets)
-        told = fitting.tell(estimator, settings, X, None, None, False)
-        watcher = Watcher(estimator, settings, targets, show, held_arrays, *told)
-        done = 0 if anew else int(getattr(estimator, "t_", 0) if before is None else before.seen)
-        keep = checkpointing.asked(estimator, asked, problem, show, shards.digest + facts.digest, anew, done)
-    watcher.settings = settings._replace(verbose=settings.verbose and group.rank == 0)  # rank 0 prints
-    saved = None if before is None else before.saved
+        found: list[tuple[Any, ...]] = []  # every process prepares for itself: one that fails must not be waited for
+        agreed(group, lambda: found.append(_prepared(estimator, X, validation, asked, group, first[0], said)))
+    ((settings, targets, problem, begin, watcher), keep, saved) = found[0]
     return fitting.train_and_give(estimator, settings, targets, problem, begin, watcher, keep=keep, saved=saved)
+
+
+class _First(NamedTuple):
+    """What the first look has shown here."""
+
+    settings: Settings
+    inputs: Inputs  # one row
+    anew: bool
+
+
+def _prepared(
+    estimator: Any,
+    shards: Shards,
+    validation: tuple[Any, Any, Any],
+    asked: Wanted,
+    group: Group,
+    first: _First,
+    said: list[_Facts],
+) -> tuple[Any, ...]:
+    """The problem, and all that belongs to it."""
+    settings, inputs, anew = first
+    stochastic = settings.solver != "lbfgs"
+    facts, place = said[0], inputs.place
+    targets, sample = _learned(estimator, shards, inputs, said, anew)
+    network = fitting.build_network(settings, targets, sample)
+    before = facts.before
+    rng = _random_state(settings, facts, group)
+    draws = Epochs(rng, 0 if before is None else before.saved.snapshot.epoch)
+    anew = anew if before is None else before.anew
+    p = _first_weights(estimator, settings, network, rng, inputs, before, anew)
+    deal = _Deal(settings, targets, inputs, network.layout.sizes[-1], int(rng.randint(2**31 - 1)), group)
+    held_shards, held_arrays = _validation(estimator, targets, validation, inputs)
+    held_out: HeldOut | None = None
+    if settings.early_stopping and stochastic and held_shards is None and held_arrays is None:
+        held_out, held_shards = HeldOut(settings.validation_fraction, chosen=False), shards
+    n = sum(n if held_out is None else n - held_out.count(n) for n in shards.rows)
+    batch_size = posing.batch_size_of(settings, n) if stochastic else min(JUDGED_ROWS, n)
+    data = deal.data(shards, batch_size, held_out, shuffle=settings.shuffle)
+    together = _together(group, place, network.layout.size, inputs.dtype, data)
+    judge = None
+    if held_shards is not None:
+        chosen = None if held_out is None else held_out._replace(chosen=True)
+        judge = Judge(network, deal.data(held_shards, JUDGED_ROWS, chosen, shuffle=False), targets, settings, together)
+    options: Any = {"judge": judge, "together": together, "checkpoints": asked.folder is not None}
+    options["held_out"] = None if held_arrays is None else posing.looked_at(held_arrays, network)
+    if stochastic:
+        problem = posing.problem_of_data(settings, network, data, inputs.dtype, draws, rng, **options)
+    else:
+        problem = posing.lbfgs_of_data(settings, network, data, draws, **options)
+    begin = fitting.beginning(estimator, settings, network, p, anew, False, bool(judge or held_arrays))
+    show = partial(fitting.attributes, settings, targets)
+    told = fitting.tell(estimator, settings, shards, None, None, False)
+    quiet = settings._replace(verbose=settings.verbose and group.rank == 0)  # rank 0 prints
+    watcher = Watcher(estimator, quiet, targets, show, held_arrays, *told)
+    done = 0 if anew else int(getattr(estimator, "t_", 0) if before is None else before.seen)
+    keep = checkpointing.asked(estimator, asked, problem, show, shards.digest + facts.digest, anew, done)
+    return (quiet, targets, problem, begin, watcher), keep, None if before is None else before.saved
 
 
 class _Deal(NamedTuple):
@@ -221,18 +240,19 @@ def _together(group: Group, place: Place, size: int, dtype: str, data: LaneData)
         return data.parts
 
     if group.fixed_order:
-        return OrderedSum(group, place, (size,), dtype, parts, data.blocks)
+        return OrderedSum(group, place, (size,), dtype, parts, data.lane_blocks)
     return None if group.size == 1 else Sum(group, place, (size,), dtype, parts)
 
 
-def _facts(
-    estimator: Any, settings: Settings, shards: Shards, asked: Wanted, group: Group, anew: bool, first: list[Inputs]
-) -> _Facts:
+def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: list[_First]) -> _Facts:
+    check_parameters(estimator)
+    settings = settings_of(estimator)
+    anew = not (hasattr(estimator, "coefs_") and settings.warm_start)
     X = shards.read(0)[0]
     place = working_place(settings.backend, settings.device, X)
     reset = anew or not hasattr(estimator, "n_features_in_")
     inputs = check_inputs(estimator, X, place=place, dtype=settings.dtype, reset=reset)
-    first.append(inputs._replace(x=inputs.x[:1]))
+    first.append(_First(settings, inputs._replace(x=inputs.x[:1]), anew))
     known, counts = None, None
     balanced = getattr(estimator, "class_weight", None) == "balanced"
     if hasattr(estimator, "class_weight") and (shards.classes is None or balanced):

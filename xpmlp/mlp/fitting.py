@@ -14,7 +14,7 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.faults import telling_of_memory
 from xpmlp.io.description import describe_optimizer, describe_schedule
-from xpmlp.mlp import serialization
+from xpmlp.mlp import serialization, sharded
 from xpmlp.mlp.content import Content
 from xpmlp.mlp.metrics import find_metric
 from xpmlp.mlp.observers import Callbacks, Metrics
@@ -24,6 +24,7 @@ from xpmlp.optim.optimizers import optimizer as find_optimizer
 from xpmlp.optim.schedules import schedule as find_schedule
 from xpmlp.runners import Data, find_runner, lbfgs
 from xpmlp.runners.step import Task
+from xpmlp.shards import Shards
 from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, rows_at_once
 from xpmlp.training.checkpoints import Stored
 from xpmlp.training.loop import Plan
@@ -63,6 +64,7 @@ class Options(NamedTuple):
     checkpoint_every: Any
     resume: Any
     overwrite: Any
+    group: Any
 
 
 class Permutations:
@@ -99,10 +101,23 @@ def fit_network(
     saved = serialization.saved(net, o.checkpoint, o.resume)
     orders = copy.deepcopy(net.orders) if saved is None else saved.orders  # a fit that fails has drawn nothing
     began = copy.deepcopy(orders)
-    samples, held_out = _samples(net.door, X, y, o, orders[0])
-    data = Data(net.place, *samples, _batch_size(o, samples, net))
+    data: Data
+    samples: Samples | None = None
+    parts: sharded.Sharded | None = None
+    if isinstance(X, Shards):
+        held_out = _held_beside_shards(net.door, y, o)
+        size = 4096 if o.optimizer == LBFGS else checks.integer(o.batch_size, "batch_size", least=1)
+        parts = sharded.samples_of(net, X, size, int(orders[0].integers(2**31)), o.group, shuffle=bool(o.shuffle))
+        data = parts.data
+    else:
+        if o.group is not None:
+            raise ValueError("a group trains on shards; xpmlp.shards.from_arrays(X, y) makes them of arrays.")
+        samples, held_out = _samples(net.door, X, y, o, orders[0])
+        data = Data(net.place, *samples, _batch_size(o, samples, net))
     task, plan = _task(net, o, data), _plan(o, data)
-    if samples.w is not None:
+    if parts is not None:
+        task = replace(task, reduce=parts.together)
+    if samples is not None and samples.w is not None:
         task = replace(task, l2=task.l2 * checks.weight_scale(_largest(o.sample_weight)))
     every = checks.integer(o.checkpoint_every, "checkpoint_every", least=1)
     metric = find_metric(o.metric, net.network)
@@ -114,23 +129,28 @@ def fit_network(
         done, seed = len(was.history["loss"]) - saved.snapshot.epoch, was.random_state
     net = net._replace(orders=orders, random_state=seed)
     rows = rows_at_once(net.network, net.place, net.n_networks)
+    draws: Any = Permutations(orders, data.n, o.shuffle and data.n_batches > 1, net.n_networks is None)
+    if parts is not None:
+        draws = sharded.Epochs(0 if saved is None else saved.snapshot.epoch)
     problem = Problem(
         task,
         data,
         plan,
-        Permutations(orders, data.n, o.shuffle and data.n_batches > 1, net.n_networks is None),
+        draws,
         held_out=None if held_out is None else Data(net.place, *held_out, rows),
         monitor="loss" if held_out is None else "validation_loss",
         seed=_dropout_seed(net, done),
         runner=_lbfgs_runner if o.optimizer == LBFGS else find_runner,
+        together=None if parts is None else parts.together,
     )
     begin = Fitted(net.network, net.place.xp.asarray(net.p, copy=True), net.history)  # training owns what it changes
     keep = None
     if o.checkpoint is not None:
-        run = {"arguments": _arguments(o, task, plan, data.batch_size, every), "data": _digest(samples, held_out)}
+        told = X.digest if samples is None else _digest(samples, held_out)
+        run = {"arguments": _arguments(o, task, plan, data.batch_size, every), "data": told}
         keep = CheckpointRequest(o.checkpoint, every, partial(_stored, net), run, began, overwrite=bool(o.overwrite))
-    observers: list[Observer] = [Bar(plan.n_epochs)] if o.progress else []
-    if metric is not None:
+    observers: list[Observer] = [Bar(plan.n_epochs)] if o.progress and (parts is None or parts.writes) else []
+    if metric is not None and samples is not None:
         observers.append(Metrics(metric, samples, held_out))
     if callbacks:
         observers.append(Callbacks(callbacks, show, parameters))
@@ -164,6 +184,21 @@ def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -
         names = ("validation_data[0]", "validation_data[1]")
         return samples, door.samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
     return _hold_out(samples, o.validation_fraction, rng, door.place) if o.early_stopping else (samples, None)
+
+
+def _held_beside_shards(door: Door, y: Any, o: Options) -> Samples | None:
+    if y is not None or o.sample_weight is not None:
+        raise ValueError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
+    if o.batch_size is None and o.optimizer != LBFGS:
+        raise ValueError("shards may be larger than memory: choose a batch_size.")
+    if o.metric is not None:
+        raise ValueError("a metric sees all samples at once, and shards are seen one by one: leave metric out.")
+    if o.validation_data is None:
+        if o.early_stopping:
+            raise ValueError("early_stopping with shards needs validation_data=(X, y), as arrays.")
+        return None
+    names = ("validation_data[0]", "validation_data[1]")
+    return door.samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
 
 
 def _batch_size(o: Options, samples: Samples, net: Content) -> int:

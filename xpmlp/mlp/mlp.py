@@ -11,6 +11,7 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import at_home, select, warn
 from xpmlp.backends.transfer import to_numpy
+from xpmlp.distributed import Group
 from xpmlp.io import storage
 from xpmlp.mlp import serialization
 from xpmlp.mlp.content import Content, build_network
@@ -141,7 +142,7 @@ class MLP(Passes):
     def fit(
         self,
         X: Array,
-        y: Array,
+        y: Any = None,
         *,
         epochs: int = 100,
         batch_size: int | None = 32,
@@ -169,12 +170,14 @@ class MLP(Passes):
         checkpoint_every: int = 1,
         resume: bool = False,
         overwrite: bool = False,
+        group: Group | None = None,
     ) -> Self:
         """Train from the present weights on.
 
         Parameters
         ----------
-        X : array of shape (n, n_0), or (m, n, n_0)
+        X : array of shape (n, n_0), or (m, n, n_0), or `xpmlp.shards.Shards`
+            Shards are data larger than memory; they hold y and the weights themselves.
         y : array of shape (n, n_K), (n,) for one output, or with a leading axis of m
             Targets in the loss's domain: 0 and 1 for binary_cross_entropy, one-hot for cross_entropy.
         epochs : int
@@ -232,6 +235,8 @@ class MLP(Passes):
             outcome is the same, on NumPy bit for bit. `epochs` may be another number. See also `xpmlp.resume`.
         overwrite : bool
             Let a checkpoint go that another run, on other data or with other arguments, has left in the folder.
+        group : Group, optional
+            Several processes that train on shards together, of `xpmlp.distributed`.
 
         Raises
         ------

@@ -41,6 +41,7 @@ class Sum:
         self.buffer = np.zeros((*shape[:-1], shape[-1] + 3), dtype)
         self.wish: Callable[[], bool] = lambda: False  # whether this process wants to stop
         self.stopped = False  # whether one of them does, all told
+        self.empty = True  # whether this process has added nothing
         self.steps = 0
 
     def parts(self, n: int) -> Sequence[Part]:
@@ -51,14 +52,20 @@ class Sum:
     def add(self, part: Part, g: Array, loss: Array, weight: Any) -> None:  # noqa: ARG002  # there is one
         """See `step.Reduction`."""
         self._write(self.buffer, g, loss, weight)
+        self.empty = False
 
     def total(self, out: Array) -> tuple[Array, Any, Any]:
         """See `step.Reduction`."""
         self.steps += 1
         summed = self._exchange(1.0 if self.wish() else 0.0)
         weight = summed[..., -2:-1]
-        share = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0.0)
-        g, loss = summed[..., :-3], summed[..., -3] * share[..., 0]
+        if weight.ndim == 1:
+            share: Any = 1.0 / weight[0] if weight[0] > 0.0 else weight[0]
+            loss = summed[-3] * share
+        else:
+            share = np.divide(1.0, weight, out=np.zeros_like(weight), where=weight > 0.0)
+            loss = summed[..., -3] * share[..., 0]
+        g = summed[..., :-3]
         if isinstance(out, np.ndarray):
             g = np.multiply(g, share, out=out)
         else:
@@ -95,15 +102,18 @@ class Sum:
 
     def _write(self, buffer: HostArray, g: Array, loss: Array, weight: Any) -> None:
         host = self.place.backend.to_numpy
-        w = weight if isinstance(weight, float) else np.asarray(host(weight))
-        np.multiply(np.asarray(host(g)), np.asarray(w)[..., None], out=buffer[..., :-3], casting="same_kind")
+        w: Any = weight if isinstance(weight, float) else np.asarray(host(weight))
+        each = w[..., None] if np.ndim(w) else w
+        np.multiply(np.asarray(host(g)), each, out=buffer[..., :-3], casting="same_kind")
         buffer[..., -3], buffer[..., -2] = np.asarray(host(loss)) * w, w
 
     def _set_stop(self, stop: float) -> None:
+        if self.empty:
+            self.buffer[...] = 0.0
         self.buffer[..., -1] = stop
 
     def _clear(self) -> None:
-        self.buffer[...] = 0.0
+        self.empty = True
 
     def _summed(self) -> HostArray:
         self.group.sum(self.buffer)

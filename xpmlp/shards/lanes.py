@@ -9,7 +9,8 @@ import bisect
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,8 +106,8 @@ class LaneData(Data):
         self.batch_size = min(batch_size, self.n)
         self.lanes = dealt(self.kept, shards.lanes, self.batch_size)
         count = len(self.lanes)
-        self.blocks = [(count * r // size, count * (r + 1) // size) for r in range(size)]
-        self.mine = range(*self.blocks[rank])
+        self.lane_blocks = [(count * r // size, count * (r + 1) // size) for r in range(size)]
+        self.mine = range(*self.lane_blocks[rank])
         ends = np.cumsum([0] + [sum(self.kept[i] for i in lane) for lane in self.lanes])
         self.before: list[int] = [int(end) for end in ends]
         self.w = np.zeros(0, dtype) if weighted else None  # whether there are weights
@@ -124,13 +125,16 @@ class LaneData(Data):
         t = min(step * self.batch_size, self.n)
         return self.before[lane + 1] * t // self.n - self.before[lane] * t // self.n
 
+    def _given_after(self, lane: int, step: int) -> int:
+        return self.given(lane, step + 1)
+
     def plan(self, epoch: int | None) -> list[Piece]:
         """What this process reads in an epoch, in the order of need."""
         found = []
         for lane in self.mine:
             at = 0
             for shard, start, stop in self._pieces(lane, epoch):
-                step = bisect.bisect_right(range(self.n_batches), at, key=lambda s, v=lane: self.given(v, s + 1))
+                step = bisect.bisect_right(range(self.n_batches), at, key=partial(self._given_after, lane))
                 found.append(Piece(step, lane, shard, start, stop))
                 at += stop - start
         return sorted(found, key=lambda piece: piece.step)  # those of one step lane by lane: sorting is stable
@@ -255,15 +259,15 @@ def as_numbers(x: Any, name: str, dtype: str) -> HostArray:
     if kind not in "iufb":
         raise ValueError(f"X of {name} must hold numbers; got dtype {x.dtype}.")
     # A memory map is copied: what is read once in one go need not be fetched row by row.
-    x = np.array(x, dtype) if isinstance(x, np.memmap) else np.asarray(x, dtype)
-    if x.ndim != 2:
-        raise ValueError(f"X of {name} must have shape (rows, columns); got {x.shape}.")
-    if not np.isfinite(np.sum(x)) and not np.all(np.isfinite(x)):
+    found: HostArray = np.array(x, dtype) if isinstance(x, np.memmap) else np.asarray(x, dtype)
+    if found.ndim != 2:
+        raise ValueError(f"X of {name} must have shape (rows, columns); got {found.shape}.")
+    if not np.isfinite(np.sum(found)) and not np.all(np.isfinite(found)):
         raise ValueError(f"{name} contains NaN or infinity in X. Drop these rows, or impute them first.")
-    return x
+    return found
 
 
-def ahead(items: Iterator[Any]) -> Iterator[Any]:
+def ahead(items: Iterator[Any]) -> Generator[Any, None, None]:
     """The same items, made by a thread that is one ahead; what it raises comes out here."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=1)
     stop = threading.Event()

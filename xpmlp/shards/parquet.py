@@ -31,8 +31,9 @@ def from_parquet(
 ) -> Shards:  # fmt: skip
     """The row groups of Parquet files, read when their turn comes; needs pyarrow.
 
-    A row group of more than 4 MB is read in slices, in their order: a group is unpacked from its beginning. Groups of 4
-    to 32 MB, `row_group_size` of most writers, are the best.
+    A row group of more than 4 MB is read in slices, and unpacked from its beginning each time that another one came
+    between. Write small groups (`row_group_size`): with 1.6 million rows of 54 columns, training took 47 MB and 4
+    seconds an epoch with groups of 9,600 rows, 210 MB with 100,000, and 310 MB and 10 seconds with 1,048,576.
 
     Parameters
     ----------
@@ -70,7 +71,8 @@ def from_parquet(
             if missing
             else f"{files[0]} has no column beside target and weight: there is nothing to learn from."
         )
-    slices, runs = [], []
+    slices: list[_Slice] = []
+    runs: list[int] = []
     width = 8 * len(names)
     for file in files:
         details = parquet.read_metadata(file)
@@ -114,6 +116,7 @@ class _Reader:
         self.parquet, self.names, self.targets, self.weight = parquet, names, targets, weight
         self.standing: OrderedDict[tuple[str, int], tuple[int, Iterator[Any]]] = OrderedDict()
         self.lock = threading.Lock()
+        self.pool: Any = importlib.import_module("pyarrow").default_memory_pool()
 
     def read(self, part: _Slice) -> tuple[Any, ...]:
         """The samples of a slice."""
@@ -124,7 +127,10 @@ class _Reader:
         for k, name in enumerate(self.names):
             X[:, k] = _column(table, name)
         y = self._targets(table)
-        return (X, y) if self.weight is None else (X, y, _column(table, self.weight))
+        w = None if self.weight is None else _column(table, self.weight)
+        del table
+        self.pool.release_unused()  # Arrow would keep what it needed for the largest
+        return (X, y) if w is None else (X, y, w)
 
     def targets_of(self, part: _Slice) -> HostArray:
         """The targets of a slice: only these columns are read."""
@@ -141,7 +147,9 @@ class _Reader:
         if part.rows == part.full and part.number == 0 and key not in self.standing:
             whole = self.parquet.read_metadata(part.file).row_group(part.group).num_rows
             if whole == part.rows:
-                return self.parquet.ParquetFile(part.file, memory_map=True).read_row_group(part.group, columns=columns)
+                return self.parquet.ParquetFile(part.file, memory_map=True).read_row_group(
+                    part.group, columns=columns, use_threads=False
+                )
         at, batches = self.standing.pop(key, (0, None))
         if batches is None or at > part.number:
             file = self.parquet.ParquetFile(part.file, memory_map=True, pre_buffer=False)

@@ -64,7 +64,7 @@ class _Fit:
         self.samples = saved.snapshot.samples if saved else standing.samples
         self.logs: dict[str, Any] = {}
         self.error: Exception | None = None
-        self.asked = keep
+        self.asked, self.done = keep, self.epochs  # whole epochs
         self.look: Callable[[Array], Outcome] | None = problem.judge
         if problem.held_out is not None:
             self.look = Evaluator(task.network, problem.held_out)
@@ -78,7 +78,7 @@ class _Fit:
         try:
             fitted = self._run()
         except BaseException as error:
-            told = together.failed(error, self.epochs + 1, None if self.asked is None else self.asked.folder)
+            told = together.failed(error, self.done + 1, None if self.asked is None else self.asked.folder)
             if told is error:
                 raise
             raise told from error
@@ -168,6 +168,7 @@ class _Fit:
         return found[-1] if found else None
 
     def snapshot(self, snapshot: Snapshot, last: bool) -> None:
+        self.done = snapshot.epoch
         if self.keep is not None:
             self.keep(snapshot, last, failed=self.error is not None)
 

@@ -1,0 +1,112 @@
+"""What each process of tests/test_processes.py runs: `train_in_group.py ENGINE CASE FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpmlp import MLPClassifier, distributed, shards
+
+RNG = np.random.default_rng(0)
+N = 961  # ragged last batches
+X = RNG.standard_normal((N, 12))
+Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.7)
+W = RNG.random(N)
+SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (24, 12), "batch_size": 48, "max_iter": 4, "random_state": 0}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"alpha": 1e-2},
+    "early_stopping": {"early_stopping": True, "max_iter": 30, "n_iter_no_change": 2, "learning_rate_init": 0.01},
+    "dropout": {"dropout": 0.3},
+    "clipped": {"solver": "sgd", "clip_norm": 0.3, "alpha": 0.1, "learning_rate_init": 0.05},
+    "weights": {},
+    "balanced": {"class_weight": "balanced"},
+    "lbfgs": {"solver": "lbfgs", "max_iter": 5, "batch_size": "auto"},
+    "torch": {"backend": "torch"},
+    "fixed": {"dtype": "float32"},
+}
+BROKEN = (
+    "killed",
+    "hangs",
+    "NaN",
+    "odd parameter",
+    "interrupt",
+    "terminate",
+    "callback raises",
+    "callback stops",
+    "late",
+    "odd shards",
+)
+
+
+def model_and_data(case: str) -> tuple[MLPClassifier, shards.Shards]:
+    """The model and the shards of a case."""
+    settings = SETTINGS | CASES.get(case, {"max_iter": 40, "learning_rate_init": 1e-4, "tol": 0.0})
+    return MLPClassifier(**settings), shards.from_arrays(X, Y, W if case == "weights" else None, rows=61)
+
+
+def disturb(case: str, rank: int, model: MLPClassifier, data: shards.Shards) -> None:
+    """Break what the case breaks, in rank 1 alone."""
+
+    def at_epoch_4(estimator: Any, epoch: int, logs: Any) -> bool:
+        if epoch < 4 or rank != 1:
+            return False
+        if case == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif case == "hangs":
+            time.sleep(60)
+        elif case == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif case == "terminate":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif case == "callback raises":
+            raise ValueError("no more room for the log")
+        return case == "callback stops"
+
+    model.callbacks = at_epoch_4
+    if case == "late" and rank == 0:
+        model.max_time = 1e-6
+    if case == "NaN" and rank == 1:
+        read = data.read
+        data.read = lambda i: (np.full_like(read(i)[0], np.nan), read(i)[1]) if i == 12 else read(i)
+    if case == "odd parameter" and rank == 1:
+        model.max_time = -1.0
+    if case == "odd shards" and rank == 1:
+        data.rows = (*data.rows[:-1], data.rows[-1] - 1)
+
+
+def main(engine: str, case: str, folder: str) -> None:
+    """Train, and leave what came of it, or of the failure, in a file for each rank."""
+    warnings.simplefilter("ignore")
+    fixed = case == "fixed"
+    if engine == "mpi":
+        group = distributed.mpi(fixed_order=fixed)
+    elif engine == "torch":
+        group = distributed.torch(fixed_order=fixed, timeout=3.0 if case == "hangs" else 30.0)
+    else:
+        group = distributed.alone(fixed_order=fixed)
+    model, data = model_and_data(case)
+    if case in BROKEN:
+        disturb(case, group.rank, model, data)
+    checkpoint = Path(folder) / "run" if case in BROKEN else None
+    out = Path(folder) / f"{group.rank}.npz"
+    try:
+        model.fit(data, group=group, checkpoint=checkpoint)
+    except (Exception, KeyboardInterrupt) as error:
+        told = {"error": f"{type(error).__name__}: {error}", "left": str(getattr(error, "checkpoint", None))}
+        np.savez(out, at=time.time(), **told)
+        raise SystemExit(3) from error
+    loss = getattr(model, "loss_curve_", [model.loss_])
+    coefs = {f"coef{k}": np.asarray(c) for k, c in enumerate(model.coefs_ + model.intercepts_)}
+    scores = getattr(model, "validation_scores_", None) or []
+    np.savez(out, loss=loss, scores=scores, n_iter=model.n_iter_, at=time.time(), **coefs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
