@@ -20,6 +20,12 @@ def blas() -> list[int]:
 
 
 @pytest.fixture(autouse=True)
+def steps_of_any_size(monkeypatch):
+    """The nets here are small; what is done for small nets is not."""
+    monkeypatch.setattr(threads, "LEAST", 0.0)
+
+
+@pytest.fixture(autouse=True)
 def three_threads():
     """More than one, whatever the environment says: OpenBLAS makes as many as it is told to."""
     with threadpool_limits(3, user_api="blas"):
@@ -157,3 +163,12 @@ def test_a_small_fit_is_the_same_bits_on_any_number_of_threads():
             return MLP([64, 100, 1], random_state=0).fit(X, y, epochs=3, batch_size=200)._p
 
     np.testing.assert_array_equal(weights(1), weights(3))
+
+
+def test_a_step_so_small_that_blas_takes_one_thread_by_itself_holds_nothing(monkeypatch):
+    monkeypatch.setattr(threads, "LEAST", 5e4)
+    assert threads.flops_of_step([2, 32, 1], 50) < threads.LEAST < threads.flops_of_step([2, 32, 1], 200)
+    with threads.enough_for(threads.LEAST - 1.0, select("numpy")):
+        assert set(blas()) == {3}
+    with threads.enough_for(threads.LEAST, select("numpy")):
+        assert set(blas()) == {1}

@@ -25,7 +25,7 @@ from xpmlp.backends.config import get_config
 # by one thread where the machine is free, and wins 2 to 70 times where it is not; more cores have more to lose.
 LIMIT = 100e6 if (os.cpu_count() or 1) < 4 else 50e6
 # Flops of a step below which OpenBLAS takes one thread by itself, for its products (interface/gemm.c: 4 x 65,536
-# multiplications) and for a sum over rows (interface/gemv.c: 4 x 2,304): to hold the pool would cost more than the step.
+# multiplications) and for sums over rows (interface/gemv.c: 4 x 2,304): to hold the pool costs more than the step.
 LEAST = 5e4
 # What brings a BLAS of its own when it is imported: SciPy's serves compiled code, NumPy's is there from the start.
 BRINGS_BLAS = ("scipy.linalg",)
