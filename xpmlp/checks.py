@@ -183,7 +183,10 @@ def narrowed(x: Array, name: str, xp: Any, dtype: str) -> Array:
 
 def demand_no_loss(x: Array, name: str, xp: Any, dtype: str) -> None:
     """ValueError where finite numbers would become infinite as `dtype`, or a column that is not 0 would become 0."""
-    bounds = xp.finfo(getattr(xp, dtype))
+    wanted = getattr(xp, dtype)
+    if x.dtype == wanted:
+        return
+    bounds = xp.finfo(wanted)
     if not xp.isdtype(x.dtype, "real floating") or xp.finfo(x.dtype).bits <= bounds.bits or not math.prod(x.shape):
         return
     # Of each column, without an array as large as x.
