@@ -6,6 +6,7 @@ no sentence of ours, whatever its class.
 
 import re
 import warnings
+from dataclasses import fields
 
 import joblib
 import numpy as np
@@ -16,6 +17,7 @@ import scipy.sparse
 
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
+from xpmlp.network import Layout, Network
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of numpy.matrix
 
@@ -160,8 +162,15 @@ FINE = {
 }
 
 
+def plain(value):
+    """A value without what it has worked out of itself and keeps (cached properties)."""
+    if isinstance(value, (Network, Layout)):
+        return type(value).__name__, [plain(getattr(value, field.name)) for field in fields(value)]
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 def state_of(it):
-    return joblib.hash({name: value for name, value in vars(it).items() if name != "_trace"})
+    return joblib.hash({name: plain(value) for name, value in vars(it).items() if name != "_trace"})
 
 
 def told(call, it, odd):

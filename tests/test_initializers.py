@@ -20,6 +20,7 @@ VARIANCES = {
     "he_normal": 2 / 300,
     "lecun_uniform": 1 / 300,
     "lecun_normal": 1 / 300,
+    "linear_uniform": 1 / 900,
     "normal": 0.01,
     "zeros": 0.0,
 }

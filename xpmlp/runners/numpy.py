@@ -179,6 +179,9 @@ def add_multiple(p: HostArray, c: Any, room: HostArray, g: HostArray) -> None:
     np.add(g, room, out=g)
 
 
+COLUMNS = Columns(take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, block=2**16)
+
+
 class Runner(InPlaceRunner):
     """Executes steps on NumPy arrays."""
 
@@ -186,7 +189,7 @@ class Runner(InPlaceRunner):
     takes_sparse = True
     # The block: p, g, m, v and one temporary are 5 x 256 KiB in float32. 537,000 parameters, 1 MiB of second-level
     # cache: blocks of 2^14 took 0.77 ms, of 2^16 0.57, all at once 0.60.
-    columns = Columns(take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, block=2**16)
+    columns = COLUMNS
 
     def __init__(self, task: Task, data: Data, seed: HostArray | None = None) -> None:
         self.compiled = compiled.find(task, data)

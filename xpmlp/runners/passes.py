@@ -14,11 +14,12 @@ import numpy as np
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace
+from xpmlp.backends.arithmetic import unwarned
 from xpmlp.network import Network, Parameters, forward
 from xpmlp.network.activations import ACTIVATIONS
-from xpmlp.runners import numpy as runner_of_numpy
 from xpmlp.runners.host_data import SparseRows
 from xpmlp.runners.inplace import Columns
+from xpmlp.runners.numpy import COLUMNS
 
 # Units from which on a layer lies in memory row by row: the product is up to twice as fast, and what goes along the
 # units, as the bias does, has enough of them.
@@ -74,6 +75,7 @@ class InPlacePass:
         self.lead = self.WT[1].shape[:-2]
         self.rooms: dict[int, Rooms] = {}
 
+    @unwarned
     def __call__(self, x: Any, layer: int = -1) -> tuple[HostArray, HostArray]:
         """See `Pass`."""
         layer, rows = layer % (self.network.layout.n_layers + 1), x.shape[-2]
@@ -139,5 +141,5 @@ def find_pass(network: Network, p: Parameters, place: Place) -> Pass:
     """The pass for a network whose parameters live on `place`."""
     plain = not (network.layout.others or network.parts or network.members)
     if place.backend.runner == "numpy" and plain:
-        return InPlacePass(network, p, runner_of_numpy.Runner.columns)
+        return InPlacePass(network, p, COLUMNS)
     return EagerPass(network, p)
