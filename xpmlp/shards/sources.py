@@ -119,7 +119,8 @@ def from_arrays(
     >>> from xpmlp import MLPClassifier, shards
     >>> X = np.random.default_rng(0).standard_normal((1000, 4))
     >>> data = shards.from_arrays(X, X[:, 0] > 0)
-    >>> MLPClassifier(8, batch_size=100, learning_rate_init=0.01, tol=1e-3, random_state=0).fit(data).score(X, X[:, 0] > 0) > 0.95
+    >>> clf = MLPClassifier(8, batch_size=100, learning_rate_init=0.01, tol=1e-3, random_state=0)
+    >>> clf.fit(data).score(X, X[:, 0] > 0) > 0.95
     True
     """
     shape = tuple(getattr(X, "shape", ()))
