@@ -163,7 +163,8 @@ def _names_of(kind: Any) -> tuple[str, ...]:
 
 def check_parameters(estimator: Any) -> None:
     """InvalidParameterError for the first parameter of `estimator` that none of its constraints lets pass."""
-    for name in _names_of(type(estimator)):
+    kind: Any = type(estimator)
+    for name in _names_of(kind):
         value, constraints = getattr(estimator, name), CONSTRAINTS[name]
         if not any(constraint.holds(value) for constraint in constraints):
             texts = [constraint.text for constraint in constraints]
