@@ -114,15 +114,19 @@ def cross_entropy(z: HostArray, y: HostArray, note: HostArray) -> HostArray:
     z -= np.maximum.reduce(z, axis=-2, keepdims=True)
     np.multiply(y, z, out=note)
     values: HostArray = np.add.reduce(note, axis=-2)
-    np.less(z, 0.0, out=note, casting="unsafe")
+    np.sign(z, out=note)  # 0 where a score is the largest, -1 elsewhere
     np.exp(z, out=z)
     total = np.add.reduce(z, axis=-2, keepdims=True)
-    np.multiply(note, z, out=note)
-    others = np.add.reduce(note, axis=-2)
-    others += np.rint(total[..., 0, :] - others) - 1.0  # those that are as large as the largest, which is 1
+    note *= z
+    less = np.add.reduce(note, axis=-2)  # minus the sum of all but the largest, which are 1
+    others = total[..., 0, :] + less
+    np.rint(others, out=others)  # how many are as large as the largest
+    others -= 1.0
+    others -= less
     z /= total
     z -= y
-    np.subtract(np.log1p(others, out=others), values, out=values)
+    np.log1p(others, out=others)
+    np.subtract(others, values, out=values)
     return values
 
 
