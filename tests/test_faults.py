@@ -17,6 +17,7 @@ import sys
 import textwrap
 import time
 import weakref
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 import xpmlp
 from xpmlp import MLP, MLPRegressor
 from xpmlp.backends import State, probe
-from xpmlp.faults import out_of_memory, telling_of_memory
+from xpmlp.faults import holding_interrupts, out_of_memory, telling_of_memory
 from xpmlp.io import storage
 
 LONGER = int(os.environ.get("XPMLP_FAULTS", "1"))
@@ -650,3 +651,37 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_checkpoint_before_it(tmp_path, m
     ten = MLP([2, 4, 1], random_state=1).fit(X, y, epochs=10)
     again = MLP([2, 4, 1], random_state=1).fit(X, y, epochs=10, checkpoint=tmp_path, resume=True)
     np.testing.assert_array_equal(again.parameters, ten.parameters)
+
+
+def test_ctrl_c_while_a_library_is_loaded_strikes_afterwards():
+    # Python prints what is raised in a callback from C, or while some extensions begin, and goes on.
+    done = []
+
+    def load(*, pressed):
+        with holding_interrupts():
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+            done.append(pressed)
+
+    with pytest.raises(KeyboardInterrupt):
+        load(pressed=True)
+    load(pressed=False)
+    assert done == [True, False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@posix
+@pytest.mark.skipif(find_spec("numba") is None, reason="only Numba's kernel loads a library when a fit begins")
+def test_ctrl_c_is_heard_while_a_long_fit_begins(rng):
+    for _ in range(3):  # each in a process of its own, where nothing is loaded yet
+        process = child(FITTER, "momentum", "plain", stdin=subprocess.PIPE)
+        try:
+            process.stdin.write("round\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "go\n", process.communicate()[1]
+            time.sleep(float(rng.uniform(0.0, 0.02)))
+            process.send_signal(signal.SIGINT)
+            assert select.select([process.stdout], [], [], 60)[0], "Ctrl-C was not heard"
+        finally:
+            process.kill()
+            process.communicate()

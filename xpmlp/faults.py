@@ -54,6 +54,18 @@ def interruptible(*, terminate: bool = False) -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextlib.contextmanager
+def holding_interrupts() -> Iterator[None]:
+    """Let Ctrl-C strike after a block instead of in it, where it would be swallowed.
+
+    An exception that meets a library while it is loaded, or a callback from C, goes no further.
+    """
+    with interruptible() as interrupted:
+        yield
+    if interrupted():
+        raise KeyboardInterrupt
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is some library's way to say that an allocation failed."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error))))

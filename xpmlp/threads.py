@@ -20,6 +20,7 @@ from typing import Any
 
 from xpmlp.backends import Place
 from xpmlp.backends.config import get_config
+from xpmlp.faults import holding_interrupts
 
 # Flops of a step, or of a block of a prediction. On two cores a network of 66 Mflop a step loses a fifth of its speed
 # by one thread where the machine is free, and wins 2 to 70 times where it is not; more cores have more to lose.
@@ -94,7 +95,8 @@ def _pools(_loaded: tuple[str, ...]) -> tuple[Any, Any]:
     # To find them takes 2 milliseconds: once, and again when there is one more.
     from threadpoolctl import ThreadpoolController
 
-    found = ThreadpoolController().select(user_api="blas")
+    with holding_interrupts():  # it is called back from C
+        found = ThreadpoolController().select(user_api="blas")
     own: list[str] = []
     shared: list[str] = []
     for library in found.lib_controllers:

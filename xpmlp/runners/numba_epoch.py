@@ -23,6 +23,7 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.backends.config import get_config
+from xpmlp.faults import holding_interrupts
 from xpmlp.network import reciprocal
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
@@ -137,9 +138,12 @@ class Runner:
             raise CannotRunError(reason)
         self.task, self.data, self.begins = task, data, begins
         self.dtype = data.x.dtype.name
-        self.steps: Any = compiled(self.dtype) if begins == 0 else None
-        if begins > 0:  # the BLAS of the kernel's products must be there before somebody counts its threads
-            importlib.import_module("scipy.linalg")
+        self.steps: Any = None
+        with holding_interrupts():
+            if begins == 0:
+                self.steps = compiled(self.dtype)
+            else:  # the BLAS of the kernel's products must be there before somebody counts its threads
+                importlib.import_module("scipy.linalg")
         self.numpy: plain.Runner | None = None
         self.kernel: _Kernel | None = None
 
