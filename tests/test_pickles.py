@@ -4,6 +4,8 @@ import copy
 import io
 import json
 import pickle
+import pickletools
+import re
 import typing
 import warnings
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from sklearn.exceptions import InconsistentVersionWarning
 
 import xpmlp
-from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.io.moved import MOVED
 
 GOLDEN = Path(__file__).parent / "golden" / "pickles"
@@ -150,3 +152,50 @@ def test_every_fitted_attribute_is_declared(model):
     assert shown <= set(declared)
     private = {name for name in vars(model) if name.startswith("_") and not name.startswith("_sk")}
     assert private - {"_kind", "_weights"} <= set(declared)
+
+
+def named_by(data):
+    """The functions and classes that a pickle names."""
+    found, strings = set(), []
+    for code, argument, _ in pickletools.genops(data):
+        if code.name in ("SHORT_BINUNICODE", "BINUNICODE", "UNICODE"):
+            strings.append(argument)
+        elif code.name == "STACK_GLOBAL":
+            found.add(".".join(strings[-2:]))
+        elif code.name == "GLOBAL":
+            found.add(argument.replace(" ", "."))
+    return found
+
+
+def test_the_pickle_of_a_network_names_the_class_and_no_function_of_the_package():
+    net = MLP([3, 4, 2], ["tanh", "softmax"], "cross_entropy", initializer="he_normal", random_state=0)
+    net.fit(X[:, :3], np.eye(2)[y.astype(int)], epochs=2)
+    data = pickle.dumps(net)
+    assert {name for name in named_by(data) if name.startswith("xpmlp")} == {"xpmlp.mlp.mlp.MLP"}
+    for twin in (pickle.loads(data), copy.deepcopy(net), copy.copy(net)):
+        np.testing.assert_array_equal(twin.parameters, net.parameters)
+        assert (twin.network.layout, twin.network.activations) == (net.network.layout, net.network.activations)
+        assert repr(twin.network.loss) == repr(net.network.loss)
+        assert twin.initializer == net.initializer
+        assert (twin.place, twin.history) == (net.place, net.history)
+        ours, theirs = (it.fit(X[:, :3], np.eye(2)[y.astype(int)], epochs=1) for it in (copy.deepcopy(net), twin))
+        np.testing.assert_array_equal(ours.parameters, theirs.parameters)
+
+
+def test_a_network_of_functions_of_ones_own_is_pickled_with_them():
+    net = MLP([3, 4, 1], [(np.tanh, tanh_derivative), "identity"], random_state=0)
+    twin = pickle.loads(pickle.dumps(net))
+    np.testing.assert_array_equal(twin.predict(X[:, :3]), net.predict(X[:, :3]))
+
+
+def test_a_network_pickled_by_another_version_says_so(monkeypatch):
+    net = MLP([3, 4, 1], random_state=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(xpmlp, "__version__", "0.0.7")
+        data = pickle.dumps(net)
+    with pytest.warns(UserWarning, match=re.escape("pickled by version 0.0.7 of xpmlp")):
+        pickle.loads(data)
+
+
+def tanh_derivative(z, a):
+    return 1.0 - a * a

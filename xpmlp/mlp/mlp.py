@@ -118,10 +118,10 @@ class MLP(Passes):
     def __getstate__(self) -> dict[str, Any]:
         # Pickles and copies hold NumPy arrays, so that they can be opened where this network's library is not.
         state = self.__dict__ | {"_trace": None, "_gradients": None}
-        return state | {"_p": np.array(self.place.backend.to_numpy(self._p), copy=True)}
+        return serialization.pickled(state | {"_p": np.array(self.place.backend.to_numpy(self._p), copy=True)})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(serialization.revived(state))
         self.dtype = self.place.dtype_name(self.dtype)
         self._p = self.place.asarray(self._p, self.dtype)
 

@@ -1,13 +1,13 @@
 """An MLP as a document and arrays, for files and checkpoints, and back."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.backends import HostArray, Place
+from xpmlp.backends import HostArray, Place, select, warn
 from xpmlp.io.description import describe_initializer, describe_network, initializer_of, network_of
 from xpmlp.mlp.content import Content
 from xpmlp.network import Parameters
@@ -97,3 +97,39 @@ def saved(net: Content, checkpoint: str | os.PathLike[str] | None, resume: bool)
                 f"{there.get(what)!r}, here it is {here[what]!r}. Choose another folder, or the same network."
             )
     return found
+
+
+# --- Pickles ---
+
+VERSION = "_xpmlp_version"
+# What a pickle holds in plain words, so that it names no function of this package.
+WORDS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "network": (describe_network, network_of),
+    "initializer": (describe_initializer, initializer_of),
+    "place": (lambda place: [place.backend.name, place.device_name], lambda words: select(*words)),
+}
+
+
+def pickled(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of an MLP as a pickle holds them; functions of the user's own stay what they are."""
+    held, words = dict(state), {}
+    for name, (describe, _) in WORDS.items():
+        try:
+            words[name] = describe(held[name])
+        except ValueError:  # a function of the user's own has no words
+            continue
+        del held[name]
+    return held | {"words": words, VERSION: checkpoints.versions()["xpmlp"]}
+
+
+def revived(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes again, also those of a pickle from before there were words."""
+    held = dict(state)
+    own = checkpoints.versions()["xpmlp"]
+    was = held.pop(VERSION, own)
+    if was != own:
+        warn(
+            f"this MLP was pickled by version {was} of xpmlp, and is read by {own}: look at what it says.", UserWarning
+        )
+    words = held.pop("words", {})
+    return held | {name: revive(words[name]) for name, (_, revive) in WORDS.items() if name in words}
