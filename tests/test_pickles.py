@@ -8,6 +8,7 @@ import pickletools
 import re
 import typing
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from sklearn.exceptions import InconsistentVersionWarning
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.io.moved import MOVED
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.initializers import INITIALIZERS
 
 GOLDEN = Path(__file__).parent / "golden" / "pickles"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
@@ -199,3 +202,34 @@ def test_a_network_pickled_by_another_version_says_so(monkeypatch):
 
 def tanh_derivative(z, a):
     return 1.0 - a * a
+
+
+ROWS = [
+    xpmlp.optimizer("adam", beta_1=0.8),
+    xpmlp.optimizer("sgd"),
+    xpmlp.optimizer("adamw", weight_decay=0.3),
+    xpmlp.schedule("step", every=3),
+    xpmlp.loss("huber", delta=2.0),
+    xpmlp.loss("cross_entropy", label_smoothing=0.1),
+    ACTIVATIONS["gelu"],
+    INITIALIZERS["he_normal"],
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=repr)
+def test_a_row_of_a_table_is_pickled_by_its_name(row):
+    data = pickle.dumps(row)
+    named = {name for name in named_by(data) if name.startswith("xpmlp")}
+    assert len(named) == 1
+    assert named.pop().rpartition(".")[2] == type(row).__name__.lower()  # xpmlp.optim.optimizers.optimizer
+    for twin in (pickle.loads(data), copy.deepcopy(row)):
+        assert repr(twin) == repr(row)
+        for number in ("parameters", "weight_decay", "learning_rate"):
+            assert getattr(twin, number, None) == getattr(row, number, None)
+
+
+def test_a_row_of_ones_own_is_pickled_with_its_functions():
+    own = replace(ACTIVATIONS["tanh"], derivative=tanh_derivative)
+    twin = pickle.loads(pickle.dumps(own))
+    assert twin.derivative is tanh_derivative
+    assert twin.name == "tanh"

@@ -58,6 +58,20 @@ def genuine(row: Any, table: Mapping[str, Any]) -> bool:
     return True
 
 
+def by_name(row: Any, table: Mapping[str, Any], find: Callable[..., Any]) -> Any:
+    """How a pickle makes a genuine row again: `find`, its name and its parameters. None of a row of somebody's own."""
+    if not genuine(row, table):
+        return None
+    given = dict(getattr(row, "parameters", {}))
+    if getattr(row, "weight_decay", 0.0):
+        given["weight_decay"] = row.weight_decay
+    again = find(row.name, **given)
+    numbers_differ = any(
+        getattr(row, it.name) != getattr(again, it.name) for it in fields(row) if not callable(getattr(row, it.name))
+    )
+    return None if numbers_differ else (partial(find, row.name, **given), ())
+
+
 def _same_function(own: Any, known: Any, parameters: Mapping[str, Any]) -> bool:
     if not (isinstance(own, partial) and isinstance(known, partial)):
         return own is known

@@ -7,6 +7,7 @@ and uses whichever makes it cheaper. Neither changes what it was given.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from xpmlp import checks
 from xpmlp._typing import Array
@@ -32,6 +33,10 @@ class Activation:
     pullback: Callable[[Array, Array, Array], Array] | None = None  # dz from (da, z, a) where it is not da * f'
     formula: str = ""  # f in words, of z: what `explain_step` shows
     derivative_formula: str = ""  # f' in words, of z and a
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A pickle names the public lookup, and no function of this file.
+        return checks.by_name(self, ACTIVATIONS, activation) or super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"<activation {self.name}>"

@@ -40,6 +40,10 @@ class Initializer:
         else:
             out[...] = draw(out.shape)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A pickle names the public lookup, and no function of this file.
+        return checks.by_name(self, INITIALIZERS, initializer) or super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"<initializer {self.name}{f'({shown})' if shown else ''}>"

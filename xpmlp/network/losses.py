@@ -40,6 +40,10 @@ class Loss:
     formula: str = ""  # of one sample's loss, in words, of y and yhat: what `explain_step` shows
     derivative_formula: str = ""  # dL/dyhat of one sample, in words
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A pickle names the public lookup, and no function of this file.
+        return checks.by_name(self, LOSSES, loss) or super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"<loss {self.name}{f'({shown})' if shown else ''}>"

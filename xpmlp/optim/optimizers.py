@@ -54,6 +54,10 @@ class Optimizer:
     weight_decay: float = 0.0
     average: float = 0.0
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A pickle names the public lookup, and no function of this file.
+        return checks.by_name(self, OPTIMIZERS, optimizer) or super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         shown = [f"{name}={value!r}" for name, value in self.parameters.items()]
         shown += [f"weight_decay={self.weight_decay!r}"] if self.weight_decay else []

@@ -33,6 +33,10 @@ class Schedule:
     parameters: dict[str, Any] = field(default_factory=dict)
     per_step: bool = True
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A pickle names the public lookup, and no function of this file.
+        return checks.by_name(self, SCHEDULES, schedule) or super().__reduce_ex__(protocol)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return f"<schedule {self.name}({shown})>"
