@@ -150,6 +150,18 @@ DATA_CALLS |= {
     "check_gradients(y)": (net, lambda it, odd: xpmlp.check_gradients(it, X, odd)),
     "explain_step(X)": (net, lambda it, odd: xpmlp.explain_step(it, odd, LABELS)),
     "explain_step(y)": (net, lambda it, odd: xpmlp.explain_step(it, X, odd)),
+    "curvature(X)": (net, lambda it, odd: xpmlp.curvature(it, odd, LABELS)),
+    "curvature(y)": (net, lambda it, odd: xpmlp.curvature(it, X, odd)),
+    "diagnose(X)": (net, lambda it, odd: xpmlp.diagnose(it, odd, LABELS)),
+    "diagnose(y)": (net, lambda it, odd: xpmlp.diagnose(it, X, odd)),
+    "Health(X)": (net, lambda it, odd: xpmlp.Health(odd, LABELS).measure(it)),
+    "Health(y)": (net, lambda it, odd: xpmlp.Health(X, odd).measure(it)),
+    "check_gradients(sample_weight)": (net, lambda it, odd: xpmlp.check_gradients(it, X, LABELS, odd)),
+    "classifier.input_gradients(y)": (lambda: fitted("classifier"), lambda it, odd: it.input_gradients(X, odd)),
+    "classifier.partial_fit(classes)": (
+        lambda: MLPClassifier((3,), random_state=0),
+        lambda it, odd: it.partial_fit(X, LABELS, classes=odd),
+    ),
     "to_backend": (net, lambda it, odd: xpmlp.to_backend(odd, "numpy")),
 }
 

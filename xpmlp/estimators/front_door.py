@@ -85,6 +85,8 @@ def odd_targets(y: Any, name: str = "y", *, numeric: bool) -> str:
 
 def odd_classes(classes: Any, name: str = "classes") -> str:
     """Why the argument `classes` of partial_fit cannot be a list of labels; "" where it may be."""
+    if classes is not None and (not hasattr(classes, "__len__") or isinstance(classes, type)):
+        return f"{name} must be a list of all labels; got a {type(classes).__name__}."
     return odd_targets(classes, name, numeric=False)
 
 

@@ -23,6 +23,7 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of
 from xpmlp.backends.arithmetic import unwarned
+from xpmlp.backends.kinds import LOOK_ALIKES, NO_ARRAYS, oddity
 from xpmlp.inspection.models import Batch, Opened, batch_of, open_up
 from xpmlp.mlp import MLP
 from xpmlp.network import Layers, backward, forward
@@ -76,6 +77,11 @@ class Health:
     def __init__(self, X: Any, y: Any, sample_weight: Any = None, *, rows: int = 256, every: int = 1) -> None:
         self.every = checks.integer(every, "every", least=1)
         rows = checks.integer(rows, "rows", least=1)
+        for name, values in (("X", X), ("y", y)):
+            if odd := oddity(values, name, (*NO_ARRAYS, *LOOK_ALIKES)):
+                raise TypeError(odd)
+            if 0 in tuple(getattr(values, "shape", ())):
+                raise ValueError(f"{name} must hold at least one sample and one column; got shape {values.shape}.")
         n = int(X.shape[-2] if len(getattr(X, "shape", ())) > 1 else len(X))
         self._samples = tuple(_some(values, n, rows) for values in (X, y, sample_weight))
         self.history: Records = {}
