@@ -80,10 +80,15 @@ class Health:
         for name, values in (("X", X), ("y", y)):
             if odd := oddity(values, name, (*NO_ARRAYS, *LOOK_ALIKES)):
                 raise TypeError(odd)
+            if isinstance(values, type) or callable(values):
+                raise TypeError(f"{name} must be an array or a frame; got {values!r}.")
             if 0 in tuple(getattr(values, "shape", ())):
                 raise ValueError(f"{name} must hold at least one sample and one column; got shape {values.shape}.")
         n = int(X.shape[-2] if len(getattr(X, "shape", ())) > 1 else len(X))
-        self._samples = tuple(_some(values, n, rows) for values in (X, y, sample_weight))
+        try:
+            self._samples = tuple(_some(values, n, rows) for values in (X, y, sample_weight))
+        except IndexError:
+            raise ValueError(f"X, y and the weights must hold the same number of samples; X holds {n}.") from None
         self.history: Records = {}
         self._batch: tuple[Opened, Batch] | None = None
         self._before: Layers | None = None
