@@ -80,7 +80,7 @@ class Health:
         for name, values in (("X", X), ("y", y)):
             if odd := oddity(values, name, (*NO_ARRAYS, *LOOK_ALIKES)):
                 raise TypeError(odd)
-            if isinstance(values, type) or callable(values):
+            if isinstance(values, type) or not hasattr(values, "__getitem__"):
                 raise TypeError(f"{name} must be an array or a frame; got {values!r}.")
             if 0 in tuple(getattr(values, "shape", ())):
                 raise ValueError(f"{name} must hold at least one sample and one column; got shape {values.shape}.")
