@@ -42,6 +42,8 @@ class Initializer:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A pickle names the public lookup, and no function of this file.
+        if self.name == "normal" and checks.genuine(self, INITIALIZERS):
+            return normal, (self.parameters["sigma"],)
         return checks.by_name(self, INITIALIZERS, initializer) or super().__reduce_ex__(protocol)
 
     def __repr__(self) -> str:

@@ -191,7 +191,8 @@ def _snapshot(
         array = arrays[PREFIX + name]
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} must have shape {shape} and dtype {dtype}; got {array.shape} and {array.dtype}.")
-        return place.asarray(array)
+        # Into memory of its own, which begins where NumPy's begins: some BLAS kernels round by where an array lies.
+        return place.asarray(np.array(array, copy=True))
 
     def per_network(name: str, kind: str) -> HostArray:
         array = arrays[PREFIX + name]
