@@ -104,7 +104,8 @@ def build_optimizer(settings: Settings) -> Optimizer:
     names = {"adam": ("beta_1", "beta_2", "epsilon"), "momentum": ("momentum",)}
     takes = names.get({"adamw": "adam", "nesterov": "momentum"}.get(solver, solver), ())
     # Not through `optimizer()`: scikit-learn lets momentum be 1.
-    return replace(row, parameters=row.parameters | {name: float(getattr(settings, name)) for name in takes})
+    parameters = row.parameters | {name: float(getattr(settings, name)) for name in takes}
+    return row if parameters == row.parameters else replace(row, parameters=parameters)
 
 
 def remembers_the_same(optimizer: Optimizer, known: Optimizer) -> bool:

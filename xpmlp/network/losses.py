@@ -366,6 +366,8 @@ def loss(value: object, **parameters: Any) -> Loss:
     if not parameters:
         return row
     checked = {name: _PARAMETER_CHECKS[name](value) for name, value in parameters.items()}
+    if row.parameters | checked == row.parameters:
+        return row
 
     def bound(function: Any) -> Any:
         return None if function is None else partial(function, **checked)
