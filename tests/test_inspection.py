@@ -28,7 +28,7 @@ TRIOS = [
     for loss in LOSSES.values()
     if loss.accepts(output.outputs)
 ]
-# All trios, 20 seeds, h = 4e-6: at most 1.1e-7, and for one fixed seed below 1e-7; see xpmlp/inspection.py.
+# All trios, 20 seeds, h = 4e-6: at most 1.1e-7, and for one fixed seed below 1e-7; see xpmlp/inspection/differences.py.
 TIGHT = 1e-7
 # To many digits what is left is the rounding of ours: seen, over 233 of the trios, at most 9.2e-16.
 ROUNDING = 1e-14
