@@ -2,10 +2,12 @@
 
 import csv
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -104,3 +106,33 @@ def test_a_ratio_is_taken_within_each_round_and_held_against_its_target(report):
 )
 def test_marks(report, bounds, value, mark):
     assert report.Goal(**bounds).mark(value) == mark
+
+
+def test_the_benchmark_of_tables_keeps_every_fit_and_does_none_twice(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, y, classes in (
+        ("colours", rng.integers(0, 3, 60), ["a", "b", "c"]),
+        ("lengths", rng.normal(size=60), None),
+    ):
+        np.savez(tmp_path / name, x_num=rng.normal(size=(60, 2)), x_cat=rng.integers(-1, 3, (60, 1)), y=y)
+        (tmp_path / f"{name}.json").write_text(json.dumps({"classes": classes}))
+    command = [sys.executable, str(BENCHMARKS / "tabular.py"), str(tmp_path), "--seeds", "0", "--models", "hgb"]
+    first = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr
+    with open(tmp_path / "tabular.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["table"], row["model"]) for row in rows] == [("colours", "hgb"), ("lengths", "hgb")]
+    assert 0.0 <= float(rows[0]["error"]) <= 1.0
+    assert float(rows[0]["log_loss"]) > 0.0
+    assert rows[1]["log_loss"] == ""
+    # A figure that stands is believed: what is worse by half shows as 1.5, and nothing is fitted again.
+    rows += [row | {"model": "xpmlp", "error": str(1.5 * float(row["error"]))} for row in rows]
+    with open(tmp_path / "tabular.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    command[-1] = "hgb,xpmlp"
+    again = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "| **all 2** | 1.500 |" in (tmp_path / "tabular.md").read_text()
+    assert again.stdout.startswith("# Tables")
