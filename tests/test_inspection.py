@@ -258,7 +258,13 @@ def test_arguments_that_do_not_fit_are_refused(rng):
         check_gradients(net, X, y, step=0)
     with pytest.raises(ValueError, match=re.escape("x must have shape (batch, 2) to enter this network; got (8, 1).")):
         check_gradients(net, X[:, :1], y)
-    with pytest.raises(TypeError, match=re.escape("gradients must be a pair (dW, db) of sequences; got list.")):
+    with pytest.raises(
+        TypeError,
+        match=re.escape(
+            "gradients must be a pair (dW, db) of sequences, or (dW, db, others) with those of parts in a dict; "
+            "got list."
+        ),
+    ):
         check_gradients(net, X, y, gradients=[1, 2])
     with pytest.raises(ValueError, match=re.escape("gradients must hold dW for each of the 2 layers; got 1.")):
         check_gradients(net, X, y, gradients=([np.zeros((2, 3))], [np.zeros(3)]))

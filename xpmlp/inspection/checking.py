@@ -1,6 +1,6 @@
 """check_gradients: our derivatives beside numerical ones, parameter by parameter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,45 +32,47 @@ def check_gradients(
     sample_weight: Any = None,
     *,
     digits: int | None = None,
-    gradients: tuple[Sequence[Any], Sequence[Any]] | None = None,
+    gradients: tuple[Any, ...] | None = None,
     step: float = 4e-6,
     tolerance: float | None = None,
     elements: int = 100,
     random_state: int = 0,
 ) -> GradientReport:
-    """Compare the derivatives of the loss with central differences, for every W and b.
+    """Compare the derivatives of the loss with central differences, for every W, b and array of a part.
 
     Use it on an activation or a loss of your own: pass the pair to `MLP`, and the net and a small batch (10 to 100
     samples) to this function. It reports and raises nothing on a mismatch. Dropout and penalties take no part.
 
     Parameters
     ----------
-    net : MLP, or fitted MLPClassifier or MLPRegressor
-        One network or several; float32 is checked in float64, since the formulas are in question, not the rounding.
+    net : MLP, or fitted estimator
+        One network or several, parts and members; float32 is checked in float64, since the formulas are in question,
+        not the rounding.
     X, y, sample_weight : array
         As for its `fit`: of a classifier, y holds labels.
     digits : int, optional
         Compute the numerical derivatives to so many digits, 20 or more, with mpmath's numbers (needs mparray: the extra
         `precision`). They are then without error beside ours, and what is left is the rounding of ours: 1e-15 or so.
         For small networks: each product takes 10 microseconds. `step` is not used.
-    gradients : pair (dW, db), optional
+    gradients : pair (dW, db), or (dW, db, others), optional
         Derivatives from elsewhere, to be compared with the differences in place of ours: each a sequence of K arrays,
-        or of K + 1 whose first is None, as `net.dW` is.
+        or of K + 1 whose first is None, as `net.dW` is. `others`, of parts, is a dict of arrays by the names that the
+        report has, as in {"layer_norm.gain[1]": ...}; those that it lacks are ours.
     step : float
         h. A larger one truncates more, a smaller one rounds more (as 1/h). Both are measured; where h resolves too
         little, 32 h, 1024 h and h / 32 are tried, too.
     tolerance : float, optional
-        Of the largest difference, as a share of the largest derivative of the same W or b: 1e-6 where nothing is said,
+        Of the largest difference, as a share of the largest derivative of the same array: 1e-6 where nothing is said,
         and 1e-12 with `digits`.
     elements : int
-        Where a W or b holds more, so many elements of it are drawn at random and compared.
+        Where an array holds more, so many elements of it are drawn at random and compared.
     random_state : int
         Seeds that draw.
 
     Returns
     -------
     GradientReport
-        True where all agree. Its `repr` is a table: the largest derivative of each W and b, ours and numerical, their
+        True where all agree. Its `repr` is a table: the largest derivative of each array, ours and numerical, their
         largest difference, and the factor between them where there is one: 2 points at a derivative that is doubled, -1
         at a sign, the batch size at a mean taken for a sum. A row whose derivatives are less than 1,000 times what can
         be resolved is called "too small to tell". `on_kinks` samples stand on a kink, where a derivative between its
@@ -122,7 +124,7 @@ def check_gradients(
     surface = LossSurface(net, X, y, sample_weight)
     layout, ours = surface.network.layout, surface.derivatives()
     if gradients is not None:
-        ours = _foreign(layout, ours.shape[:-1], gradients)
+        ours = _foreign(layout, ours, gradients)
     chosen = {segment: _chosen(segment, elements, rng) for segment in sorted(layout.segments, key=lambda it: it.layer)}
     precise = None
     if digits is not None:
@@ -146,24 +148,35 @@ def _chosen(segment: Segment, elements: int, rng: np.random.Generator) -> HostAr
     return np.arange(size) if size <= elements else np.sort(rng.choice(size, elements, replace=False))
 
 
-def _foreign(layout: Layout, lead: tuple[int, ...], gradients: Any) -> HostArray:
-    if not isinstance(gradients, tuple) or len(gradients) != 2:
-        raise TypeError(f"gradients must be a pair (dW, db) of sequences; got {type(gradients).__name__}.")
-    K = layout.n_layers
-    flat = np.zeros((*lead, layout.size))
+def _foreign(layout: Layout, ours: HostArray, gradients: Any) -> HostArray:
+    if not isinstance(gradients, tuple) or len(gradients) not in (2, 3):
+        raise TypeError(
+            "gradients must be a pair (dW, db) of sequences, or (dW, db, others) with those of parts in a dict; "
+            f"got {type(gradients).__name__}."
+        )
+    others: Mapping[str, Any] = gradients[2] if len(gradients) == 3 else {}
+    names = [f"{segment.name}[{segment.layer}]" for segment in layout.segments if segment.name not in ("W", "b")]
+    if unknown := sorted(set(others) - set(names)):
+        raise ValueError(f"this network has no {unknown[0]!r}; beside W and b it has {', '.join(names) or 'nothing'}.")
+    K, lead = layout.n_layers, ours.shape[:-1]
+    flat = ours.copy()
     for name, k, start, stop, shape, _ in layout.segments:
-        given = gradients[0 if name == "W" else 1]
-        if len(given) == K + 1 and given[0] is None:
-            given = given[1:]
-        if len(given) != K:
-            raise ValueError(f"gradients must hold d{name} for each of the {K} layers; got {len(given)}.")
-        value = given[k - 1]
+        if name in ("W", "b"):
+            given = gradients[0 if name == "W" else 1]
+            if len(given) == K + 1 and given[0] is None:
+                given = given[1:]
+            if len(given) != K:
+                raise ValueError(f"gradients must hold d{name} for each of the {K} layers; got {len(given)}.")
+            value = given[k - 1]
+        elif f"{name}[{k}]" in others:
+            value = others[f"{name}[{k}]"]
+        else:
+            continue
         if not isinstance(value, (list, tuple, float, int)):
             value = place_of(**{f"d{name}[{k}]": value}).backend.to_numpy(value)
         host = np.asarray(value, dtype=np.float64)
-        fits = [(*lead, *shape)] + (
-            [(*lead, 1, *shape)] if name == "b" else []
-        )  # as db of m networks, or with keepdims
+        # As db of m networks, or with keepdims
+        fits = [(*lead, *shape)] + ([(*lead, 1, *shape)] if len(shape) == 1 else [])
         if host.shape not in fits:
             raise ValueError(f"d{name}[{k}] must have shape {fits[0]}; got {host.shape}.")
         flat[..., start:stop] = host.reshape(*lead, stop - start)

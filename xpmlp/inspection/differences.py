@@ -1,7 +1,7 @@
 """The numerical derivatives, in float64, with what they cannot resolve.
 
-For an element w of W[k] or b[k] the loss of each sample is computed at w, w +- h, w +- 2h and w +- 4h. It knows nothing
-of the chain rule, and gives, for each sample,
+For an element w of an array the loss of each sample is computed at w, w +- h, w +- 2h and w +- 4h. It knows nothing of
+the chain rule, and gives, for each sample,
 
 - the derivative, from central differences: (4 D(h) - D(2h)) / 3, whose truncation shows in the same with 2h and 4h;
 - those of either side, of second order, whose truncation shows likewise. Where they differ the sample stands on a kink,
@@ -9,8 +9,9 @@ of the chain rule, and gives, for each sample,
 - the rounding of a loss: the fourth difference is nothing else at such a step. It is not taken for less than what a
   last digit of the loss is, and than what the last digits of the parameters do to it.
 
-The losses of each sample are subtracted before they are averaged. Where a step resolves too little (a large loss, small
-derivatives, a kink nearby) others are tried, and for each sample the one that resolves most counts.
+The losses of each sample, of members the mean of theirs, are subtracted before they are averaged. Where a step resolves
+too little (a large loss, small derivatives, a kink nearby) others are tried, and for each sample the one that resolves
+most counts.
 """
 
 from functools import cached_property
@@ -24,7 +25,7 @@ from xpmlp.backends import HostArray
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.inspection.kinks import kinks_of
 from xpmlp.inspection.models import batch_with_targets, open_up
-from xpmlp.network import Parameters, Trace, backward, forward, mean, sample_losses
+from xpmlp.network import Parameters, Trace, backward, forward, losses_of_samples, mean
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
 from xpmlp.network.targets import check_targets
@@ -38,7 +39,7 @@ OURS = 8.0  # times what the last digits of parameters and targets do to a deriv
 
 
 class Compared(NamedTuple):
-    """Elements of one W[k] or b[k]; arrays of shape (n,) or (m, n)."""
+    """Elements of one array of the parameters; arrays of shape (n,) or (m, n)."""
 
     numerical: HostArray
     apart: HostArray  # |ours - numerical|
@@ -79,7 +80,7 @@ class LossSurface:
         self.trace, self.values = self._forward(self.flat)
         self.n = int(self.x.shape[-2])
         self.loss = float(np.mean(self._host(mean(self.values, self.w))))
-        self.kinks = kinks_of(self.network, self.trace, self.y, self.place)
+        self.kinks = kinks_of(self.network, self.trace, self.y, self.place)  # of members with an axis of their own
         # (m, batch) of everything for each sample, also where there is one network
         self.m = self.flat.shape[0] if self.flat.ndim == 2 else 1
         self.share = np.broadcast_to(self._shares(), (self.m, self.n))
@@ -89,16 +90,26 @@ class LossSurface:
     @property
     def on_kinks(self) -> int:
         """How many samples stand on a kink, of any network."""
-        return int(np.sum(np.any(self.kinks.reshape(-1, self.n) > 0, axis=0)))
+        return int(np.sum(np.any(self.standing, axis=0)))
+
+    @cached_property
+    def standing(self) -> HostArray:
+        """Whether each sample stands on a kink, shape (m, batch)."""
+        on: HostArray = np.sum(self.kinks, axis=0) > 0
+        on = np.any(on, axis=0) if self.network.members else on
+        return on.reshape(self.m, self.n)
 
     def kinks_that_move(self, element: int) -> HostArray:
         """On how many kinks each sample stands that a step of an element can leave, shape (batch,) or (m, batch).
 
-        An element of layer k moves one unit of that layer, and all of those above.
+        An element of layer k moves one unit of that layer, all of them where parts mix them, and all of those above;
+        of members that share it, in each.
         """
         k = self.network.layout.locate(element)[1]
-        moved: HostArray = np.minimum(self.kinks[k], 1) + np.sum(self.kinks[k + 1 :], axis=0)
-        return moved
+        parts = self.network.parts[k] if k < len(self.network.parts) else ()
+        of_layer = self.kinks[k] if parts else np.minimum(self.kinks[k], 1)
+        moved: HostArray = of_layer + np.sum(self.kinks[k + 1 :], axis=0)
+        return np.sum(moved, axis=0) if self.network.members else moved
 
     def derivatives(self) -> HostArray:
         """What `backward` says, as one flat vector."""
@@ -125,7 +136,7 @@ class LossSurface:
 
     @unwarned
     def compare(self, index: HostArray, ours: HostArray, h: float, tolerance: float) -> Compared:
-        """The elements `index` of one W[k] or b[k], with a step of h, and others where that resolves too little."""
+        """The elements `index` of one array, with a step of h, and others where that resolves too little."""
         self.h, noise = h, self.noise[..., index]
         sides = self.sides(index, h)
         compared = self._compared(index, ours, sides, noise)
@@ -222,7 +233,7 @@ class LossSurface:
         # The fourth difference of five losses that are off by s is off by sqrt(70) s; the median knows no sample that
         # crosses a kink, and one that stands on a kink is left out.
         seen = np.median(np.abs(fourth), axis=0) / (0.67 * np.sqrt(70.0))
-        seen = np.where(np.sum(self.kinks, axis=0).reshape(-1, self.n) > 0, 0.0, seen)
+        seen = np.where(self.standing, 0.0, seen)
         return ROUNDINGS * np.maximum(self.roundings, np.where(np.isfinite(seen), seen, 0.0))
 
     def _roundings(self, draws: int = 4) -> HostArray:
@@ -237,7 +248,7 @@ class LossSurface:
     def _losses(self, points: HostArray) -> HostArray:
         """The loss of each sample at many flat vectors: shape (points, batch) or (points, m, batch)."""
         rows = all(checks.genuine(row, ACTIVATIONS) for row in self.network.activations)
-        if self.flat.ndim == 1 and rows and checks.genuine(self.network.loss, LOSSES):
+        if self.flat.ndim == 1 and rows and checks.genuine(self.network.loss, LOSSES) and not self.network.members:
             return self._host(self._forward(points)[1])  # as many networks
         return np.stack([self._host(self._forward(point)[1]) for point in points])
 
@@ -255,7 +266,7 @@ class LossSurface:
 
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
         trace = forward(self.network, self._parameters(flat), self.x)
-        return trace, sample_losses(self.network, trace, self.y)
+        return trace, losses_of_samples(self.network, trace, self.y)
 
     def _backward(self, flat: HostArray, trace: Trace, y: Array, w: Array | None) -> HostArray:
         d = backward(self.network, self._parameters(flat), trace, y, w).d

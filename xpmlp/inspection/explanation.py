@@ -246,6 +246,7 @@ def explain_step(
     opened = open_up(net)
     rate = checks.number(learning_rate, "learning_rate", above=0.0)
     of, p, place = opened[:3]
+    of.demand_plain("explain_step")
     layout, xp = of.layout, place.xp
     target = None if weight is None else target_of(layout.sizes, weight)
     i = None if opened.n_networks is None else _chosen(network, opened.n_networks)

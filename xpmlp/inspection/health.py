@@ -138,6 +138,7 @@ def measure(model: Opened, batch: Batch, before: Layers | None = None) -> dict[s
         W at the record before.
     """
     network, p, place, _, m = model
+    network.demand_plain("looking at the health of layers")
     W = p.W
     xp, K = place.xp, network.layout.n_layers
     trace = forward(network, p, batch.x)

@@ -18,6 +18,8 @@ JUMP = 1e-3  # of the larger slope; a second derivative of 1 makes 1e-7
 def kinks_of(network: Network, trace: Trace, y: Array, place: Place) -> HostArray:
     """On how many kinks of each layer each sample stands, and of the loss: shape (K + 2, batch) or (K + 2, m, batch).
 
+    Of members likewise (K + 2, k, batch): each has units of its own. A kink lies in what the function takes, u[k].
+
     Found by trying each function on both sides, so that a function of a user's own need not declare its kinks.
     """
     xp = array_namespace(trace.a[-1])
@@ -27,7 +29,7 @@ def kinks_of(network: Network, trace: Trace, y: Array, place: Place) -> HostArra
         return np.asarray(place.backend.to_numpy(values))
 
     for k, row in enumerate(network.activations, start=1):
-        z, a = trace.z[k], trace.a[k]
+        z, a = trace.u[k], trace.a[k]
         eps = STEP * xp.maximum(xp.abs(z), xp.ones_like(z))
         above, below = row.function(z + eps), row.function(z - eps)
         count[k] = np.sum(_kinked(host(below), host(a), host(above), host(eps)), axis=-1)
@@ -52,17 +54,17 @@ def _kinked(below: HostArray, now: HostArray, above: HostArray, eps: HostArray) 
 
 
 def same_side(network: Network, before: Trace, after: Trace, y: Array) -> Array:
-    """Which samples are on the same side of every kink as before, shape (batch,) or (m, batch)."""
+    """Which samples are on the same side of every kink as before, shape (batch,) or (m, batch); for all members."""
     xp = array_namespace(after.a[-1])
     same = xp.ones(after.a[-1].shape[:-1], dtype=xp.bool, device=after.a[-1].device)
     for now, then in zip(_sides(network, after, y), _sides(network, before, y), strict=True):
         same = xp.logical_and(same, xp.all(now == then, axis=-1))
-    return same
+    return xp.all(same, axis=0) if network.members else same
 
 
 def _sides(network: Network, trace: Trace, y: Array) -> Iterator[Array]:
     for k, row in enumerate(network.activations, start=1):
         for kink in row.kinks:
-            yield trace.z[k] > kink
+            yield trace.u[k] > kink
     if network.loss.kinked:
         yield trace.a[-1] > y

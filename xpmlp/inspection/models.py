@@ -70,9 +70,7 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
     """
     if isinstance(model, MLP):
         x, targets, w = (_brought(values, model) for values in (X, y, sample_weight))
-        content = content_of(model)
-        content.network.demand_plain("looking into a network")
-        door = content.door
+        door = content_of(model).door
         return Batch(door.inputs(x), None, None) if y is None else Batch(*door.samples(x, targets, w))
     _demand_estimator(model)
     from xpmlp.estimators.prediction import samples_for

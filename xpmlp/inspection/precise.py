@@ -16,7 +16,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.inspection.differences import Compared, LossSurface
-from xpmlp.network import Trace, forward, mean, sample_losses
+from xpmlp.network import Trace, forward, losses_of_samples, mean
 
 # Measured on one core: 10 microseconds for each product of two numbers and for each use of an activation.
 MOST_PRODUCTS = 10_000_000
@@ -80,7 +80,7 @@ class Precise:
 
     def _forward(self, flat: HostArray) -> tuple[Trace, Array]:
         trace = forward(self.network, self.network.layout.unpack(self._numbers(flat)), self.x)
-        return trace, sample_losses(self.network, trace, self.y)
+        return trace, losses_of_samples(self.network, trace, self.y)
 
     def _numbers(self, values: Any) -> Array:
         return self.xp.asarray(values, dtype=self.xp.float64)  # float64 is mparray's name for real numbers
@@ -97,7 +97,7 @@ class Precise:
 
     def _demand_small(self, passes: int) -> None:
         sizes, (*lead, n) = self.network.layout.sizes, self.surface.values.shape
-        each = sum(a * b + 5 * b for a, b in pairwise(sizes))
+        each = sum(a * b + 5 * b for a, b in pairwise(sizes)) * max(self.network.members, 1)
         products = math.prod(lead) * n * each * passes
         if products > MOST_PRODUCTS:
             raise ValueError(

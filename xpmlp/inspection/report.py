@@ -12,10 +12,10 @@ MOST_DIGITS = 64  # of a number in the text, so that it fits 80 columns
 
 @dataclass(frozen=True)
 class GradientRow:
-    """What was found for one W[k] or b[k]."""
+    """What was found for one W[k] or b[k], or another array of a layer."""
 
-    name: str  # "W" or "b"
-    layer: int
+    name: str  # "W" or "b", or as "piecewise.bins" of a part
+    layer: int  # 0 is before the first
     shape: tuple[int, ...]
     checked: int  # elements of each network that were compared
     ours: float  # largest |derivative|, of those compared
@@ -46,11 +46,11 @@ class GradientRow:
         hidden = "too small to tell" if math.isfinite(self.resolution) else "cannot tell"
         return hidden if self.undecided else "ok"
 
-    def line(self) -> str:
-        """Return the row as it stands in the table."""
+    def line(self, room: int = 6) -> str:
+        """Return the row as it stands in the table, its name in as much room as the longest needs."""
         factor = "-" if self.factor is None else f"{self.factor:.5g}"
         return (
-            f"d{self.label:<6}{self.ours:>13.4e}  {self.numerical:>11.4e}  {self.difference:>10.1e}"
+            f"d{self.label:<{room}}{self.ours:>13.4e}  {self.numerical:>11.4e}  {self.difference:>10.1e}"
             f"  {self.relative:>8.0e}  {factor:>8}  {self.verdict}"
         )
 
@@ -92,7 +92,7 @@ class GradientReport:
         return iter(self.rows)
 
     def __repr__(self) -> str:
-        wrong = [row for row in self.rows if not row.ok]
+        wrong, room = [row for row in self.rows if not row.ok], max(6, *(len(row.label) for row in self.rows))
         named = "all" if len(wrong) == len(self.rows) else ", ".join(f"d{row.label}" for row in wrong)
         hidden = sum(row.undecided for row in self.rows)
         right = f"none is wrong, {hidden} cannot be told" if hidden else "all agree"
@@ -100,9 +100,9 @@ class GradientReport:
         lines = [
             f"Gradient check, {self.n_samples} samples, L = {self.loss:.6g}: {verdict}",
             "",
-            "       largest |ours|  |numerical|  difference  relative     ratio",
+            " " * (room - 6) + "       largest |ours|  |numerical|  difference  relative     ratio",
         ]
-        lines += [row.line() for row in self.rows]
+        lines += [row.line(room) for row in self.rows]
         how = (
             f"Central differences, step {self.step:g}" if self.digits is None else f"Numerical to {self.digits} digits"
         )

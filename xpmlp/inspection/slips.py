@@ -50,7 +50,8 @@ def factor_between(theirs: HostArray, right: HostArray) -> float | None:
 def same_layer(surface: LossSurface, segment: Segment, theirs: HostArray, chosen: HostArray) -> str:
     """A dW[k] made of a[k] where a[k-1] belongs."""
     k = segment.layer
-    if segment.name != "W" or surface.flat.ndim > 1 or segment.shape[0] != segment.shape[1]:
+    several = surface.flat.ndim > 1 or surface.network.members
+    if segment.name != "W" or several or segment.shape[0] != segment.shape[1]:
         return ""
     p = surface.network.layout.unpack(surface.place.asarray(surface.flat, "float64"))
     dz = backward(surface.network, p, surface.trace, surface.y, surface.w).dz[k]

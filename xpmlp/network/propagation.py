@@ -217,6 +217,12 @@ def sample_losses(network: Network, trace: Trace, y: Array) -> Array:
     return network.loss.value(y, trace.a[-1])
 
 
+def losses_of_samples(network: Network, trace: Trace, y: Array) -> Array:
+    """The same, of members the mean of theirs: L is the mean of these."""
+    losses = sample_losses(network, trace, y)
+    return array_namespace(losses).mean(losses, axis=0) if network.members else losses
+
+
 @unwarned
 def mean(values: Array, w: Array | None = None) -> Array:
     """sum(w l) / sum(w) over the last axis, and 0 where the weights sum to 0."""
