@@ -8,13 +8,18 @@ import numpy as np
 from xpmlp.backends import HostArray
 from xpmlp.backends.kinds import LOOK_ALIKES, NO_ARRAYS, oddity
 
-# What to do about what scikit-learn's checks find, by a phrase of their message and by the argument: "" is any.
+# What to do about what scikit-learn's checks find, by a phrase of their message and by what the argument is: X, y or w
+# (weights); "" is any. {name} is what it is called.
 ADVICE: tuple[tuple[str, str, str], ...] = (
     ("contains NaN", "y", "Drop these samples: what they should be is not known."),
-    ("contains NaN", "", "Drop these samples or impute them first, for instance with sklearn.impute.SimpleImputer."),
+    ("contains NaN", "w", "Drop these samples, or give them the weight 0."),
+    ("contains NaN", "X", "Drop these samples or impute them first, for instance with sklearn.impute.SimpleImputer."),
+    ("contains infinity", "w", "Every sample needs a finite weight."),
     ("contains infinity", "", "Drop these samples, or scale or clip the column that holds them first."),
-    ("could not convert", "", "Encode strings first, for instance with sklearn.preprocessing.OneHotEncoder."),
-    ("Complex data", "", "Pass the real and the imaginary part as columns of their own."),
+    ("could not convert", "X", "Encode strings first, for instance with sklearn.preprocessing.OneHotEncoder."),
+    ("could not convert", "", "Convert it first, for instance with numpy.asarray({name}, dtype=float)."),
+    ("Complex data", "X", "Pass the real and the imaginary part as columns of their own."),
+    ("Complex data", "", "Pass its real part."),
     ("inconsistent numbers of samples", "", "X, y and the weights need one entry per sample."),
     ("0 sample(s)", "", "Pass at least one sample."),
     ("0 feature(s)", "", "Pass at least one column."),
@@ -34,20 +39,26 @@ RAW = (
 )
 
 
-def advised(error: Exception) -> str:
-    """The message of an error of scikit-learn's, NumPy's or the core's, with what to do about it."""
+def advised(error: Exception, name: str = "") -> str:
+    """The message of an error of scikit-learn's, NumPy's or the core's, with what to do about it.
+
+    `name` is that of the argument, where it is known; otherwise the message says it, or it is X.
+    """
     text = str(error).strip()
-    argument = next((name for name in ("y", "X") if f"Input {name} " in text or f"{name} " in text[:4]), "X")
+    name = name or next((name for name in ("y", "X") if f"Input {name} " in text or f"{name} " in text[:4]), "X")
+    kind = "w" if "weight" in name else name[0]
     if any(phrase in text for phrase in RAW):
-        return f"{argument} cannot be read as numbers, one row of the same length per sample."
+        return (
+            f"{name} cannot be read as numbers, one {'number' if kind == 'w' else 'row of the same length'} per sample."
+        )
     for phrase, of, advice in ADVICE:
-        if phrase in text and of in ("", argument):
+        if phrase in text and of in ("", kind):
             first = text.splitlines()[0].rstrip(". ")
             if phrase == "could not convert":
-                first = f"X must hold numbers: {first}"
+                first = f"{name} must hold numbers: {first}"
             elif phrase == "Complex data":
-                first = f"{first}: {argument} must hold real numbers"
-            return f"{first}. {advice}"
+                first = f"{first}: {name} must hold real numbers"
+            return f"{first}. {advice.format(name=name)}"
     return text
 
 

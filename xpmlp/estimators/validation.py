@@ -184,8 +184,7 @@ def check_targets(owner: str, y: Any, inputs: Inputs, *, numeric: bool) -> HostA
     if odd := odd_targets(y, numeric=numeric):
         raise InvalidInputError(odd)
     y = host(y)
-    options = {"ensure_all_finite": True, "ensure_2d": False, "dtype": None, "input_name": "y"}
-    y = check_array(y, accept_sparse="csr", estimator=owner, **options)
+    y = _checked(y, "y", dtype=None, accept_sparse="csr", estimator=owner)
     y = y.toarray() if sparse.issparse(y) else y
     if y.ndim == 2 and y.shape[1] == 1:
         text = (
@@ -210,8 +209,7 @@ def check_weights(w: Any, n: int, name: str = "sample_weight") -> HostArray | No
         w = np.full(n, float(w))
     if odd := odd_inputs(w, name):
         raise InvalidInputError(odd)
-    options = {"ensure_2d": False, "dtype": np.float64, "input_name": name}
-    weights: HostArray = check_array(host(w), accept_sparse=False, **options)
+    weights: HostArray = _checked(host(w), name, dtype=np.float64, accept_sparse=False)
     if weights.ndim != 1:
         raise InvalidInputError(
             f"Sample weights must be 1D array or scalar, got {weights.ndim}D array: {name} needs shape "
@@ -226,6 +224,14 @@ def check_weights(w: Any, n: int, name: str = "sample_weight") -> HostArray | No
     if not np.any(weights > 0.0):
         raise InvalidInputError(f"Sample weights must contain at least one non-zero number; all of {name} are zero.")
     return weights
+
+
+def _checked(values: Any, name: str, **options: Any) -> Any:
+    """What scikit-learn's `check_array` makes of one argument, whose name its errors say."""
+    try:
+        return check_array(values, ensure_2d=False, input_name=name, **options)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(advised(error, name)) from error
 
 
 def scale_of(w: HostArray | None) -> float:
