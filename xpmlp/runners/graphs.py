@@ -240,6 +240,8 @@ def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[
     numbers = np.arange(t + 1, t + 1 + n_batches, dtype=np.float64)
     rate = np.array([rate_of(i) for i in range(n_batches)], dtype=np.float64)
     columns = optimizer.rates(numbers, rate, **optimizer.parameters)  # the formulas take arrays too
+    if optimizer.average:
+        columns = (*columns, 1.0 / np.minimum(optimizer.average, numbers))
     return np.stack(np.broadcast_arrays(*columns, rate)[: len(columns)], axis=-1)
 
 
