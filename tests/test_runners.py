@@ -345,6 +345,36 @@ def check_divergence(place: Any, dtype: str, m: int | None, make: Callable[..., 
     assert ("Training of network 1" if m else "Training") + " diverged in epoch 1" in message
 
 
+def check_partial_fits(place: Any, make: Callable[..., Any]) -> Any:
+    """Fits of one epoch with samples, weights and masks of their own take the eager runner's steps, by one runner."""
+    rng, put = np.random.default_rng(0), place.asarray
+    rows = (find_activation("relu"), find_activation("identity"))
+    network = Network(Layout((3, 4, 2)), rows, find_loss("squared_error"), (0.3,))
+    task = Task(network, optimizer("adam"))
+    p = rng.standard_normal(network.layout.size)
+    state, reference = (State(put(p), tuple(put(np.zeros_like(p)) for _ in range(2)), 0) for put in (put, writable))
+    runners, given = [], []
+    for i in range(6):
+        x, y, w = rng.standard_normal((8, 3)), rng.standard_normal((8, 2)), rng.random(8)
+        seed = np.full((1, 1), i, dtype=np.int32)
+        there = Data(place, put(x), put(y), put(w), 8)
+        given += [(array, np.array(place.backend.to_numpy(array))) for array in (state.p, there.x)]
+        with place.here():
+            runners.append(make(task, there, put(seed)))
+            state, loss = runners[-1].epoch(state, None, lambda _: 0.1)
+        expected = eager.Runner(task, Data(select("numpy"), x, y, w, 8), seed)
+        reference, wanted = expected.epoch(reference, None, lambda _: 0.1)
+        reference = State(*map(np.copy, reference[:1]), reference.slots, reference.t)
+        np.testing.assert_allclose(place.backend.to_numpy(loss), wanted, rtol=TOLERANCE["float64"])
+    assert {id(runner) for runner in runners} == {id(runners[0])}
+    np.testing.assert_allclose(place.backend.to_numpy(state.p), reference.p, rtol=TOLERANCE["float64"])
+    for array, was in given[2:]:  # what it handed out, and the caller's samples, are no place for the next ones
+        np.testing.assert_array_equal(place.backend.to_numpy(array), was)
+    with place.here():
+        assert make(task, Data(place, put(x[1:]), put(y[1:]), None, 7), put(seed)) is not runners[0]
+    return runners[0]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_parameter_that_is_not_finite_is_told_by_the_loss(bad: float, backend: BackendUnderTest) -> None:
     p = np.linspace(-3e38, 3e38, 12).reshape(2, 6)  # in float32 their squares, and some sums, are not finite
