@@ -368,7 +368,7 @@ def check_partial_fits(place: Any, make: Callable[..., Any]) -> Any:
         np.testing.assert_allclose(place.backend.to_numpy(loss), wanted, rtol=TOLERANCE["float64"])
     assert {id(runner) for runner in runners} == {id(runners[0])}
     np.testing.assert_allclose(place.backend.to_numpy(state.p), reference.p, rtol=TOLERANCE["float64"])
-    for array, was in given[2:]:  # what it handed out, and the caller's samples, are no place for the next ones
+    for array, was in given[1:]:  # the caller's samples, and what it handed out, are no place for the next ones
         np.testing.assert_array_equal(place.backend.to_numpy(array), was)
     with place.here():
         assert make(task, Data(place, put(x[1:]), put(y[1:]), None, 7), put(seed)) is not runners[0]
