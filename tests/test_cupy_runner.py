@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import REQUIRED, UNDER_TEST
 from kernel_shim import COMPILER, ShimMachine
-from test_runners import BATCH, CASES, EPOCHS, FEW, Case, N, check_divergence, trained
+from test_runners import BATCH, CASES, EPOCHS, EVERY, FEW, PARTS, Case, N, check_divergence, check_partial_fits, trained
 
 from xpmlp import MLP, config_context
 from xpmlp.backends import BACKENDS, Place, places, select
@@ -96,7 +96,7 @@ def assert_same(got: tuple[State, list[Any]], wanted: tuple[State, list[Any]], t
 
 # --- The steps ---
 
-FUSED = [name for name in CASES if name != "own-activation"]
+FUSED = [name for name in CASES if name != "own-activation" and "average" not in name]
 
 
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
@@ -392,33 +392,16 @@ def test_the_error_that_lost_the_device_is_not_hidden_by_those_that_follow(monke
 
 @pytest.mark.parametrize(("setting", "place"), [("fused", "HOST"), ("step", "FAKE")])
 def test_a_stream_of_partial_fits_has_one_runner_and_its_graph(setting, place, driver, monkeypatch):
-    rng, kept, place = np.random.default_rng(0), KeptRunner(), {"HOST": HOST, "FAKE": FAKE}[place]
-    task = replace(_tiny_task()[0], optimizer=optimizer("adam"))
+    kept = KeptRunner()
     monkeypatch.setattr(importlib.import_module("xpmlp.runners.numpy"), "Runner", CpuRunner)
-    state, reference = (State(np.zeros(8), (np.zeros(8), np.zeros(8)), 0) for _ in range(2))
-    runners, given = set(), []
-    for _ in range(5):
-        x, y = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
-        there = Data(place, place.asarray(x), place.asarray(y), None, 4)
+
+    def make(*arguments: Any) -> Any:
         with config_context(captured=setting):
-            runner = kept(task, there)
-        runners.add(runner)
-        given.append((np.array(state.p), state.p))
-        with place.here():
-            state, _ = runner.epoch(state, None, lambda _: 0.1)
-        eager_runner = eager.Runner(task, Data(HOST, x, y, None, 4))
-        reference, _ = eager_runner.epoch(
-            State(*map(np.copy, reference[:1]), reference.slots, reference.t), None, lambda _: 0.1
-        )
-        np.testing.assert_array_equal(np.asarray(there.x), x)  # the caller's samples are no place for the next ones
-    assert len(runners) == 1
+            return kept(*arguments)
+
+    runner = check_partial_fits({"HOST": HOST, "FAKE": FAKE}[place], make).runner
     assert runner.captures == setting
-    assert runner._batches[4].graphs
-    np.testing.assert_allclose(np.asarray(state.p), reference.p, rtol=1e-12)
-    for was, now in given:  # nor are the weights that it handed out written into
-        np.testing.assert_array_equal(np.asarray(now), was)
-    other = kept(task, Data(place, place.asarray(np.ones((5, 3))), place.asarray(np.ones((5, 2))), None, 4))
-    assert other is not runner
+    assert runner._batches[8].graphs
 
 
 # --- The machine, on a CuPy that keeps a log ---
@@ -478,13 +461,13 @@ def test_queued_and_captured_steps_are_those_of_the_eager_runner(name, m, driver
     assert (driver.batched_calls() > 0) == (m is not None)
 
 
-@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "m"), EVERY, ids=lambda it: {None: "one", 3: "three"}.get(it, it))
 def test_the_step_of_array_functions_is_captured_and_takes_the_steps_of_the_eager_runner(name, m, driver):
     # Own functions too. The stand-in refuses what CuPy does in a capture: products, numbers from the host and to it.
-    wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
+    case = (CASES | PARTS)[name]
+    wanted = trained(case, m, eager.Runner, partial(put, "float64"), HOST)
     make, made = remembering(captured.Runner)
-    got = trained_there(CASES[name], m, make)
+    got = trained_there(case, m, make)
     assert (made[0].name, made[0].reason) == ("captured", "")
     assert all(batch.graphs for batch in made[0]._batches.values())
     assert_same(got, wanted, TOLERANCE["float64"])
@@ -551,13 +534,15 @@ def test_a_function_that_no_graph_can_hold_runs_call_by_call_and_says_why(functi
 def test_what_the_fused_runner_cannot_do_the_captured_one_does(driver, monkeypatch):
     task, data = _tiny_task()
     data = Data(FAKE, fake("float64", data.x), fake("float64", data.y), None, 2)
-    own = replace(task, optimizer=replace(optimizer("sgd"), step=lambda g, slots, rates: (rates[0] * g, slots)))
     assert (find_runner(task, data).name, find_runner(task, data).reason) == ("cupy", "")
-    found = find_runner(own, data)
-    assert (found.name, found.reason) == (
-        "captured",
-        "the optimizer 'sgd' has no column of C in runners/cuda_columns.py",
-    )
+    sgd, network = optimizer("sgd"), task.network
+    for other, what in (
+        ({"optimizer": replace(sgd, step=lambda g, slots, rates: (rates[0] * g, slots))}, "the optimizer 'sgd' has"),
+        ({"optimizer": replace(sgd, average=2.0)}, "the average of the weights has"),
+        ({"network": replace(network, layout=Layout((3, 2), members=2))}, "parts and members have"),
+    ):
+        found = find_runner(replace(task, **other), data)
+        assert (found.name, found.reason) == ("captured", f"{what} no column of C in runners/cuda_columns.py")
     for setting, name in (("fused", "cupy"), ("step", "captured"), ("never", "eager")):
         with config_context(captured=setting):
             assert find_runner(task, data).name == name

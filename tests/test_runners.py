@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from xpmlp.network.activations import activation as find_activation
 from xpmlp.network.losses import LOSSES, Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.parameters import Layout
+from xpmlp.network.parts import part
+from xpmlp.network.propagation import layout_with_parts
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.optim.schedules import schedule
 from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
@@ -43,6 +45,8 @@ class Case:
     dropout: float = 0.0
     shuffle: bool = True
     batch: int = BATCH
+    parts: tuple[tuple[Any, ...], ...] = ()
+    members: int = 0
     task: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,9 +72,23 @@ CASES = {
     "clipping": Case(task={"clip_norm": 0.3, "l2": 0.1}),
     "dropout": Case(dropout=0.4),
     "factors-decay": Case(optimizer=optimizer("adam", weight_decay=0.1), task={"factors": True}),
+    "average": Case(optimizer=replace(optimizer("adamw"), average=5.0)),
+    "average-clipping": Case(optimizer=replace(optimizer("nesterov"), average=5.0), task={"clip_norm": 0.3}),
     "full-batch": Case(batch=N),
     "in-order": Case(shuffle=False),
 }
+BINS = part("piecewise", edges=[[-1.0, -0.3, 0.2, 1.0], [-0.5, 0.5]], width=2)
+SCALE = part("member_scale", groups=[0, 0, 1, 1, 2])
+IN_EACH = (BINS, SCALE), (part("layer_norm"), part("member_scale")), (part("layer_norm"),)
+PARTS = {
+    "parts": Case(parts=((BINS,), (part("layer_norm"),)), task={"l2": 0.05, "factors": True}),
+    "parts-dropout": Case(parts=((BINS,), (), (part("layer_norm"),)), dropout=0.4, weighted=True),
+    "members": Case(members=4, loss="cross_entropy"),
+    "members-dropout": Case(members=4, dropout=0.4, weighted=True, task={"clip_norm": 0.3, "l2": 0.1}),
+    "members-parts": Case(members=4, parts=IN_EACH, dropout=0.2, optimizer=replace(optimizer("adamw"), average=5.0)),
+    "one-member": Case(members=1, parts=((part("member_scale"),),), loss="binary_cross_entropy"),
+}
+EVERY = [(name, m) for name, case in (CASES | PARTS).items() for m in (None, 3) if not (case.members and m)]
 FEW = ("loss-cross_entropy", "hidden-mish", "optimizer-nesterov", "weights", "clipping", "dropout", "factors-decay")
 
 
@@ -88,12 +106,12 @@ def trained(
     """The state after four epochs, and their losses."""
     rng = np.random.default_rng(3)
     row = find_loss(case.loss)
-    layout = Layout((3, 6, 5, 4))
+    layout = layout_with_parts((3, 6, 5, 4), case.parts, case.members)
     activations = (
         *(find_activation(case.hidden) for _ in range(2)),
         find_activation(case.output or row.link or "identity"),
     )
-    network = Network(layout, activations, row, (case.dropout, case.dropout) if case.dropout else ())
+    network = Network(layout, activations, row, (case.dropout, case.dropout) if case.dropout else (), case.parts)
     lead = () if m is None else (m,)
     method = optimizer(case.optimizer)
     options = dict(case.task)
@@ -130,15 +148,14 @@ COMPILED = {"jax", "array_api_strict"}
 WHOLE = [
     pytest.param(it, name, m, id=f"{it.id}-{name}-{'three' if m else 'one'}")
     for it in UNDER_TEST
-    for name in CASES
-    for m in (None, 3)
+    for name, m in EVERY
     if it.name not in COMPILED or name in FEW or (m is None and it.id in ("jax-x64", "strict-device1"))
 ]
 
 
 @pytest.mark.parametrize(("backend", "name", "m"), WHOLE, indirect=["backend"])
 def test_a_runner_takes_the_steps_of_the_eager_one(name: str, m: int | None, backend: BackendUnderTest) -> None:
-    case = CASES[name]
+    case = (CASES | PARTS)[name]
     dtype = backend.dtypes[0]
     expected, expected_losses = trained(case, m, eager.Runner, writable, select("numpy"))
     put = lambda array: backend.put(np.array(array), dtype) if backend.name != "numpy" else writable(array)  # noqa: E731
@@ -326,6 +343,36 @@ def check_divergence(place: Any, dtype: str, m: int | None, make: Callable[..., 
     ((message, category),) = result.notes
     assert category is DivergenceWarning
     assert ("Training of network 1" if m else "Training") + " diverged in epoch 1" in message
+
+
+def check_partial_fits(place: Any, make: Callable[..., Any]) -> Any:
+    """Fits of one epoch with samples, weights and masks of their own take the eager runner's steps, by one runner."""
+    rng, put = np.random.default_rng(0), place.asarray
+    rows = (find_activation("relu"), find_activation("identity"))
+    network = Network(Layout((3, 4, 2)), rows, find_loss("squared_error"), (0.3,))
+    task = Task(network, optimizer("adam"))
+    p = rng.standard_normal(network.layout.size)
+    state, reference = (State(put(p), tuple(put(np.zeros_like(p)) for _ in range(2)), 0) for put in (put, writable))
+    runners, given = [], []
+    for i in range(6):
+        x, y, w = rng.standard_normal((8, 3)), rng.standard_normal((8, 2)), rng.random(8)
+        seed = np.full((1, 1), i, dtype=np.int32)
+        there = Data(place, put(x), put(y), put(w), 8)
+        given += [(array, np.array(place.backend.to_numpy(array))) for array in (state.p, there.x)]
+        with place.here():
+            runners.append(make(task, there, put(seed)))
+            state, loss = runners[-1].epoch(state, None, lambda _: 0.1)
+        expected = eager.Runner(task, Data(select("numpy"), x, y, w, 8), seed)
+        reference, wanted = expected.epoch(reference, None, lambda _: 0.1)
+        reference = State(*map(np.copy, reference[:1]), reference.slots, reference.t)
+        np.testing.assert_allclose(place.backend.to_numpy(loss), wanted, rtol=TOLERANCE["float64"])
+    assert {id(runner) for runner in runners} == {id(runners[0])}
+    np.testing.assert_allclose(place.backend.to_numpy(state.p), reference.p, rtol=TOLERANCE["float64"])
+    for array, was in given[1:]:  # the caller's samples, and what it handed out, are no place for the next ones
+        np.testing.assert_array_equal(place.backend.to_numpy(array), was)
+    with place.here():
+        assert make(task, Data(place, put(x[1:]), put(y[1:]), None, 7), put(seed)) is not runners[0]
+    return runners[0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

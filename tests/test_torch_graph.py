@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_runners import BATCH, CASES, EPOCHS, TOLERANCE, N, trained, writable
+from test_runners import BATCH, CASES, EPOCHS, TOLERANCE, N, check_partial_fits, trained, writable
 
 torch = pytest.importorskip("torch")
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from xpmlp import config_context  # noqa: E402
 from xpmlp.backends import select  # noqa: E402
-from xpmlp.runners import eager, find_runner, torch_graph  # noqa: E402
+from xpmlp.runners import KeptRunner, eager, find_runner, torch_graph  # noqa: E402
 from xpmlp.runners.graphs import WARM_UP  # noqa: E402
 from xpmlp.runners.step import Part  # noqa: E402
 from xpmlp.runners.torch_graph import Graph  # noqa: E402
@@ -86,6 +86,17 @@ def test_a_graph_takes_the_steps_of_the_eager_runner(name: str, m: int | None) -
     for value, expected in zip((got.p, *got.slots, *losses), (wanted.p, *wanted.slots, *losses_wanted), strict=True):
         scale = np.max(np.abs(expected))
         np.testing.assert_allclose(np.asarray(value), expected, rtol=0.0, atol=TOLERANCE["float64"] * scale)
+
+
+def test_a_stream_of_partial_fits_has_one_runner_and_its_graph() -> None:
+    check_partial_fits(select("torch"), KeptRunner())
+    assert CUDAGraph.replays == 6 - WARM_UP
+
+
+def test_a_runner_without_graphs_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xpmlp.runners.torch.wanted", lambda _device: False)
+    with pytest.raises(AssertionError):
+        check_partial_fits(select("torch"), KeptRunner())
 
 
 def test_a_number_that_changes_late_is_no_number_that_the_graph_holds() -> None:

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from xpmlp._typing import Array
+from xpmlp.backends import array_namespace
 from xpmlp.backends.config import get_config
 from xpmlp.runners import eager, numba_epoch
 from xpmlp.runners.eager import Data
-from xpmlp.runners.graphs import GraphRunner
 from xpmlp.runners.host_data import HostData
-from xpmlp.runners.step import CannotRunError, Task, gradient
+from xpmlp.runners.step import CannotRunError, State, Task, arithmetic, gradient
 
 __all__ = ["CannotRunError", "Data", "HostData", "KeptRunner", "Task", "find_gradient", "find_runner"]
 
@@ -59,19 +59,62 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
 
 
 class KeptRunner:
-    """Finds the runner of a fit, and keeps one that can go on with other samples: a stream of partial fits."""
+    """Finds the runner of a fit, and keeps one that replays its steps for the next fit of the kind: partial fits."""
 
     def __init__(self) -> None:
-        self._runner: Any = None
+        self._kept: _Kept | None = None
+        self._kind: Any = None
 
     def __call__(self, task: Task, data: Data, seed: Array | None = None, steps: int = 0) -> Any:
         """See `find_runner`."""
-        if not (isinstance(self._runner, GraphRunner) and self._runner.renew(task, data, seed)):
-            self._runner = None  # its memory first
-            self._runner = find_runner(task, data, seed, steps)
-            if isinstance(self._runner, GraphRunner):
-                self._runner.kept = True
-        return self._runner
+        kind = _kind(task, data, seed)
+        if self._kept is not None and self._kept.state is not None and kind == self._kind:
+            self._kept.runner.renew(data, seed)
+            return self._kept
+        self._kept = None  # its memory first
+        runner = find_runner(task, data, seed, steps)
+        if kind is None or not getattr(runner, "replays", False):
+            return runner
+        runner.keep_samples()
+        self._kept, self._kind = _Kept(runner), kind
+        return self._kept
+
+
+class _Kept:
+    """A runner whose arrays outlive a fit: it takes the state of each in copies, and hands copies out."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        self.state: State | None = State(None, (), 0)  # in the runner's arrays; None while, and after, it fails
+
+    @property
+    def name(self) -> str:
+        """Who executes the steps."""
+        return self.runner.name  # type: ignore[no-any-return]
+
+    @property
+    def reason(self) -> str:
+        """Why not another."""
+        return self.runner.reason  # type: ignore[no-any-return]
+
+    def epoch(self, state: State, *arguments: Any) -> tuple[State, Array]:
+        """One epoch; see `eager.Runner.epoch`."""
+        own, self.state = self.state, None
+        if own is not None and own.p is not None:
+            for array, given in zip((own.p, *own.slots), (state.p, *state.slots), strict=True):
+                array[...] = given
+            state = State(own.p, own.slots, state.t)
+        self.state, loss = self.runner.epoch(state, *arguments)
+        copy = partial(array_namespace(self.state.p).asarray, copy=True)
+        return State(copy(self.state.p), tuple(map(copy, self.state.slots)), self.state.t), loss
+
+
+def _kind(task: Task, data: Data, seed: Array | None) -> Any:
+    """Equal of fits that one graph can serve; None of one that none can."""
+    if task.factors is not None or task.reduce is not None or not data.whole:
+        return None
+    shapes = [None if it is None else (tuple(it.shape), it.dtype) for it in (data.x, data.y, data.w, seed, task.decays)]
+    return arithmetic(task), task.precision, get_config()["captured"], data.place, data.batch_size, shapes
 
 
 def _wanted(kind: Any) -> bool:

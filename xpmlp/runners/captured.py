@@ -41,9 +41,6 @@ class Runner(GraphRunner):
             raise CannotRunError(f"products are captured in float32 and float64, not in {dtype}")
         if data.n >= 2**31:
             raise CannotRunError("there are more than 2^31 samples")
-        network = self.task.network
-        if network.parts or network.members or self.task.optimizer.average:
-            raise CannotRunError("parts, members and the average of the weights are not captured")
         machine = type(self).machine(dtype, data.place.device, tf32=self.task.precision == "high")
         self._pool = machine.xp.cuda.MemoryPool()
         return machine
@@ -101,11 +98,13 @@ class Runner(GraphRunner):
 
     def _matmul(self, a: Array, b: Array) -> Array:
         xp = self.data.place.xp
-        lead = a.shape[:-2] or b.shape[:-2]
-        out = xp.empty((*lead, a.shape[-2], b.shape[-1]), dtype=a.dtype)
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        if len(lead) > 1:  # of parts of several networks: cuBLAS counts products along one axis
+            a, b = (xp.reshape(xp.broadcast_to(it, (*lead, *it.shape[-2:])), (-1, *it.shape[-2:])) for it in (a, b))
+        out = xp.empty((*(a.shape[:-2] or b.shape[:-2]), a.shape[-2], b.shape[-1]), dtype=a.dtype)
         product = product_of(a, b, out, self._machine.xp.ascontiguousarray)
         self._machine.cublas.multiply(product)
-        return out
+        return xp.reshape(out, (*lead, *out.shape[-2:]))
 
     def _step(self, rows: int) -> None:
         """A whole step; every array that outlives it is written in place."""

@@ -22,7 +22,7 @@ from xpmlp.faults import out_of_memory
 from xpmlp.optim.optimizers import Optimizer
 from xpmlp.runners import eager
 from xpmlp.runners.eager import Data
-from xpmlp.runners.step import CannotRunError, State, Task, arithmetic
+from xpmlp.runners.step import CannotRunError, State, Task
 
 WARM_UP = 2  # steps before a capture
 UNROLLED = 8  # steps of the graph that long epochs launch: between two graphs the device idles for microseconds
@@ -42,7 +42,6 @@ class GraphRunner:
     reason = ""  # why not captured, where it is not
     captures: str  # as `set_config(captured=...)` calls it
     next_best: type = eager.Runner  # who takes over
-    kept = False  # True for a runner that other trainings go on with: what it hands out then is not its own
 
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
         self.task, self.data, self.seed = task, data, seed
@@ -84,29 +83,23 @@ class GraphRunner:
         """Let go of arrays."""
         raise NotImplementedError
 
-    def renew(self, task: Task, data: Data, seed: Array | None) -> bool:
-        """Take other data, for a training of the same arithmetic; False where it would not fit."""
-        old, new = (
-            (arithmetic(task), task.precision, *map(_shape, (task.decays, data, seed)))
-            for task, data, seed in ((self.task, self.data, self.seed), (task, data, seed))
-        )
-        if task.factors is not None or task.reduce is not None or not data.whole:
-            return False
-        if not self.kept or self._machine is None or old != new:
-            return False
+    @property
+    def replays(self) -> bool:
+        """Whether steps are, or may be, replayed: worth to be kept for other samples."""
+        return self._machine is not None
+
+    def keep_samples(self) -> None:
+        """Have the data where others may be written, which somebody else's arrays are not."""
+        copy, data = partial(self.data.place.xp.asarray, copy=True), self.data
+        x, y, w, self.seed = (None if it is None else copy(it) for it in (data.x, data.y, data.w, self.seed))
+        self.data = Data(data.place, x, y, w, data.batch_size)
+
+    def renew(self, data: Data, seed: Array | None) -> None:
+        """Go on with other samples of the same shapes."""
         kept = (self.data.x, self.data.y, self.data.w, self.seed)
         for own, given in zip(kept, (data.x, data.y, data.w, seed), strict=True):
             if own is not None:
                 own[...] = given
-        return True
-
-    def _keep_samples(self) -> None:
-        """Have the data where a graph may go on to find others."""
-        xp, data = self.data.place.xp, self.data
-        x, y, w, self.seed = (
-            None if it is None else xp.asarray(it, copy=True) for it in (data.x, data.y, data.w, self.seed)
-        )
-        self.data = Data(data.place, x, y, w, data.batch_size)
 
     def __del__(self) -> None:
         self.close()
@@ -147,8 +140,6 @@ class GraphRunner:
         self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
     ) -> tuple[State, int]:
         """The steps of an epoch, and how many there were."""
-        if self.kept and not self._batches:
-            self._keep_samples()
         p, slots, t = self._own(state)
         machine, done = self._machine, 0
         machine.forget_uploads()
@@ -166,9 +157,6 @@ class GraphRunner:
                     break
         finally:
             machine.end()
-        if self.kept:
-            copy = partial(self.data.place.xp.asarray, copy=True)
-            p, slots = copy(p), tuple(map(copy, slots))
         return State(p, slots, t + done), done
 
     def _give_up(self, why: str) -> None:
@@ -229,17 +217,13 @@ class Batch:
         self.runs += 1
 
 
-def _shape(it: Any) -> Any:
-    if isinstance(it, Data):
-        return it.place, it.batch_size, *map(_shape, (it.x, it.y, it.w))
-    return (it.shape, it.dtype) if hasattr(it, "shape") else it
-
-
 def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[[int], float]) -> HostArray:
     """The rates of all updates of an epoch, shape (n_batches, rates), from update t + 1 on."""
     numbers = np.arange(t + 1, t + 1 + n_batches, dtype=np.float64)
     rate = np.array([rate_of(i) for i in range(n_batches)], dtype=np.float64)
     columns = optimizer.rates(numbers, rate, **optimizer.parameters)  # the formulas take arrays too
+    if optimizer.average:
+        columns = (*columns, 1.0 / np.minimum(optimizer.average, numbers))
     return np.stack(np.broadcast_arrays(*columns, rate)[: len(columns)], axis=-1)
 
 

@@ -96,7 +96,7 @@ class InPlaceRunner:
                 for row in network.activations
             ),
         ]
-        self.is_adam = task.is_adam
+        self.is_adam = task.is_adam and not task.optimizer.average
         known_loss = network.canonical and checks.genuine(network.loss, LOSSES)
         self.loss = self.columns.losses.get(network.loss.name) if known_loss else None
         self.buffers: dict[int, Buffers] = {}

@@ -14,6 +14,7 @@ from torch import Tensor
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.optim.optimizers import Rates
+from xpmlp.runners.eager import Data
 from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
 from xpmlp.runners.step import State
 from xpmlp.runners.torch_graph import Graph, wanted
@@ -142,8 +143,22 @@ class Runner(InPlaceRunner):
         with torch.inference_mode(), self._true_moments(state):
             return super().epoch(state, order, rate_of, interrupted)
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps are captured and replayed; one that sums over processes is no list of kernels."""
+        return self.task.reduce is None and wanted(self.data.place.device)
+
+    def keep_samples(self) -> None:
+        """See `graphs.GraphRunner`: here every batch is copied to where the graph reads it."""
+
+    def renew(self, data: Data, seed: Array | None) -> None:
+        """See `graphs.GraphRunner`."""
+        self.data = data
+        if self.seed is not None:
+            self.seed[...] = seed
+
     def _step(self, x: Tensor, y: Tensor, w: Tensor | None, t: Any, rates: Rates) -> tuple[Tensor, Any]:
-        if self.task.reduce is not None or not wanted(x.device):  # a sum over processes is no kernel
+        if not self.replays:
             return super()._step(x, y, w, t, rates)
         rows = int(x.shape[-2])
         if rows not in self.graphs:
