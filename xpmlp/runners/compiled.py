@@ -30,7 +30,7 @@ class Compiled(NamedTuple):
 def find(task: Task, data: Data) -> Compiled | None:
     """The compiled functions, or None where NumPy's serve this task better or are the only ones."""
     setting = get_config()["compiled"]
-    if setting == "never" or not task.is_adam or task.optimizer.average:
+    if setting == "never" or not task.is_adam or task.factors is not None or task.optimizer.average:
         return None
     if setting == "auto" and data.n_batches * task.network.layout.size < WORTHWHILE:
         return None

@@ -9,10 +9,13 @@ from xpmlp.backends import HostArray
 from xpmlp.network.activations import LEAKY_SLOPE
 from xpmlp.optim.optimizers import Rates
 from xpmlp.runners import compiled
+from xpmlp.runners.columns import Activation, Columns
 from xpmlp.runners.eager import Data
 from xpmlp.runners.host_data import SparseColumns
-from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
+from xpmlp.runners.inplace import InPlaceRunner
+from xpmlp.runners.part_columns import PARTS
 from xpmlp.runners.step import Task
+from xpmlp.runners.update import Update
 
 
 def take(values: HostArray, rows: HostArray, axis: int, out: HostArray | None) -> HostArray:
@@ -183,7 +186,15 @@ def add_multiple(p: HostArray, c: Any, room: HostArray, g: HostArray) -> None:
     np.add(g, room, out=g)
 
 
-COLUMNS = Columns(take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, block=2**16)
+def follow(average: HostArray, p: HostArray, share: float, room: HostArray) -> None:
+    np.subtract(p, average, out=room)
+    np.multiply(room, share, out=room)
+    np.add(average, room, out=average)
+
+
+COLUMNS = Columns(
+    np, take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, follow, PARTS, block=2**16
+)
 
 
 class Runner(InPlaceRunner):
@@ -204,15 +215,26 @@ class Runner(InPlaceRunner):
             )
             self.columns = self.columns._replace(activations=self.columns.activations | {"relu": row})
         super().__init__(task, data, seed)
+        if self.compiled is not None:
+            self.update = CompiledUpdate(task, self.columns, self.compiled)
 
-    def _apply(self, rates: Rates, l2: Any) -> Any:
-        if self.compiled is None:
-            return super()._apply(rates, l2)
+
+class CompiledUpdate(Update):
+    """Adam's, in one pass over all."""
+
+    def __init__(self, task: Task, columns: Columns, functions: compiled.Compiled) -> None:
+        super().__init__(task, columns, np.asarray)
+        self.functions = functions
+
+    def __call__(self, rates: Rates, l2: Any) -> Any:
+        """See `Update`."""
         task, (lr, lr_t, epsilon) = self.task, rates
-        p, g, m, v = (array.reshape(-1, array.shape[-1]) for array in (self.p, self.g, *self.slots))
+        p, g, m, v = (array.reshape(-1, array.shape[-1]) for array in (self.state.p, self.g, *self.state.slots))
         number, beta = p.dtype.type, task.optimizer.parameters
         keep = 1.0 if task.decays is None else 1.0 - lr * task.optimizer.weight_decay
         scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], lr_t, epsilon, keep)))
-        squares, penalties = np.zeros(len(p), p.dtype), np.full(len(p), l2, p.dtype)
-        self.compiled.adam(p, g, m, v, task.network.layout.decaying_stop, penalties, squares, scalars)
-        return squares if self.p.ndim == 2 else squares[0]
+        # Where gradients are clipped, the penalty's part is in them.
+        penalties = np.full(len(p), 0.0 if task.clip_norm is not None else l2, p.dtype)
+        squares = np.zeros(len(p), p.dtype)
+        self.functions.adam(p, g, m, v, task.network.layout.decaying_stop, penalties, squares, scalars)
+        return squares if self.state.p.ndim == 2 else squares[0]

@@ -17,8 +17,8 @@ from xpmlp.backends import HostArray, Place, array_namespace
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.network import Network, Parameters, forward
 from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.runners.columns import Columns
 from xpmlp.runners.host_data import SparseRows
-from xpmlp.runners.inplace import Columns
 from xpmlp.runners.numpy import COLUMNS
 
 # Units from which on a layer lies in memory row by row: the product is up to twice as fast, and what goes along the

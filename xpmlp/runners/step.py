@@ -61,9 +61,8 @@ class Task:
 
     @property
     def is_adam(self) -> bool:
-        """Whether an update is that of Adam and nothing else, so that a runner may have it fused."""
-        optimizer = self.optimizer
-        return optimizer.step is adam_step and self.factors is None and checks.genuine(optimizer, OPTIMIZERS)
+        """Whether an update is that of Adam, up to factors, decay and average, so that a runner may have it fused."""
+        return self.optimizer.step is adam_step and checks.genuine(self.optimizer, OPTIMIZERS)
 
 
 def arithmetic(task: Task) -> tuple[Any, ...]:

@@ -14,8 +14,10 @@ from torch import Tensor
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.optim.optimizers import Rates
+from xpmlp.runners.columns import Activation, Columns
 from xpmlp.runners.eager import Data
-from xpmlp.runners.inplace import Activation, Columns, InPlaceRunner
+from xpmlp.runners.inplace import InPlaceRunner
+from xpmlp.runners.part_columns import PARTS
 from xpmlp.runners.step import State
 from xpmlp.runners.torch_graph import Graph, wanted
 
@@ -116,7 +118,14 @@ def adam(
         p.sub_(torch.sqrt(v, out=room).add_(epsilon).reciprocal_().mul_(m).mul_(lr_t))
         return
     options = {"lr": lr_t, "beta1": beta_1, "beta2": beta_2, "weight_decay": 0.0, "eps": epsilon}
-    aten._fused_adam_([p], [g], [m], [v], [], [_infinity(p.device)], **options, amsgrad=False, maximize=False)
+    # The kernel takes what lies in one piece: of a stretch of m networks, each row.
+    lists = [[it] if p.is_contiguous() else list(it) for it in (p, g, m, v)]
+    steps = [_infinity(p.device)] * len(lists[0])
+    aten._fused_adam_(*lists, [], steps, **options, amsgrad=False, maximize=False)
+
+
+def follow(average: Tensor, p: Tensor, share: Any, room: Tensor) -> None:
+    average.lerp_(p, share)
 
 
 @functools.cache
@@ -128,7 +137,9 @@ class Runner(InPlaceRunner):
     """Executes steps on PyTorch tensors."""
 
     name = "torch"
-    columns = Columns(take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, block=2**62)
+    columns = Columns(
+        torch, take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, follow, PARTS, block=2**62
+    )
 
     def epoch(
         self,
@@ -172,7 +183,7 @@ class Runner(InPlaceRunner):
     def _true_moments(self, state: State) -> Iterator[None]:
         # The slots hold m / (1 - beta_1) and v / (1 - beta_2), the kernel of `adam` knows m and v.
         parameters = self.task.optimizer.parameters
-        factors = [1.0 - parameters["beta_1"], 1.0 - parameters["beta_2"]] if self.is_adam else []
+        factors = [1.0 - parameters["beta_1"], 1.0 - parameters["beta_2"]] if self.update.fused else []
         pairs = list(zip(state.slots, factors, strict=False))
         for slot, factor in pairs if state.t > 0 else ():  # before the first update they are 0
             slot.mul_(factor)

@@ -1,0 +1,190 @@
+"""The layers of a network, forward and back, on arrays that lie transposed: what a step and a prediction share.
+
+Shapes as in runners/columns.py: z, a and dz of layer k are (n_k, batch), of m networks (m, n_k, batch), of members
+(n_k, k, batch), but for the last layer, in which each member has weights of its own: (k, n_K, batch). Parts and
+activations without a column, and a user's own, run as they are on views.
+"""
+
+from typing import Any, NamedTuple
+
+from xpmlp import checks
+from xpmlp._typing import Array
+from xpmlp.backends import array_namespace
+from xpmlp.network import Network, Parameters, pullback
+from xpmlp.network.activations import ACTIVATIONS
+from xpmlp.network.parts import PARTS, Own, Part
+from xpmlp.runners.columns import Activation, Columns, PartColumn, Room, as_columns, as_rows, flat
+
+
+class PlacedPart(NamedTuple):
+    """A part in its layer: its column where it has one, and its arrays, as they are or as columns."""
+
+    part: Part
+    column: PartColumn | None
+    own: dict[str, Array]
+    d: dict[str, Array]
+
+
+class Buffers:
+    """The arrays of a pass over a batch of one size, by layer."""
+
+    def __init__(self, network: Network, lead: tuple[int, ...], batch: int, like: Array) -> None:
+        sizes, k = network.layout.sizes, network.members
+        K = len(sizes) - 1
+        self.room = Room(like, batch, k)
+        self.parts: dict[tuple[int, int], Room] = {}
+        hidden = [(sizes[i], k, batch) if k else (*lead, sizes[i], batch) for i in range(1, K)]
+        shapes = [None, *hidden, (k, sizes[K], batch) if k else (*lead, sizes[K], batch)]
+        self.z = [shape and self.room(("z", i), shape) for i, shape in enumerate(shapes)]  # a, where there is a column
+        self.note = [shape and self.room(("note", i), shape) for i, shape in enumerate(shapes)]
+        self.shapes, self.ones = shapes, self.room.ones
+        self.u: list[Any] = [None] * (K + 1)  # what f_k takes; a where there is a column
+        self.notes: list[list[Any]] = [[] for _ in sizes]  # of parts
+
+    def da(self, k: int) -> Array:
+        """Where da[k] goes, and becomes dz[k]."""
+        return self.room(("da", k), self.shapes[k])
+
+    def of_part(self, k: int, i: int) -> Room:
+        """The room of part i of layer k."""
+        if (k, i) not in self.parts:
+            room = self.room
+            self.parts[k, i] = Room(room.ones, room.batch, room.members)
+        return self.parts[k, i]
+
+
+class Layers:
+    """A network's layers, with the parameters `p` and, for going back, the arrays `d` that derivatives go to."""
+
+    def __init__(self, network: Network, columns: Columns, p: Parameters, d: Parameters | None = None) -> None:
+        self.network, self.columns, self.members = network, columns, network.members
+        self.K = K = network.layout.n_layers
+        self.activations: list[Activation | None] = [None, *map(self._known, network.activations)]
+        self.W, self.WT = p.W, [None] + [W.mT for W in p.W[1:]]
+        self.b: list[Any] = [None] + [self._vector(b, k) for k, b in enumerate(p.b[1:], 1)]
+        slopes = p if d is None else d
+        # What products, and sums over the batch, can be written into.
+        self.dW: list[Any] = slopes.W
+        self.db: list[Any] = [None] + [self._vector(b, k)[..., 0] for k, b in enumerate(slopes.b[1:], 1)]
+        parts = [*network.parts, *[()] * (K + 1 - len(network.parts))]
+        self.parts = [
+            [self._placed(k, i, row, p.own[k], slopes.own[k]) for i, row in enumerate(rows)]
+            for k, rows in enumerate(parts)
+        ]
+
+    def _known(self, row: Any) -> Activation | None:
+        if self.members and row.outputs == "distribution":  # which goes along the units
+            return None
+        return self.columns.activations.get(row.name) if checks.genuine(row, ACTIVATIONS) else None
+
+    def _vector(self, b: Array, k: int) -> Array:
+        return as_columns(b, self.members if k < self.K else 0)
+
+    def _placed(self, k: int, i: int, row: Part, p: Own, d: Own) -> PlacedPart:
+        own, slopes, known = row.own(p), row.own(d), PARTS.get(row.name)
+        column = self.columns.parts.get(row.name)
+        if column is None or known is None or not checks.genuine(row, PARTS):
+            return PlacedPart(row, None, own, slopes)
+        if not (known.hidden if k else known.before) or (i > 0 and not column.vectors):  # where it stands by the table
+            return PlacedPart(row, None, own, slopes)
+        if column.vectors:
+            own, slopes = ({name: as_columns(it, self.members) for name, it in each.items()} for each in (own, slopes))
+        return PlacedPart(row, column, own, slopes)
+
+    # --- Forward ---
+
+    def through_parts(self, k: int, value: Array, buffers: Buffers) -> Array:
+        """What the parts of layer k make of x or z[k]."""
+        notes = buffers.notes[k]
+        notes.clear()
+        for i, (part, column, own, _) in enumerate(self.parts[k]):
+            room = buffers.of_part(k, i)
+            if column is None:
+                made, note = part.forward(part, own, as_rows(value, self.members))
+                made = as_columns(made, self.members)
+                value = room("made", tuple(made.shape))  # the note may hold what a part made, and f_k writes into it
+                value[...] = made
+            else:
+                value, note = column.forward(self.columns, part, own, value, room)
+            notes.append(note)
+        return value
+
+    def linear(self, k: int, h: Array, buffers: Buffers) -> Array:
+        """z[k] = W[k].T h[k-1] + b[k]."""
+        z, W = buffers.z[k], self.WT[k]
+        if not self.members:
+            self.columns.linear(W, h, self.b[k], z)
+        elif k == self.K:
+            self.columns.linear(W, self._by_member(h), self.b[k], z)
+        elif h.ndim == 2:  # all members are given the same
+            same = buffers.room("same", (z.shape[0], z.shape[2]))
+            self.columns.matmul(W, h, same)
+            z[...] = same[:, None, :]
+            z += self.b[k]
+        else:
+            self.columns.matmul(W, flat(h), flat(z))
+            z += self.b[k]
+        return z
+
+    def activated(self, k: int, u: Array, buffers: Buffers) -> Array:
+        """a[k] = f_k(u[k]), in place of u[k] where there is a column."""
+        column = self.activations[k]
+        buffers.u[k] = u
+        if column is None:
+            members = self.members if k < self.K else 0
+            return as_columns(self.network.activations[k - 1].function(as_rows(u, members)), members)
+        column.forward(u, buffers.note[k])
+        return u
+
+    # --- Backward ---
+
+    def pulled_back(self, k: int, da: Array, a: Array, buffers: Buffers) -> Array:
+        """dz[k] from da[k], in its place where there is a column."""
+        column = self.activations[k]
+        if column is None:
+            rows = (as_rows(it, self.members) for it in (da, buffers.u[k], a))
+            da = as_columns(pullback(self.network.activations[k - 1], *rows), self.members)
+        else:
+            column.backward(da, a, buffers.note[k])
+        return self.back_through_parts(k, da, buffers) if self.parts[k] else da
+
+    def back_through_parts(self, k: int, du: Array, buffers: Buffers) -> Array:
+        """dz[k] from du[k], and the derivatives of the parts' arrays."""
+        rows = list(enumerate(zip(self.parts[k], buffers.notes[k], strict=True)))
+        for i, ((part, column, own, d), note) in reversed(rows):
+            if column is not None:
+                du = column.backward(self.columns, part, own, d, note, du, buffers.of_part(k, i))
+                continue
+            du, found = part.backward(part, own, note, as_rows(du, self.members), k > 0 or i > 0)
+            for name, slope in found.items():
+                d[name][...] = slope
+            du = du if du is None else as_columns(du, self.members)
+        return du
+
+    def slopes(self, k: int, h: Array, dz: Array, buffers: Buffers) -> Array:
+        """Write dW[k] and db[k]; dz[k] comes back, summed over members where all were given the same h[k-1]."""
+        self.columns.row_sums(dz, buffers.ones, self.db[k])  # db[k] = sum over rows of dz[k]
+        if self.members and k == self.K:
+            h = self._by_member(h)
+        elif self.members:
+            h, dz = (h, dz.sum(1)) if h.ndim == 2 else (flat(h), flat(dz))
+        self.columns.matmul(h, dz.mT, self.dW[k])  # dW[k] = a[k-1].T @ dz[k]
+        return dz
+
+    def back(self, k: int, h: Array, dz: Array, buffers: Buffers) -> Array:
+        """da[k-1] = dz[k] @ W[k].T, of the shape of h[k-1]."""
+        da = buffers.room(("da", k - 1), tuple(h.shape))
+        if not self.members:
+            self.columns.matmul(self.W[k], dz, da)
+        elif k < self.K:
+            self.columns.matmul(self.W[k], dz, da if h.ndim == 2 else flat(da))
+        elif h.ndim == 3:
+            self.columns.matmul(self.W[k], dz, self._by_member(da))
+        else:
+            each = buffers.room("each", (self.members, *h.shape))
+            self.columns.matmul(self.W[k], dz, each)
+            da[...] = each.sum(0)
+        return da
+
+    def _by_member(self, h: Array) -> Array:
+        return h if h.ndim == 2 else array_namespace(h).permute_dims(h, (1, 0, 2))
