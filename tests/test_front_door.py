@@ -190,6 +190,20 @@ def test_every_rule_has_its_case():
 
 
 HELD = {
+    "text in X": (
+        lambda: classify(np.full((N, 3), "a")),
+        "X must hold numbers: could not convert string to float: 'a'. Encode strings first",
+    ),
+    "text for weights": (
+        lambda: classify(X, sample_weight=["a"] * N),
+        "sample_weight must hold numbers: could not convert string to float: 'a'. Convert it first, for instance with "
+        "numpy.asarray(sample_weight, dtype=float).",
+    ),
+    "complex X": (lambda: classify(X + 1j), "X must hold real numbers. Pass the real and the imaginary part as"),
+    "complex weights": (
+        lambda: classify(X, sample_weight=np.ones(N) + 1j),
+        "sample_weight must hold real numbers. Pass its real part.",
+    ),
     "a single label": (lambda: classify(X, 3), "y must hold one target per sample; got a single int."),
     "a list of dates": (
         lambda: regress(X, DATES.tolist()),
