@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,7 +31,14 @@ from xpmlp.optim.schedules import Schedule, schedule
 SCIKIT_LEARN_NAMES = {"sigmoid": "logistic"}
 
 
-def hidden_sizes(settings: Settings) -> list[int]:
+class _WithSizes(Protocol):
+    @property
+    def hidden_layer_sizes(self) -> Any: ...
+    @property
+    def owner(self) -> str: ...
+
+
+def hidden_sizes(settings: _WithSizes) -> list[int]:
     """The units of each hidden layer; one number is one layer."""
     sizes = settings.hidden_layer_sizes
     sizes = [sizes] if isinstance(sizes, numbers.Integral) else list(_sequence(sizes, settings))
@@ -46,7 +53,7 @@ def hidden_sizes(settings: Settings) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _sequence(sizes: Any, settings: Settings) -> Any:
+def _sequence(sizes: Any, settings: _WithSizes) -> Any:
     if isinstance(sizes, (dict, set)) or np.ndim(np.asarray(sizes, dtype=object)) > 1:
         raise InvalidParameterError(
             f"The 'hidden_layer_sizes' parameter of {settings.owner} must be one number or a sequence of them. "

@@ -44,20 +44,17 @@ def pickled(state: Mapping[str, Any]) -> dict[str, Any]:
         }
     if "coefs_" in state:
         state["_settled"] = state.get("_asked") is None
-    state[VERSION] = versions()["xpmlp"]
-    return state
+    return versioned(state)
+
+
+def versioned(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes, and the version that they are of."""
+    return dict(state) | {VERSION: versions()["xpmlp"]}
 
 
 def unpickled(state: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """The attributes of an estimator, from what `pickled` made of them, in this version or in another."""
-    state = dict(state)
-    own = versions()["xpmlp"]
-    was = state.pop(VERSION, FIRST)
-    if was != own:
-        versions_differ = InconsistentVersionWarning(
-            estimator_name=owner, current_sklearn_version=own, original_sklearn_version=was
-        )
-        warnings.warn(versions_differ, stacklevel=3)
+    state = demand_version(state, owner, stacklevel=4)
     network, carried = state.get("_network"), state.get("_carried")
     if isinstance(network, Network):  # of a version that stored the object; rows by their names, where they have some
         network = _described(network, description.describe_network)
@@ -67,6 +64,19 @@ def unpickled(state: Mapping[str, Any], owner: str) -> dict[str, Any]:
         row = carried["optimizer"]
         row = row if isinstance(row, Optimizer) else description.optimizer_of(row)
         state["_carried"] = Carried(row, carried["slots"], carried["t"], Standing(**carried["standing"]))
+    return state
+
+
+def demand_version(state: Mapping[str, Any], owner: str, stacklevel: int = 3) -> dict[str, Any]:
+    """The attributes of a pickle without their version; a warning where it is another than this."""
+    state = dict(state)
+    own = versions()["xpmlp"]
+    was = state.pop(VERSION, FIRST)
+    if was != own:
+        versions_differ = InconsistentVersionWarning(
+            estimator_name=owner, current_sklearn_version=own, original_sklearn_version=was
+        )
+        warnings.warn(versions_differ, stacklevel=stacklevel)
     return state
 
 

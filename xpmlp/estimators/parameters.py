@@ -7,7 +7,7 @@ letter for letter. Every `fit` and `partial_fit` checks them, the second one too
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,11 +161,11 @@ def _names_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
-def check_parameters(estimator: Any) -> None:
+def check_parameters(estimator: Any, table: Mapping[str, tuple[Constraint, ...]] = CONSTRAINTS) -> None:
     """InvalidParameterError for the first parameter of `estimator` that none of its constraints lets pass."""
     kind: Any = type(estimator)
     for name in _names_of(kind):
-        value, constraints = getattr(estimator, name), CONSTRAINTS[name]
+        value, constraints = getattr(estimator, name), table[name]
         if not any(constraint.holds(value) for constraint in constraints):
             texts = [constraint.text for constraint in constraints]
             what = texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"

@@ -85,10 +85,7 @@ def of_stored(
     cls: type[Kind], document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place | None
 ) -> Kind:
     """The estimator that `stored` described, on `place`, or where X is; ValueError and its kin otherwise."""
-    parameters = {name: _read(value) for name, value in document["parameters"].items()}
-    unknown = set(parameters) - set(cls._get_param_names())
-    if unknown:  # those that are missing are newer than the file: their default is what there was before
-        raise ValueError(f"{cls.__name__} has no parameters {sorted(unknown)}.")
+    parameters = parameters_read(cls, document)
     asked = None if place is None else (place.backend.name, place.device_name)
     parameters["backend"], parameters["device"] = asked or (None, None)
     estimator = cls(**parameters)
@@ -171,6 +168,15 @@ def written_parameters(estimator: Any, without: Iterable[str] = ()) -> Document:
     """The parameters of an estimator, in words that JSON has."""
     parameters = estimator.get_params(deep=False).items()
     return {name: _written(name, value) for name, value in parameters if name not in without}
+
+
+def parameters_read(cls: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a document names, for an estimator of this class; ValueError and its kin otherwise."""
+    parameters = {name: _read(value) for name, value in document["parameters"].items()}
+    unknown = set(parameters) - set(cls._get_param_names())
+    if unknown:  # those that are missing are newer than the file: their default is what there was before
+        raise ValueError(f"{cls.__name__} has no parameters {sorted(unknown)}.")
+    return parameters
 
 
 def _written(name: str, value: Any) -> Any:

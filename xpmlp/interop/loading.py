@@ -52,6 +52,12 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: st
 
             cls: Any = MLPClassifier if document["kind"] == "MLPClassifier" else MLPRegressor
             return of_stored(cls, document, arrays, place)
+        if document["kind"] in ("TabularClassifier", "TabularRegressor"):
+            from xpmlp.estimators.tabular import TabularClassifier, TabularRegressor
+            from xpmlp.estimators.tabular.serialization import of_stored as table_model_of
+
+            kind: Any = TabularClassifier if document["kind"] == "TabularClassifier" else TabularRegressor
+            return table_model_of(kind, document, arrays, place)
         raise ValueError(f"it holds a {document['kind']!r}, which this version of xpmlp does not know.")
 
 

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from xpmlp.backends import HostArray
+from xpmlp.io.lists import moved_in, moved_out
 
 FORMAT = 1
 """The number of the format that is written. Every number up to it can be read, for ever."""
@@ -54,7 +55,7 @@ class FileFormatError(ValueError):
 # --- Writing ---
 
 
-def write(path: str | os.PathLike[str], document: Mapping[str, Any], arrays: Mapping[str, HostArray]) -> None:
+def write(path: str | os.PathLike[str], document: Mapping[str, Any], arrays: dict[str, HostArray]) -> None:
     """Write a file, or leave what is there: killed at any moment, the old file or the new one is there, and whole.
 
     Parameters
@@ -62,8 +63,8 @@ def write(path: str | os.PathLike[str], document: Mapping[str, Any], arrays: Map
     path : path
         A link is followed. What an earlier write to it left behind when it was killed is removed.
     document : mapping
-        Anything that JSON can say; numbers must be finite.
-    arrays : mapping of str to NumPy array
+        Anything that JSON can say; numbers must be finite. Long lists of floats are arrays in the file.
+    arrays : dict of str to NumPy array
 
     Raises
     ------
@@ -72,8 +73,9 @@ def write(path: str | os.PathLike[str], document: Mapping[str, Any], arrays: Map
     ValueError, TypeError
         If the document is no JSON, or longer than `read` would believe.
     """
+    document, lists = moved_out(document)
     # The widest elements first; sorted is stable, so the order is otherwise the caller's.
-    parts = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))
+    parts = dict(sorted((arrays | lists).items(), key=lambda item: -item[1].dtype.itemsize))
     buffers = {name: np.asarray(array, array.dtype.newbyteorder("<"), order="C") for name, array in parts.items()}
     header = _header(document, buffers)
     digest = hashlib.sha256(header)
@@ -225,7 +227,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, HostAr
     _check_digest(path, front, header, data)
     metadata, entries = _parse(path, header)
     document = _object(path, metadata["document"], "the document")
-    return document, _arrays(path, entries, data)
+    arrays = _arrays(path, entries, data)
+    with believing(path):
+        return moved_in(document, arrays), arrays
 
 
 def open_regular(path: str | os.PathLike[str]) -> Any:

@@ -15,7 +15,8 @@ NAMES = {row: name for name, row in KINDS.items()}
 
 def kind_entry(kind: Kind) -> list[Any]:
     """What a column is, as the pair of its kind's name and its fields."""
-    return [NAMES[type(kind)], dataclasses.asdict(kind)]
+    fields = dataclasses.asdict(kind).items()
+    return [NAMES[type(kind)], {name: list(value) if isinstance(value, tuple) else value for name, value in fields}]
 
 
 def kind_from(name: str, entry: Mapping[str, Any]) -> Kind:

@@ -1,0 +1,191 @@
+"""TabularClassifier: classes from tables as they are."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+
+from xpmlp.backends import HostArray
+from xpmlp.estimators.tabular.estimator import TabularEstimator
+from xpmlp.estimators.tabular.fitting import fit_table
+from xpmlp.estimators.tabular.targets import LabelsOfTables, labels_learned, labels_read
+from xpmlp.estimators.targets import Samples
+from xpmlp.estimators.validation import NUMPY, Inputs
+from xpmlp.network import Network
+
+
+class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc]
+    """A classifier of tables with numbers, names, gaps and dates, as they are.
+
+    A fit has two stages. The first sets a part of the rows aside and finds the epoch at which the averaged weights are
+    best; the second trains a new network on all rows, with the same schedule, and stops there.
+
+    Parameters
+    ----------
+    n_members : int, default=8
+        Networks that share their weights, trained at once; a prediction is the mean of theirs.
+    hidden_layer_sizes : int or array-like of int, default=(256, 256)
+        Units of each hidden layer.
+    dropout : float or list of float, default=0.2
+        The share of hidden units left out of each step.
+    embedding : {"piecewise"} or None, default="piecewise"
+        How numbers enter: by their piecewise-linear code, or as they are.
+    n_bins, embedding_width : int, default=64, 8
+        Of that code: the most bins of a column, and the inputs that a number becomes.
+    learning_rate_init, weight_decay : float, default=1e-2, 1e-2
+        The peak of the learning rate, and the decoupled decay of the weights, of AdamW.
+    batch_size : int, default=256
+        Rows per step; an epoch leaves out the rows that fill no batch.
+    max_iter : int or "auto", default="auto"
+        Epochs of the schedule; "auto" is about 900 steps, 32 to 256 epochs.
+    validation_fraction : float, default=0.2
+        The share of the rows that chooses the epoch at which training ends, where `fit` is given no `X_val`.
+    refit : bool, default=True
+        Once that epoch is known, train anew on all rows and stop there. The first training then has 4 members.
+    average : float, default=2.0
+        Epochs over which the exponential average of the weights reaches back; the average is the model.
+    categorical_features : "from_dtype", or sequence of str, int or bool
+        Columns that are categories although they hold numbers: see `TablePreparation`.
+    time_limit : float, default=None
+        Seconds that `fit` may take: fewer epochs where that is short, and no second training where it is very short.
+    random_state : int, RandomState instance or None, default=None
+        Draws the validation part, weights, orders and masks: the same seed is the same model on one backend.
+    verbose : bool, default=False
+        Show a progress bar for each of the two trainings (needs tqdm).
+    backend, device : str, default=None
+        Where the network is trained ("torch", "cuda:0"); None is NumPy. Answers are NumPy arrays in any case.
+    dtype : {"float32", "float64"}, default="float32"
+        Of weights and arithmetic.
+    callbacks : callable or list of callables, default=None
+        Called as callback(estimator, epoch, logs) after each epoch of both trainings, with an estimator that can
+        predict; `logs["stage"]` is 1 or 2. One that returns True stops `fit`.
+    class_weight : dict or "balanced", default=None
+        What each class weighs in the loss and in the choice of the epoch; it multiplies the sample weights.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Sorted labels.
+    preparation_ : TablePreparation
+        What the columns are, and what becomes of them.
+    network_ : MLP
+    best_epoch_ : int
+        The epoch at which the averaged weights were best on the rows held out.
+    validation_loss_, validation_score_ : float
+        Loss and score on them, at that epoch.
+    history_, refit_history_ : dict of str to list of float
+        A number per epoch of the first training and, where there was one (else None), of the second.
+    stopped_by_ : tuple of str
+        What ended each training: "epochs", "patience", "time", "callback", "interrupt", "divergence".
+    n_parameters_, n_iter_, n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X has column names.
+    backend_, device_, dtype_ : str
+        What was really used.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from xpmlp import TabularClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = TabularClassifier(n_members=2, max_iter=20, batch_size=16, random_state=0).fit(X, y)
+    >>> model.score(X, y) > 0.9
+    True
+    """
+
+    classes_: HostArray
+
+    def __init__(
+        self,
+        *,
+        n_members: int = 8,
+        hidden_layer_sizes: Any = (256, 256),
+        dropout: Any = 0.2,
+        embedding: str | None = "piecewise",
+        n_bins: int = 64,
+        embedding_width: int = 8,
+        learning_rate_init: float = 1e-2,
+        weight_decay: float = 1e-2,
+        batch_size: int = 256,
+        max_iter: int | str = "auto",
+        validation_fraction: float = 0.2,
+        refit: bool = True,
+        average: float = 2.0,
+        categorical_features: Any = "from_dtype",
+        time_limit: float | None = None,
+        random_state: Any = None,
+        verbose: bool | int = False,
+        backend: str | None = None,
+        device: str | None = None,
+        dtype: str | None = "float32",
+        callbacks: Any = None,
+        class_weight: Any = None,
+    ) -> None:
+        self.n_members = n_members
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.embedding = embedding
+        self.n_bins = n_bins
+        self.embedding_width = embedding_width
+        self.learning_rate_init = learning_rate_init
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.validation_fraction = validation_fraction
+        self.refit = refit
+        self.average = average
+        self.categorical_features = categorical_features
+        self.time_limit = time_limit
+        self.random_state = random_state
+        self.verbose = verbose
+        self.backend = backend
+        self.device = device
+        self.dtype = dtype
+        self.callbacks = callbacks
+        self.class_weight = class_weight
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from a table X, shape (n, p), and labels y, shape (n,)."""
+        return fit_table(self, X, y, sample_weight)  # type: ignore[no-any-return]
+
+    def predict(self, X: Any) -> HostArray:
+        """The class of each row, shape (n,), or 0 and 1 for each label, shape (n, n_labels)."""
+        found: HostArray = self._known_targets().decode(self._outputs(X), NUMPY, NUMPY)
+        return found
+
+    def predict_proba(self, X: Any) -> HostArray:
+        """The probability of each class, shape (n, n_classes), in the order of `classes_`: the mean of the members'."""
+        return self._probabilities(self._outputs(X))
+
+    def predict_log_proba(self, X: Any) -> HostArray:
+        """The logarithm of `predict_proba`; minus infinity where a probability is 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict_members(self, X: Any) -> HostArray:
+        """What each member says, shape (n_members, n, n_classes): how much they differ is how little is known."""
+        return self._probabilities(self._outputs(X, of_each=True))
+
+    def _probabilities(self, yhat: HostArray) -> HostArray:
+        if self._kind == "binary":
+            return np.concatenate([1.0 - yhat, yhat], axis=-1)
+        return yhat
+
+    def _known_targets(self) -> LabelsOfTables:
+        return LabelsOfTables(self._kind, self.classes_, self._weights)
+
+    def _learn(self, y: Any, w: Any, inputs: Inputs) -> tuple[LabelsOfTables, Samples]:
+        return labels_learned(y, w, inputs, self.class_weight)
+
+    @classmethod
+    def _targets_read(
+        cls, document: Mapping[str, Any], arrays: Mapping[str, HostArray], network: Network
+    ) -> LabelsOfTables:
+        return labels_read(document, arrays, network.loss, network.layout.sizes[-1])

@@ -1,0 +1,136 @@
+"""What y means to the estimators of tables: classes, and numbers that the network sees scaled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xpmlp.backends import HostArray, Place
+from xpmlp.estimators.classes import Classes, class_weights, classes_of, labels_of, text, weigh
+from xpmlp.estimators.targets import Numbers, Samples
+from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights
+from xpmlp.network.losses import Loss
+from xpmlp.network.losses import loss as find_loss
+from xpmlp.training.checkpoints import Arrays, Document
+
+
+class LabelsOfTables(Classes):
+    """Classes: see `Targets`."""
+
+    owner = "TabularClassifier"
+
+
+@dataclass(frozen=True, eq=False)
+class NumbersOfTables(Numbers):
+    """Numbers, which the network sees as (y - centre) / scale, and which never leave [low, high]: see `Targets`.
+
+    The four have a number for each column of y.
+    """
+
+    owner = "TabularRegressor"
+
+    centre: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    low: tuple[float, ...] = (-np.inf,)
+    high: tuple[float, ...] = (np.inf,)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """See `Targets`."""
+        return {"_scales": (self.centre, self.scale, self.low, self.high)}
+
+    def learned(self, samples: Samples) -> "NumbersOfTables":
+        """These numbers with what the scales of some samples are; what weighs nothing says nothing of them."""
+        y = samples.y.reshape(len(samples.y), -1).astype(np.float64)
+        w = samples.w
+        if w is not None:
+            y, w = y[w > 0.0], w[w > 0.0]
+        centre, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
+        if self.row.targets == "real":
+            centre = np.average(y, axis=0, weights=w)
+            scale = np.sqrt(np.average((y - centre) ** 2, axis=0, weights=w))
+        elif self.row.targets == "nonnegative":  # of a rate: to divide keeps it one
+            scale = np.average(y, axis=0, weights=w)
+        # Where all are the same, what is left of the difference is rounding.
+        flat = (y.max(axis=0) == y.min(axis=0)) & (self.row.targets == "real") | (scale <= 0.0)
+        scale = np.where(flat, 1.0, scale)
+        numbers = (tuple(map(float, each)) for each in (centre, scale, y.min(axis=0), y.max(axis=0)))
+        return NumbersOfTables(self.row, *numbers)
+
+    def encode(self, y: Any, w: Any, inputs: Inputs, name: str = "sample_weight") -> Samples:
+        """See `Targets`."""
+        samples = super().encode(y, w, inputs, name)
+        if samples.targets.shape[1] not in (1, len(self.centre)) and self.centre != (0.0,):
+            raise InvalidInputError(f"y must have {len(self.centre)} columns, as before; got {samples.y.shape}.")
+        return samples._replace(targets=self.scaled(samples.targets))
+
+    def scaled(self, y: HostArray) -> HostArray:
+        """Numbers of shape (n, n_outputs) as the network sees them."""
+        made: HostArray = (np.asarray(y, np.float64) - np.asarray(self.centre)) / np.asarray(self.scale)
+        return made
+
+    def unscaled(self, yhat: HostArray) -> HostArray:
+        """Numbers again, of outputs of shape (..., n_outputs)."""
+        wide = np.asarray(yhat, np.float64) * np.asarray(self.scale) + np.asarray(self.centre)
+        return np.clip(wide, np.asarray(self.low), np.asarray(self.high))
+
+    def decode(self, yhat: HostArray, place: Place, caller: Place) -> HostArray:
+        """See `Targets`; outputs and answers are NumPy's."""
+        found = self.unscaled(yhat)
+        if found.shape[1] == 1:
+            return found[:, 0]
+        return np.asarray(bring(self.uncrossed(found, place), place, caller))
+
+    def write(self, arrays: Arrays) -> Document:  # noqa: ARG002
+        """See `Targets`."""
+        return {"scales": [list(each) for each in (self.centre, self.scale, self.low, self.high)]}
+
+
+def labels_learned(y: Any, w: Any, inputs: Inputs, class_weight: Any) -> tuple[LabelsOfTables, Samples]:
+    """The classes of a fit, two at least, and its samples."""
+    y = check_targets(LabelsOfTables.owner, y, inputs, numeric=False)
+    w = check_weights(w, inputs.n)
+    known = labels_of(y)
+    if len(known.classes) < 2 and known.kind != "multilabel":
+        raise InvalidInputError(f"y must hold at least two classes; got 1 class, {known.classes.tolist()}.")
+    weights = class_weights(class_weight, known, y, w, incremental=False)
+    labels = LabelsOfTables(known.kind, known.classes, weights)
+    return labels, Samples(inputs, y, labels.columns(y), weigh(weights, labels, y, w))
+
+
+def numbers_of_tables(loss: Any, quantile: Any) -> NumbersOfTables:
+    """The targets that a regressor of tables with these parameters has; a quantile says which loss."""
+    if quantile is None:
+        return NumbersOfTables(find_loss(loss))
+    if loss not in ("pinball", "squared_error"):
+        raise InvalidInputError(
+            f'quantile={quantile!r} goes with the loss "pinball" and no other; got loss={loss!r}. Leave one out.'
+        )
+    return NumbersOfTables(
+        find_loss("pinball", quantile=tuple(quantile) if isinstance(quantile, list | tuple) else quantile)
+    )
+
+
+def labels_read(document: Mapping[str, Any], arrays: Mapping[str, HostArray], loss: Loss, n: int) -> LabelsOfTables:
+    """The classes that a file describes, of a network with this loss and n outputs; ValueError and kin otherwise."""
+    known = classes_of(document["labels"], arrays)
+    weights = document["class_weights"]
+    if weights is not None:
+        weights = {c: float(w) for c, w in zip(known, weights, strict=True)}
+    labels = LabelsOfTables(text(document["labels"]["kind"]), known, weights)
+    if labels.kind not in ("binary", "multiclass", "multilabel"):
+        raise ValueError(f"there are no classes of kind {labels.kind!r}.")
+    if labels.n_outputs != n or labels.loss(n).name != loss.name:
+        raise ValueError("its classes must go with its outputs.")
+    return labels
+
+
+def numbers_read(document: Mapping[str, Any], loss: Loss, n: int) -> NumbersOfTables:
+    """The numbers that a file describes; ValueError and its kin otherwise."""
+    scales = [tuple(map(float, each)) for each in document["scales"]]
+    n_columns = 1 if loss.name == "pinball" else n
+    finite = all(np.isfinite(number) for each in scales for number in each)
+    if len(scales) != 4 or any(len(each) != n_columns for each in scales) or not finite or min(scales[1]) <= 0.0:
+        raise ValueError("it must have a centre, a scale, and a lowest and highest number of each output.")
+    return NumbersOfTables(loss, *scales)
