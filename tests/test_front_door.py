@@ -11,7 +11,7 @@ from scipy import sparse
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.backends.kinds import LOOK_ALIKES, NO_ARRAYS
-from xpmlp.estimators.front_door import ADVICE, RAW, advised
+from xpmlp.estimators.front_door import ADVICE, advised
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of numpy.matrix
 
@@ -73,7 +73,13 @@ def test_what_scikit_learn_finds_is_told_with_what_to_do(phrase, argument, advic
     assert rest == ""
 
 
-@pytest.mark.parametrize("phrase", RAW)
+NUMPYS = (
+    *("could not be promoted", "setting an array element", "argument must be a string or a real number"),
+    *("Cannot cast array data", "not supported between instances", "inhomogeneous", "must be real number"),
+)
+
+
+@pytest.mark.parametrize("phrase", NUMPYS)
 @pytest.mark.parametrize(("prefix", "name"), [("Input y contains odd things: ", "y"), ("y is odd: ", "y"), ("", "X")])
 def test_what_numpy_says_of_its_own_business_is_not_passed_on(phrase, prefix, name):
     told = advised(ValueError(f"{prefix}{phrase} <class 'numpy.dtypes.Float64DType'>"))
@@ -190,6 +196,20 @@ def test_every_rule_has_its_case():
 
 
 HELD = {
+    "text in X": (
+        lambda: classify(np.full((N, 3), "a")),
+        "X must hold numbers: could not convert string to float: 'a'. Encode strings first",
+    ),
+    "text for weights": (
+        lambda: classify(X, sample_weight=["a"] * N),
+        "sample_weight must hold numbers: could not convert string to float: 'a'. Convert it first, for instance with "
+        "numpy.asarray(sample_weight, dtype=float).",
+    ),
+    "complex X": (lambda: classify(X + 1j), "X must hold real numbers. Pass the real and the imaginary part as"),
+    "complex weights": (
+        lambda: classify(X, sample_weight=np.ones(N) + 1j),
+        "sample_weight must hold real numbers. Pass its real part.",
+    ),
     "a single label": (lambda: classify(X, 3), "y must hold one target per sample; got a single int."),
     "a list of dates": (
         lambda: regress(X, DATES.tolist()),

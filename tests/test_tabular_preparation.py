@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import re
 import warnings
 from datetime import date, datetime, timedelta
 
@@ -553,3 +555,24 @@ def test_clones_and_pandas_output():
     found = preparation.fit_transform(frames())
     assert isinstance(found, pandas.DataFrame)
     assert list(found.columns) == preparation.get_feature_names_out().tolist()
+
+
+def test_scales_are_learned_anew_of_columns_that_are_known():
+    table = {
+        "price": ["1.200,5", "900,25", "", "2.000,75"] * 10,
+        "town": ["A", "B", "A", "C"] * 10,
+        "late": ["", "x", "", ""] * 10,
+        "when": ["2024-01-01", "2024-02-01", "2024-03-01", ""] * 10,
+    }
+    dicts = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    known = TablePreparation().fit(dicts)
+    rows = np.arange(0, 40, 2)  # neither B nor C, and no "x": those inputs are never trained
+    by_rows = TablePreparation().fit(dicts, rows=rows).to_dict()
+    assert copy.deepcopy(known).fit_scales(dicts, rows=rows).to_dict() == by_rows
+    # Of these rows alone price would be whole numbers with gaps, town a constant, and decimals points.
+    alone = copy.deepcopy(known).fit_scales([dicts[i] for i in rows]).to_dict()
+    assert alone == by_rows
+    assert alone["kinds"] == known.to_dict()["kinds"]
+    assert alone["scales"] != known.to_dict()["scales"]
+    with pytest.raises(ValueError, match=re.escape("'price' is not there")):
+        known.fit_scales([{name: row[name] for name in row if name != "price"} for row in dicts])

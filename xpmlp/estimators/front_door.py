@@ -1,6 +1,7 @@
 """What an estimator's arguments must not be, said before scikit-learn or NumPy meet them, in sentences of ours."""
 
 import numbers
+import re
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def advised(error: Exception, name: str = "") -> str:
 
     `name` is that of the argument, where it is known; otherwise the message says it, or it is X.
     """
-    text = str(error).strip()
+    text = re.sub(r"np\.(?:str|bytes)_\((.*?)\)", r"\1", str(error).strip())  # a cell, as its reader knows it
     name = name or next((name for name in ("y", "X") if f"Input {name} " in text or f"{name} " in text[:4]), "X")
     kind = "w" if "weight" in name else name[0]
     if any(phrase in text for phrase in RAW):

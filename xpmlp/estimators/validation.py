@@ -241,9 +241,7 @@ def scale_of(w: HostArray | None) -> float:
 
 def host(values: Any) -> Any:
     """Arrays of another library as NumPy's; whatever else as it is."""
-    return (
-        values if caller_place(values) is NUMPY else to_numpy(values.detach() if hasattr(values, "detach") else values)
-    )
+    return values if caller_place(values) is NUMPY else to_numpy(values)
 
 
 def move(x: Any, place: Place, dtype: str) -> Array:

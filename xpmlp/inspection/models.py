@@ -116,7 +116,7 @@ def host(values: Any) -> HostArray:
     """Numbers of any library, or lists, or a data frame, as NumPy's."""
     if hasattr(values, "toarray"):
         values = values.toarray()
-    return np.asarray(to_numpy(values.detach() if hasattr(values, "detach") else values))
+    return np.asarray(to_numpy(values))
 
 
 def per_network(values: HostArray, n_networks: int | None, network: int) -> HostArray:

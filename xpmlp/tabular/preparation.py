@@ -165,22 +165,13 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             told_ = "; ".join(f"{kind.name}: {kind.why}" for kind in kinds[:5] if isinstance(kind, LeftOut))
             rows_ = "one sample" if table.n_rows == 1 else f"{table.n_rows:,} rows"
             raise ValueError(f"no column of these {rows_} is left to learn from ({told_}).")
-        taken = np.arange(table.n_rows) if rows is None else np.asarray(rows)
-        scales = []
-        for kind in kinds:
-            if isinstance(kind, NumberKind | DateKind):
-                numbers, _ = numbers_of(table, kind, words)
-                scales += [scale_of(values[taken], self.n_bins) for values in numbers.T]
-        self._set(tuple(kinds), tuple(scales), silent=())
+        self._measure(table, tuple(kinds), rows)
         self.n_features_in_ = len(names)
         if table.named:
             self.feature_names_in_ = np.asarray(names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         self.notes_ = tuple(notes)
-        inputs, _ = self._encode(table.take(taken) if rows is not None else table)
-        unused = np.flatnonzero(~np.any(inputs != 0.0, axis=0)).tolist()
-        self.silent_ = tuple(i for i in unused if i >= self.n_numbers_)
         lost = [f"{kind.name} ({kind.why})" for kind in kinds if isinstance(kind, LeftOut) and not kind.quietly]
         if lost:
             warnings.warn(f"left out: {'; '.join(lost)}.", TableWarning, stacklevel=2)
@@ -188,6 +179,28 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             if "taken as missing" in note:
                 warnings.warn(note, TableWarning, stacklevel=2)
         return self
+
+    def fit_scales(self, X: Any, *, rows: Any = None) -> "TablePreparation":
+        """Find out anew how the numbers of X are spread, on `rows`; what the columns are stays as `fit` has found it.
+
+        X and the errors are those of `transform`.
+        """
+        check_is_fitted(self)
+        self._measure(self._same_columns(table_of(X)), self.kinds_, rows)
+        return self
+
+    def _measure(self, table: Table, kinds: tuple[Kind, ...], rows: Any) -> None:
+        taken = np.arange(table.n_rows) if rows is None else np.asarray(rows)
+        words = self._words()
+        scales = []
+        for kind in kinds:
+            if isinstance(kind, NumberKind | DateKind):
+                numbers, _ = numbers_of(table, kind, words)
+                scales += [scale_of(values[taken], self.n_bins) for values in numbers.T]
+        self._set(kinds, tuple(scales), silent=())
+        inputs, _ = self._encode(table if rows is None else table.take(taken))
+        unused = np.flatnonzero(~np.any(inputs != 0.0, axis=0)).tolist()
+        self.silent_ = tuple(i for i in unused if i >= self.n_numbers_)
 
     def _words(self) -> frozenset[str]:
         if isinstance(self.missing, str) or not all(isinstance(word, str) for word in self.missing):
