@@ -566,6 +566,13 @@ def test_a_cupy_place_names_its_device():
     assert str(place) == "CuPy on cuda:1"
 
 
+def test_blocks_are_larger_on_a_device_than_on_a_processor(backend):
+    place = backend.place
+    device = place.backend.name == "cupy" or not place.on_cpu
+    assert place.block_bytes == (2**26 if device else 2**20 if place.backend.name == "numpy" else 2**23)
+    assert xpmlp.backends.Place(BACKENDS["cupy"], None, types.SimpleNamespace(id=0)).block_bytes == 2**26
+
+
 def test_a_place_brings_arrays_in_every_dtype_that_it_has(backend, rng):
     host = rng.uniform(0, 100, size=(3, 2))
     for dtype in (*backend.dtypes, "int32", "uint8", "bool"):

@@ -275,7 +275,7 @@ def test_classes_are_taken_where_the_labels_are(backend):
 
 
 def test_what_is_predicted_and_held_out_comes_to_the_device_block_by_block(backend, monkeypatch):
-    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 8 * 5 * 16)  # 16 samples of the widest layer
+    monkeypatch.setattr(Place, "block_bytes", 8 * 5 * 16)  # 16 samples of the widest layer
     sizes, asarray = [], Place.asarray
 
     def watched(place, array, dtype=None):
@@ -292,7 +292,7 @@ def test_what_is_predicted_and_held_out_comes_to_the_device_block_by_block(backe
     together = ours.predict(X)
     assert max(sizes, default=16) == 16  # NumPy's are there already
     assert sum(sizes) in (0, n)
-    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 2**26)
+    monkeypatch.setattr(Place, "block_bytes", 2**26)
     close(backend, together, ours.predict(X))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import xpmlp
 from xpmlp import MLP, MLPRegressor
-from xpmlp.backends import array_namespace
+from xpmlp.backends import Place, array_namespace
 from xpmlp.optim.optimizers import Optimizer
 
 
@@ -104,7 +104,8 @@ def test_evaluation_goes_in_blocks_with_the_weights_of_each(rng, monkeypatch):
     w = rng.uniform(size=50)
     net = MLP([3, 4, 1], random_state=0)
     whole, weighted = net.evaluate(x, y), net.evaluate(x, y, w)
-    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 8 * 4 * 7)  # seven rows at once
+    monkeypatch.setattr("xpmlp.training.evaluation.FEWEST", 1)
+    monkeypatch.setattr(Place, "block_bytes", 8 * 4 * 7)  # seven rows at once
     assert net.evaluate(x, y) == pytest.approx(whole, rel=1e-14)
     assert net.evaluate(x, y, w) == pytest.approx(weighted, rel=1e-14)
 

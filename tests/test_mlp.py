@@ -11,6 +11,7 @@ from witnesses import mlp
 
 import xpmlp
 from xpmlp import MLP
+from xpmlp.backends import Place
 from xpmlp.network import Network, backward, forward
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
@@ -137,9 +138,8 @@ def test_predictions_in_blocks_are_predictions_at_once(monkeypatch, backend, dat
     X = backend.put(data[0])
     net = mlp(backend, SIZES)
     at_once = backend.get(net.predict(X))
-    monkeypatch.setattr(
-        "xpmlp.training.evaluation.BLOCK_BYTES", 8 * 5 * 6
-    )  # 6 rows of the widest layer: 20 rows are 6, 6, 6, 2
+    monkeypatch.setattr("xpmlp.training.evaluation.FEWEST", 1)
+    monkeypatch.setattr(Place, "block_bytes", 8 * 5 * 6)  # 6 rows of the widest layer: 20 rows are 6, 6, 6, 2
     backend.assert_close(net.predict(X), at_once, rtol=1e-15 if backend.float64 else 1e-6)
 
 

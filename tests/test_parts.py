@@ -9,10 +9,12 @@ from xpmlp import MLP
 from xpmlp.backends import select
 from xpmlp.network import backward, forward, mean_loss
 from xpmlp.network.parts import PARTS, part
+from xpmlp.training import rows_at_once
 
 EDGES = [[-1.0, -0.3, 0.2, 1.0], [-0.5, 0.5], [-2.0, -1.0, 0.0, 1.0, 2.0]]
 PIECEWISE = part("piecewise", edges=EDGES, width=3)
 SCALE = part("member_scale", groups=[*[0] * 3, *[1] * 3, *[2] * 3, 3, 4])
+SCALE_OF_TEN = part("member_scale", groups=range(10))
 
 NETWORKS = {
     "piecewise": {"parts": {0: PIECEWISE}},
@@ -184,6 +186,24 @@ def test_rates_are_set_by_name(rng):
     assert not np.array_equal(before.b[1], after.b[1])
     assert np.array_equal(before.own[0]["piecewise.slope"], after.own[0]["piecewise.slope"])
     assert not np.array_equal(before.own[0]["piecewise.offset"], after.own[0]["piecewise.offset"])
+
+
+def test_blocks_have_room_for_codes_and_for_all_members():
+    place = select("numpy")
+    monkey = {"FEWEST": 1, "MOST": 2**30}
+    wide = part("piecewise", edges=[np.arange(65.0)] * 5, width=2)
+
+    def rows(sizes=(5, 6, 4, 2), **arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in monkey.items():
+                patch.setattr(f"xpmlp.training.evaluation.{name}", value)
+            return rows_at_once(MLP(sizes, **arguments).network, place)
+
+    numbers = place.block_bytes // 8
+    assert rows() == numbers // 6
+    assert rows(members=4) == numbers // (4 * 6)
+    assert rows(parts={0: wide}) == numbers // (5 * 64)
+    assert rows(parts={0: [wide, SCALE_OF_TEN]}, members=40) == numbers // (40 * 5 * 2)
 
 
 REFUSED = {

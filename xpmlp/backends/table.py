@@ -231,6 +231,7 @@ class Backend:
     runner: str = "eager"  # who executes steps
     replaced: Replaced = ()  # functions of the namespace
     here: Callable[[Device], AbstractContextManager[Any]] = lambda _device: nullcontext()  # see Place.here
+    cached_bytes: int = 2**23  # see Place.block_bytes
 
     @property
     def xp(self) -> Namespace:
@@ -259,6 +260,7 @@ BACKENDS = {
             device_name=str,
             to_numpy=np.asanyarray,  # the one that is handed back as it is
             runner="numpy",
+            cached_bytes=2**20,
         ),
         Backend(
             name="cupy",

@@ -183,7 +183,7 @@ def _prepare(estimator: Attributes, X: Any, method: str) -> tuple[Place, Network
 
 def _is_read_as_numpys(caller: Place) -> bool:
     """Whether a model of NumPy's takes such an array: as scikit-learn does, unless it dispatches."""
-    return caller.device_name.lower().startswith("cpu") and not get_config()["array_api_dispatch"]
+    return caller.on_cpu and not get_config()["array_api_dispatch"]
 
 
 def _check_same_namespace(owner: str, place: Place, caller: Place, method: str) -> None:

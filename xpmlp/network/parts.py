@@ -73,6 +73,12 @@ class Part:
         return len(self.parameters["edges"]) * (self.parameters["width"] - 1) if "edges" in self.parameters else 0
 
     @property
+    def codes(self) -> int:
+        """How many numbers the code of a sample has, the bins of all inputs taken together."""
+        edges = self.parameters.get("edges", ())
+        return len(edges) * max((len(row) - 1 for row in edges), default=0)
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What it computes, as something that can be hashed."""
         return (self.name, self.forward, self.backward, tuple(sorted(self.parameters.items())))

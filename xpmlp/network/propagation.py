@@ -58,6 +58,12 @@ class Network:
         """How many inputs x has: n_0, unless parts make more of them."""
         return self.layout.sizes[0] - sum(part.adds for part in (self.parts[0] if self.parts else ()))
 
+    def widest(self, *, inputs: bool) -> int:
+        """Numbers that one sample has in the widest array of a forward pass; x counts where `inputs` says so."""
+        made = self.parts[0] if self.parts else ()
+        units = self.layout.sizes[0 if inputs or made else 1 :]
+        return max(max(units) * max(self.members, 1), *(part.codes for part in made), 1)
+
     def part(self, name: str, k: int) -> Part | None:
         """The part that the array `name` of layer k belongs to; None of W and b."""
         row = self.parts[k] if k < len(self.parts) else ()

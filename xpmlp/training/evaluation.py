@@ -15,10 +15,9 @@ from xpmlp.runners.passes import find_pass
 from xpmlp.threads import enough_for, flops_of_forward
 
 MANY = 1000  # rows of a prediction from which on its threads are worth a look
-# Of the widest layer of a block: for NumPy what stays in the cache of a core, and no fewer rows than a product needs.
+# Of NumPy's blocks: no fewer rows than a product needs, and no more than the caches of small ones hold.
 # (Time of 100,000 rows by that of blocks of 64 MiB, float64: 20-64-2 0.55 to 0.65, 54-256-128-7 0.4.)
-CACHED_BYTES, FEWEST, MOST = 2**20, 512, 4096
-BLOCK_BYTES = 2**26  # elsewhere, where a call costs more than the memory it goes over
+FEWEST, MOST = 512, 4096
 
 
 class Outcome(NamedTuple):
@@ -30,12 +29,10 @@ class Outcome(NamedTuple):
 
 
 def rows_at_once(network: Network, place: Place, networks: int | None = None) -> int:
-    """Samples of one block: the widest layer of it stays in the cache, or is large enough for a device."""
-    sizes = network.layout.sizes
-    if place.backend.runner != "numpy":
-        return max(BLOCK_BYTES // (8 * max(sizes) * (networks or 1)), 1)
-    rows = CACHED_BYTES // (8 * max(sizes[1:]) * (networks or 1))
-    return min(max(rows, FEWEST), MOST)
+    """Samples of one block: its widest array is as large as suits the place."""
+    in_place = place.backend.runner == "numpy"  # x is looked at where it lies
+    rows = place.block_bytes // (8 * network.widest(inputs=not in_place) * (networks or 1))
+    return min(max(rows, FEWEST), MOST) if in_place else max(rows, 1)
 
 
 def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Array:
