@@ -20,6 +20,7 @@ import pytest
 
 import xpmlp
 from xpmlp.inspection import page as pages
+from xpmlp.network.parts import part
 
 BUILT = os.environ.get("XPMLP_PAGES", "")
 pytestmark = pytest.mark.skipif(not BUILT, reason="needs Chromium and the built docs: nox -s pages")
@@ -248,12 +249,90 @@ def test_every_number_of_the_page_is_one_of_the_arrays(browser, step, width):
             seen.add(name)
         assert browser.execute_script(OVERFLOW) == []
     assert {"dW[1]", "W[3]", "slope[1]", "dz[3]", "L", "y", "L_new", "W_new[2]"} <= seen
+    assert not browser.find_element("id", "member").is_displayed()
     assert complaints(browser) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_number_of_a_page_of_members_is_one_of_the_arrays(browser, tmp_path, rng, width):
+    parts = {
+        0: [part("piecewise", edges=[[-1.0, 0.0, 1.0]], width=2), "member_scale"],
+        1: "member_scale",
+        2: "layer_norm",
+    }
+    net = xpmlp.MLP([2, 3, 3, 1], "tanh", "binary_cross_entropy", parts=parts, members=3, random_state=1)
+    net.parameters = net.parameters + 0.1 * rng.normal(size=net.parameters.shape)
+    X, y = rng.normal(size=(4, 2)), np.array([0.0, 1.0, 1.0, 0.0])
+    explained = xpmlp.explain_step(net, X, y, learning_rate=0.1, weight=(2, 0, 1), member=2)
+    open_at(browser, explained.page(tmp_path / "step.html").as_uri(), width, dark=width < 600)
+    told, arrays, seen = browser.find_element("id", "told"), explained.arrays, set()
+    assert told.text.startswith("W[2][0, 1], member 2's derivative ")
+    for member in (2, 0):
+        for weight, sample in (
+            ("W[1][0, 2]", -1),
+            ("W[2][0, 1]", 1),
+            ("b[2][1]", 0),
+            ("W[3][2, 0]", -1),
+            ("b[3][0]", 2),
+        ):
+            browser.execute_script(
+                "for (const [i, id] of ['weight', 'sample', 'member'].entries()) {"
+                "const it = document.getElementById(id), text = arguments[i];"
+                "it.value = id === 'weight' ? [...it.options].find(o => o.textContent === text).value : text;"
+                "it.dispatchEvent(new Event('change')); } document.querySelector('details').open = true;",
+                weight,
+                sample,
+                member,
+            )
+            for of, value, _ in browser.execute_script(NUMBERS):
+                name, index = split(of) if of not in arrays else (of, None)
+                if name in arrays:
+                    expected = arrays[name] if index is None else arrays[name][tuple(map(int, index.split(",")))]
+                    assert float(value) == float(expected), of
+                    seen.add(name)
+            assert browser.execute_script(OVERFLOW) == []
+            total = browser.find_elements("css selector", "#matrix .total")
+            shared = weight.startswith(("W[1]", "W[2]"))
+            assert [it.text.startswith("Added over the 3 members") for it in total] == [False, True][: 1 + shared]
+    assert {
+        "dW_members[1]",
+        "dW[1]",
+        "dW[3]",
+        "db[2]",
+        "member_scale.scale[1]",
+        "piecewise.bins[0]",
+        "L_members",
+    } <= seen
+    # From W[2], below layer_norm, there are no paths one by one; from W[3] there are
+    for weight, paths in (("W[2][0, 1]", 0), ("W[3][2, 0]", 1)):
+        browser.execute_script(
+            "const it = document.getElementById('weight');"
+            "it.value = [...it.options].find(o => o.textContent === arguments[0]).value;"
+            "it.dispatchEvent(new Event('change'))",
+            weight,
+        )
+        assert len(browser.find_elements("css selector", "ul.paths li")) == paths
+    assert complaints(browser) == []
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_paths_through_scales_add_up(browser, tmp_path, rng, members):
+    parts = {1: "member_scale"} if members else None
+    net = xpmlp.MLP([2, 3, 2], "tanh", parts=parts, members=members, random_state=1)
+    explained = xpmlp.explain_step(net, rng.normal(size=(4, 2)), rng.normal(size=(4, 2)), weight=(1, 1, 2))
+    open_at(browser, explained.page(tmp_path / "step.html").as_uri(), 1280)
+    browser.execute_script(
+        "const s = document.getElementById('sample'); s.value = -1; s.dispatchEvent(new Event('change'))"
+    )
+    derivative = explained.arrays["dW_members[1]"][explained.path.member] if members else explained.arrays["dW[1]"]
+    total = float(browser.find_element("id", "sum").get_attribute("value"))
+    assert total == pytest.approx(derivative[1, 2], rel=1e-12)
+    assert len(browser.find_elements("css selector", "ul.paths li")) == 2
 
 
 def split(of: str) -> tuple[str, str | None]:
     """Split "W[2][0, 1]" into the name of an array and an index into it."""
-    match = re.fullmatch(r"([a-zA-Z_]+\[\d+\])\[([\d, ]+)\]", of) or re.fullmatch(r"([a-zA-Z_]+)\[([\d, ]+)\]", of)
+    match = re.fullmatch(r"([\w.]+\[\d+\])\[([\d, ]+)\]", of) or re.fullmatch(r"(\w+)\[([\d, ]+)\]", of)
     return match.group(1), match.group(2)
 
 

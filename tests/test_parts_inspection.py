@@ -8,7 +8,7 @@ import pytest
 from test_parts import LOSSES, NETWORKS, PIECEWISE, net_and_samples
 from witnesses import relative
 
-from xpmlp import MLP, check_gradients, curvature
+from xpmlp import MLP, check_gradients, curvature, explain_step
 from xpmlp.network import backward, forward, mean_loss
 from xpmlp.network.parts import PARTS
 
@@ -52,7 +52,7 @@ def test_a_thousandth_in_any_array_is_found_and_named(name, rng):
 
     assert check_gradients(net, x, y, gradients=gradients(None))
     for wrong in right:
-        report = check_gradients(net, x, y, gradients=gradients(wrong))
+        report = check_gradients(net, x, y, gradients=gradients(wrong), elements=6)
         assert [row.label for row in report if not row.ok] == [wrong]
         assert report.worst.factor == pytest.approx(1.001, rel=1e-6)
         assert f"d{wrong}" in report.hint
@@ -117,3 +117,134 @@ def test_many_digits_are_for_parts_and_members_too(rng):
     net, x, y, _ = net_and_samples(rng, **NETWORKS["members with all parts"])
     # Seen: at most 4e-16
     assert check_gradients(net, x[:2], y[:2], digits=20, elements=1)
+
+
+# --- explain_step ---
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_arrays_of_a_step_are_those_of_the_step(name, rng):
+    net, x, y, w = net_and_samples(rng, **NETWORKS[name])
+    which = {"network": 1} if net.n_networks else {}
+    explained = explain_step(net, x, y, w, learning_rate=0.3, **which)
+    p = net.parameters[1] if which else net.parameters
+    p, it = net.layout.unpack(p), explained.arrays
+    trace = forward(net.network, p, x)
+    found = backward(net.network, p, trace, y, w, show=True, inputs=True)
+    for k in range(1, net.layout.n_layers + 1):
+        for letter, layers in (("z", trace.z), ("a", trace.a), ("dz", found.dz), ("da", found.da)):
+            np.testing.assert_allclose(it[f"{letter}[{k}]"], layers[k], rtol=0, atol=1e-15)
+    for segment in net.layout.segments:
+        label = f"{segment.name}[{segment.layer}]"
+        derivative = found.d.at(segment.name, segment.layer)
+        np.testing.assert_array_equal(it[label], p.at(segment.name, segment.layer))
+        # Parts are gone through once more: another product, another last digit
+        np.testing.assert_allclose(it[f"d{label}"], derivative, rtol=0, atol=1e-15)
+        new = it[f"{segment.name}_new[{segment.layer}]"]
+        np.testing.assert_allclose(new, it[label] - 0.3 * it[f"d{label}"], rtol=0, atol=1e-15)
+    parts_before = bool(net.network.parts and net.network.parts[0])
+    np.testing.assert_allclose(it["dx" if parts_before else "da[0]"], found.da[0], rtol=0, atol=1e-15)
+    assert it["L"] == explained.loss == pytest.approx(float(np.mean(np.sum(it["share"] * it["l"], axis=-1))), rel=1e-12)
+    assert explained.happened == pytest.approx(it["L_new"] - it["L"])
+    # To first order
+    small = explain_step(net, x, y, w, learning_rate=1e-6, **which)
+    assert small.happened / small.predicted == pytest.approx(1.0, abs=1e-4)
+
+
+def test_every_line_of_parts_gives_what_its_formula_says(rng):
+    net, x, y, _ = net_and_samples(rng, **NETWORKS["members with all parts"])
+    explained = explain_step(net, x, y)
+    it, formulas = explained.arrays, {row.name: row.formula for row in explained.equations}
+    assert formulas["x"] == "the inputs"
+    assert formulas["piecewise[0]"].startswith("piecewise of x: o_f = x_f slope_f + offset_f + code_f @ bins_f")
+    slope, offset, bins = (it[f"piecewise.{name}[0]"] for name in ("slope", "offset", "bins"))
+    code, numbers = it["piecewise.code[0]"], len(slope)
+    o = [it["x"][:, [f]] * slope[f] + offset[f] + code[f] @ bins[f] for f in range(numbers)]
+    np.testing.assert_allclose(it["piecewise[0]"], np.concatenate([*o, x[:, numbers:]], axis=1), rtol=1e-12)
+    assert formulas["a[0]"] == "member_scale of piecewise[0]: piecewise[0] * scale, of each member its own"
+    np.testing.assert_array_equal(it["a[0]"], it["piecewise[0]"] * it["member_scale.scale[0]"])
+    z = it["z[1]"]
+    np.testing.assert_allclose(it["layer_norm.r[1]"], 1 / np.sqrt(z.var(axis=-1, keepdims=True) + 1e-5), rtol=1e-12)
+    n = (z - z.mean(axis=-1, keepdims=True)) * it["layer_norm.r[1]"]
+    np.testing.assert_allclose(it["layer_norm.n[1]"], n, atol=1e-15)
+    assert formulas["layer_norm[1]"] == "layer_norm of z[1]: gain * n + shift"
+    normed = it["layer_norm.gain[1]"] * n + it["layer_norm.shift[1]"]
+    np.testing.assert_allclose(it["layer_norm[1]"], normed, atol=1e-14)
+    np.testing.assert_array_equal(it["u[1]"], it["layer_norm[1]"] * it["member_scale.scale[1]"])
+    assert formulas["a[1]"] == "silu(u[1]) = z s, with s = sigmoid(z), with z = u[1]"
+    # And back
+    np.testing.assert_array_equal(it["du[1]"], it["da[1]"] * it["slope[1]"])
+    np.testing.assert_array_equal(it["dlayer_norm[1]"], it["du[1]"] * it["member_scale.scale[1]"])
+    assert formulas["dlayer_norm.gain[1]"] == "sum over rows of dlayer_norm[1] * n"
+    gain = np.sum(it["dlayer_norm[1]"] * n, axis=-2, keepdims=True)
+    np.testing.assert_allclose(it["dlayer_norm.gain[1]"], gain, atol=1e-15)
+    dn = it["dlayer_norm[1]"] * it["layer_norm.gain[1]"]
+    back = dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(it["dz[1]"], it["layer_norm.r[1]"] * back, atol=1e-15)
+    together = np.sum(it["da[0]"] * it["member_scale.scale[0]"], axis=0)
+    assert formulas["dpiecewise[0]"] == "da[0] * scale, added over the members"
+    np.testing.assert_allclose(it["dpiecewise[0]"], together, atol=1e-15)
+    of_f = it["dpiecewise[0]"][:, 3:6]  # the second number's columns
+    np.testing.assert_allclose(it["dpiecewise.slope[0]"][1], np.sum(x[:, [1]] * of_f, axis=0), atol=1e-15)
+    np.testing.assert_allclose(it["dpiecewise.bins[0]"][1], code[1].T @ of_f, atol=1e-15)
+
+
+def test_what_members_share_is_the_sum_of_what_each_adds_and_L_the_mean_of_theirs(rng):
+    net, x, y, w = net_and_samples(rng, "cross_entropy", 3, **NETWORKS["members with all parts"])
+    it = explain_step(net, x, y, w).arrays
+    for k in (1, 2):
+        assert it[f"dW_members[{k}]"].shape == (4, *it[f"dW[{k}]"].shape)
+        each = [it[f"a[{k - 1}]"][m].T @ it[f"dz[{k}]"][m] for m in range(4)]
+        np.testing.assert_allclose(it[f"dW_members[{k}]"], each, atol=1e-15)
+        np.testing.assert_allclose(it[f"dW[{k}]"], np.sum(each, axis=0), atol=1e-15)
+    assert it["L_members"].shape == (4,)
+    assert it["L"] == pytest.approx(it["L_members"].mean(), rel=1e-14)
+    np.testing.assert_allclose(it["prediction"], net.predict(x), rtol=1e-12)
+    text = repr(explain_step(net, x, y, w))
+    assert "dW[1] = sum over the members of dW_members[1]" in text
+    assert "L = mean of L_members, the 4 members' own" in text
+    assert "W[1] = the weights of layer 1, which the members share" in text
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_path_goes_through_parts_and_one_member(name, rng):
+    net, x, y, w = net_and_samples(rng, **NETWORKS[name])
+    which = {"network": 1} if net.n_networks else {}
+    for weight in ((1, 0, 2), (1, 2), (2, 5, 3), (3, 1, 0), (3, 1)):
+        explained = explain_step(net, x, y, w, weight=weight, **which)
+        k, *index = weight
+        name, path = "W" if len(index) == 2 else "b", explained.path
+        array = explained.arrays[f"d{name}[{k}]"]
+        if net.network.members and (name == "b" or k == 3):  # each member has its own
+            index = [path.member, *index]
+            array = array if name == "W" else array[:, 0]
+        assert path.label == f"{name}[{k}][{', '.join(map(str, index))}]"
+        assert path.derivative == array[tuple(index)]
+        assert path.derivative == pytest.approx(np.sum(path.shares), abs=1e-15)
+    if not any("layer_norm" in str(row) for row in net.network.parts):
+        # Each partial derivative is one of the path: their product is what that sample adds.
+        path = explain_step(net, x, y, w, weight=(1, 0, 2), **which).path
+        value = None
+        for partial in path.partials:
+            matrix = partial.name.startswith("dz[") and "/da[" in partial.name
+            value = partial.value if value is None else value @ partial.value.T if matrix else value * partial.value
+        shares = path.shares if path.member is None else path.shares[path.member]
+        assert value == pytest.approx(shares[path.sample], rel=1e-12)
+
+
+def test_the_member_of_a_path_can_be_chosen(rng):
+    net, x, y, _ = net_and_samples(rng, **NETWORKS["members with all parts"])
+    path = explain_step(net, x, y, weight=(2, 0, 1), member=3).path
+    assert path.member == 3
+    assert "of member 3, which weighs most" in str(path)
+    assert path.shares.shape == (4, 7)
+    with pytest.raises(ValueError, match=re.escape("member must be one of 4 members, 0 the first; got 4.")):
+        explain_step(net, x, y, member=4)
+
+
+def test_a_page_of_members_counts_the_samples_of_all(rng, tmp_path):
+    net, x, y, _ = net_and_samples(rng, **NETWORKS["members with all parts"])
+    many = np.repeat(x, 8, axis=0), np.repeat(y, 8, axis=0)
+    with pytest.raises(ValueError, match=re.escape("at most 200 samples; got 56 in each of 4 members.")):
+        explain_step(net, *many).page(tmp_path / "step.html")
+    assert "layer_norm" in explain_step(net, x, y).page(tmp_path / "step.html").read_text(encoding="utf-8")

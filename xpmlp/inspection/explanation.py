@@ -1,7 +1,8 @@
 """explain_step: one batch, forward and back, with the equation that made each array and the numbers in it.
 
 The arrays are those that `network.forward` and `network.backward` made, and what these took: y, the weights of the
-samples, the slopes. `equations` says how each was made, `paths` follows one weight, `page` shows all of it drawn.
+samples, the slopes; `parts` adds what goes on within parts. `equations` says how each was made, `paths` follows one
+weight, `page` shows all of it drawn.
 """
 
 import html
@@ -20,10 +21,13 @@ from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.inspection import page as pages
-from xpmlp.inspection.equations import BACKWARD, FORWARD, STEP, Equation, Pass
+from xpmlp.inspection.equations import BACKWARD, FORWARD, STEP, Equation, equations_of
 from xpmlp.inspection.models import batch_with_targets, open_up
+from xpmlp.inspection.parts import of_each_member, parts_of_step
+from xpmlp.inspection.passes import Pass
 from xpmlp.inspection.paths import Path, path_to, target_of
-from xpmlp.network import backward, forward, mean, sample_losses, shares
+from xpmlp.network import backward, forward, mean, mean_loss, said, sample_losses, shares
+from xpmlp.network.parts import Part
 
 MOST_ROWS, MOST_COLUMNS = 6, 7  # of an array that is shown number by number
 WIDTH = 80  # of the text
@@ -46,6 +50,9 @@ class StepExplanation:
         The change of L that the total differential predicts, sum (dL/dw) dw, and L after the step - L before it.
     path : Path or None
         The chain rule to one weight: `derivative`, `shares` of the samples, `partials` by name, `lines`.
+
+    Of members, arrays that each has for itself have a leading axis, `arrays["dW_members[1]"]` is what each adds to
+    dW[1], and L is the mean of `arrays["L_members"]`.
     """
 
     equations: tuple[Equation, ...]
@@ -57,6 +64,9 @@ class StepExplanation:
     rates: HostArray = field(repr=False)  # of the page's slider
     changes: HostArray = field(repr=False)  # L after a step with each of these rates - L before it
     names: tuple[str, ...] = ()  # of the activations of layers 1 to K
+    parts: tuple[tuple[Part, ...], ...] = field(default=(), repr=False)  # of layers 0 to K - 1; () for none
+    members: int = 0  # that share the weights; 0 is one network
+    member: int | None = None  # that the page begins with
 
     @property
     def arrays(self) -> dict[str, HostArray]:
@@ -111,7 +121,7 @@ class StepExplanation:
         ValueError
             If the network or the batch is too large to be drawn: 24 units in a layer, 1,000 weights, 200 samples.
         """
-        if problem := pages.too_large(self._sizes(), len(self.arrays["y"])):
+        if problem := pages.too_large(self._sizes(), len(self.arrays["y"]), self.members):
             raise ValueError(problem)
         target = File(file)
         target.write_text(self._drawn(), encoding="utf-8")
@@ -119,7 +129,7 @@ class StepExplanation:
 
     def _repr_html_(self) -> str:
         table = self._table()
-        if pages.too_large(self._sizes(), len(self.arrays["y"])):
+        if pages.too_large(self._sizes(), len(self.arrays["y"]), self.members):
             return table
         return (
             f"{pages.inline(self._drawn(), 900)}"
@@ -128,7 +138,7 @@ class StepExplanation:
 
     def _sizes(self) -> tuple[int, ...]:
         arrays = self.arrays
-        return tuple(arrays[f"a[{k}]"].shape[1] for k in range(len(self.names) + 1))
+        return tuple(arrays[f"a[{k}]"].shape[-1] for k in range(len(self.names) + 1))
 
     def _drawn(self) -> str:
         arrays, sizes = self.arrays, self._sizes()
@@ -136,6 +146,14 @@ class StepExplanation:
             "arrays": arrays,
             "sizes": sizes,
             "names": self.names,
+            "parts": [[part.name for part in row] for row in self.parts],
+            "scales": [
+                None if any(part.mixes for part in row) else [f"{part.name}.scale[{k}]" for part in reversed(row)]
+                for k, row in enumerate(self.parts)
+            ],
+            "members": self.members,
+            "member": self._member(),
+            "each": [name for name, array in arrays.items() if self.members and _of_members(name, array)],
             "equations": [(it.name, it.formula, it.shapes) for it in self.equations],
             "chosen": self._chosen(),
             "sample": 0 if self.path is None else self.path.sample,  # with a path's numbers, not their sums
@@ -144,7 +162,8 @@ class StepExplanation:
             "at": int(np.argmin(np.abs(self.rates - self.learning_rate))),
             "squared": -self.predicted / self.learning_rate,
         }
-        about = f"{'-'.join(map(str, sizes))} units, {len(arrays['y'])} samples, L = {self.loss:.6g}."
+        many = f"{self.members} members that share the weights, " if self.members else ""
+        about = f"{'-'.join(map(str, sizes))} units, {many}{len(arrays['y'])} samples, L = {self.loss:.6g}."
         return pages.document("step", data, about=about)
 
     def _chosen(self) -> dict[str, int | None]:
@@ -152,10 +171,17 @@ class StepExplanation:
         if self.path is not None:
             name, *index = re.findall(r"\w+", self.path.label)
             k, *rest = map(int, index)
+            rest = rest[-2:] if name == "W" else rest[-1:]  # without the member
             return {"k": k, "i": rest[0] if name == "W" else None, "j": rest[-1]}
         dW = np.abs(self.arrays["dW[1]"])
+        dW = dW[self._member()] if dW.ndim == 3 else dW
         i, j = np.unravel_index(int(np.argmax(np.nan_to_num(dW))), dW.shape)
         return {"k": 1, "i": int(i), "j": int(j)}
+
+    def _member(self) -> int:
+        if self.path is not None and self.path.member is not None:
+            return self.path.member
+        return self.member or 0
 
     def _table(self) -> str:
         # Colours come from the page, so that it can be light or dark.
@@ -199,6 +225,7 @@ def explain_step(
     learning_rate: float = 0.01,
     weight: Sequence[int] | None = None,
     network: int | None = None,
+    member: int | None = None,
 ) -> StepExplanation:
     """Show every array of one step: what it is, the equation that made it, what was multiplied with what.
 
@@ -208,7 +235,7 @@ def explain_step(
 
     Parameters
     ----------
-    net : MLP, or fitted MLPClassifier or MLPRegressor
+    net : MLP, or fitted estimator
         Functions of your own are shown with their formulas where their row has them:
         `Activation(..., formula=, derivative_formula=)`.
     X, y, sample_weight : array
@@ -220,6 +247,9 @@ def explain_step(
         Also follow the chain rule from L back to W[k][i, j], or to b[k][j].
     network : int, optional
         Which of several networks, 0 the first.
+    member : int, optional
+        Of members, which one the chain rule is followed in, and the page begins with; without it, the one in which a
+        sample weighs most.
 
     Returns
     -------
@@ -246,10 +276,11 @@ def explain_step(
     opened = open_up(net)
     rate = checks.number(learning_rate, "learning_rate", above=0.0)
     of, p, place = opened[:3]
-    of.demand_plain("explain_step")
     layout, xp = of.layout, place.xp
     target = None if weight is None else target_of(layout.sizes, weight)
     i = None if opened.n_networks is None else _chosen(network, opened.n_networks)
+    if member is not None and not checks.integer(member, "member", least=0) < of.members:
+        raise ValueError(f"member must be one of {of.members} members, 0 the first; got {member}.")
     x, y, w = batch_with_targets(net, X, y, sample_weight)
     if i is not None:
         p = layout.unpack(layout.pack(p)[i, :])
@@ -258,14 +289,14 @@ def explain_step(
     trace = forward(of, p, x)
     grads = backward(of, p, trace, y, w, show=True, inputs=True)
     losses = sample_losses(of, trace, y)
-    loss = mean(losses, w)
-    slopes = [None] + [row.derivative(z, a) for row, z, a in zip(of.activations, trace.z[1:], trace.a[1:], strict=True)]
+    loss = mean_loss(of, trace, y, w)
+    slopes = [None] + [row.derivative(u, a) for row, u, a in zip(of.activations, trace.u[1:], trace.a[1:], strict=True)]
 
     flat, g = layout.pack(p), layout.pack(grads.d)
 
     def after(rate: float) -> tuple[Any, Array]:
         new = layout.unpack(flat - rate * g)
-        return new, mean(sample_losses(of, forward(of, new, x), y), w)
+        return new, mean_loss(of, forward(of, new, x), y, w)
 
     def host(it: Array) -> HostArray:
         return np.zeros(0) if it is None else np.array(place.backend.to_numpy(it))
@@ -274,40 +305,53 @@ def explain_step(
         return [host(it) for it in layers]
 
     new, loss_new = after(rate)
+    parts, du = parts_of_step(of, p, trace, grads, x, host)
     batch = Pass(
         of,
+        x=host(x),
         y=host(y),
         w=None if w is None else host(w),
-        share=np.full(host(losses).shape, 1.0 / losses.shape[-1]) if w is None else host(shares(w)),
+        share=np.full(losses.shape[-1], 1.0 / losses.shape[-1]) if w is None else host(shares(w)),
         losses=host(losses),
         loss=host(loss),
         z=hosts(trace.z),
+        u=hosts(trace.u),
         a=hosts(trace.a),
         slope=hosts(slopes),
         W=hosts(p.W),
         b=hosts(p.b),
         dz=hosts(grads.dz),
+        du=hosts(du),
         da=hosts(grads.da),
         dW=hosts(grads.dW),
+        dW_members=hosts(of_each_member(of, trace, grads)),
         db=hosts(grads.db),
+        parts=parts,
+        losses_members=host(mean(losses, w)),
+        prediction=host(said(of, trace.a[-1])),
         W_new=hosts(new.W),
         b_new=hosts(new.b),
+        own_new=[{name: host(array) for name, array in own.items()} for own in new.own],
         loss_new=host(loss_new),
         rate=rate,
     )
-    rates = rate * SLIDER if not pages.too_large(layout.sizes, len(batch.y)) else np.zeros(0)
+    drawn = not pages.too_large(layout.sizes, len(batch.y), of.members)
+    rates = rate * SLIDER if drawn else np.zeros(0)
     with np.errstate(all="ignore"):  # the largest of them may overflow
         changes = np.array([float(after(float(it))[1] - loss) for it in rates])
     return StepExplanation(
-        tuple(batch.equations()),
+        tuple(equations_of(batch)),
         loss=float(loss),
         learning_rate=rate,
         predicted=float(-rate * xp.sum(g * g)),
         happened=float(loss_new - loss),
-        path=None if target is None else path_to(batch, *target),
+        path=None if target is None else path_to(batch, *target, member),
         rates=rates,
         changes=changes,
         names=tuple(row.name for row in of.activations),
+        parts=of.parts,
+        members=of.members,
+        member=member,
     )
 
 
@@ -322,7 +366,18 @@ def _chosen(network: int | None, n_networks: int) -> int:
     return i
 
 
+def _of_members(name: str, array: HostArray) -> bool:
+    # Those that are one for each member have it as the first of three axes, but for what piecewise is of each input
+    return name in ("l", "L_members") or (array.ndim == 3 and not name.removeprefix("d").startswith("piecewise."))
+
+
 def _numbers(value: HostArray) -> list[str]:
+    if value.ndim == 3 and value.size <= MOST_ROWS * MOST_COLUMNS * 2:
+        blocks = [_numbers(block) for block in value]
+        if all("," not in lines[0] for lines in blocks):
+            return [
+                f"[{i}] {line}" if not r else f"    {line}" for i, it in enumerate(blocks) for r, line in enumerate(it)
+            ]
     rows = value if value.ndim == 2 else value.reshape(1, -1)
     if rows.shape[0] <= MOST_ROWS and rows.shape[1] <= MOST_COLUMNS:
         return [" ".join(f"{number + 0.0:>10.4g}" for number in row) for row in rows]

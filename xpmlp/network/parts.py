@@ -59,6 +59,11 @@ class Part:
     before: bool = True  # whether it may stand before the first layer
     hidden: bool = True  # whether it may stand in a hidden layer
     members: bool = False  # whether it is of members only, and makes their inputs differ
+    mixes: bool = True  # False where it multiplies each unit by its array "scale"
+    # What `explain_step` shows, in words; {x} is what it takes, {du} the derivative of what it makes.
+    formula: str = ""
+    within: dict[str, tuple[int, str]] = field(default_factory=dict)  # by name: place in the note, and formula
+    derivative_formulas: dict[str, str] = field(default_factory=dict)  # by array; of what it takes by "x"
 
     def __repr__(self) -> str:
         return f"<part {self.name}>"
@@ -237,6 +242,14 @@ PARTS: dict[str, Part] = {
             rate=5.0,
             parameters={"edges": ((-1.0, 0.0, 1.0),), "width": 8},
             hidden=False,
+            formula="o_f = {x}_f slope_f + offset_f + code_f @ bins_f for each number f, side by side; the rest of {x}",
+            within={"code": (1, "clip(({x}_f - e_t) / (e_t+1 - e_t), 0, 1) for each bin t, open at both ends")},
+            derivative_formulas={
+                "slope": "sum over rows of {x}_f do_f, with do_f the columns of {du} that belong to f",
+                "offset": "sum over rows of do_f",
+                "bins": "code_f.T @ do_f",
+                "x": "do_f . slope_f + code_f' * (do_f @ bins_f.T) for each number f; the rest of {du}",
+            },
         ),
         Part(
             "layer_norm",
@@ -245,6 +258,16 @@ PARTS: dict[str, Part] = {
             layer_norm_backward,
             lambda part, name, shape, rng: float(name == "gain"),
             before=False,
+            formula="gain * n + shift",
+            within={
+                "n": (0, "({x} - mean({x})) * r, the mean over the units of each sample"),
+                "r": (1, f"1 / sqrt(mean(({{x}} - mean({{x}}))^2) + {EPSILON:g})"),
+            },
+            derivative_formulas={
+                "gain": "sum over rows of {du} * n",
+                "shift": "sum over rows of {du}",
+                "x": "r * (dn - mean(dn) - n * mean(dn * n)), with dn = {du} * gain",
+            },
         ),
         Part(
             "member_scale",
@@ -254,6 +277,9 @@ PARTS: dict[str, Part] = {
             member_scale_first,
             parameters={"groups": ()},
             members=True,
+            mixes=False,
+            formula="{x} * scale, of each member its own",
+            derivative_formulas={"scale": "sum over rows of {x} * {du}", "x": "{du} * scale"},
         ),
     )
 }

@@ -19,7 +19,7 @@ import numpy as np
 MOST_UNITS, MOST_WEIGHTS, MOST_SAMPLES = 24, 1000, 200  # of a network that can be drawn
 
 
-def too_large(sizes: tuple[int, ...], n_samples: int) -> str:
+def too_large(sizes: tuple[int, ...], n_samples: int, members: int = 0) -> str:
     """Why a network cannot be drawn, "" where it can."""
     weights = sum(m * n for m, n in itertools.pairwise(sizes))
     if max(sizes) > MOST_UNITS or weights > MOST_WEIGHTS:
@@ -27,8 +27,9 @@ def too_large(sizes: tuple[int, ...], n_samples: int) -> str:
             f"a page draws every weight: layers of at most {MOST_UNITS} units and {MOST_WEIGHTS:,} weights; this "
             f"network has layers of up to {max(sizes)} units and {weights:,} weights."
         )
-    if n_samples > MOST_SAMPLES:
-        return f"a page holds at most {MOST_SAMPLES} samples; got {n_samples}. Explain some of them: X[:20], y[:20]."
+    if n_samples * max(members, 1) > MOST_SAMPLES:
+        got = f"{n_samples} in each of {members} members" if members else f"{n_samples}"
+        return f"a page holds at most {MOST_SAMPLES} samples; got {got}. Explain some of them: X[:20], y[:20]."
     return ""
 
 

@@ -17,12 +17,16 @@ const label = w => (w.i === null ? `b[${w.k}][${w.j}]` : `W[${w.k}][${w.i}, ${w.
 const same = (v, w) => v.k === w.k && v.i === w.i && v.j === w.j;
 
 const Drawing = {
-  // arrays by name; sizes; names of the activations; chosen {k, i, j}; choose(weight) is called with another
-  network({ arrays, sizes, names, inputs, chosen, choose, room }) {
+  // arrays by name; sizes; names of the activations, and of the parts of each layer; chosen {k, i, j}; choose(weight) is
+  // called with another
+  network({ arrays, sizes, names, parts = [], inputs, chosen, choose, room }) {
     const K = sizes.length - 1, most = Math.max(...sizes) + 1, gap = Math.max(46, Math.min(72, 420 / most));
     // Drawn for the room there is, so that its text is as large on a phone.
-    const stepX = Math.max(62, Math.min(190, (room - 150) / K)), width = stepX * K + 150, height = most * gap + 56;
-    const x = k => 44 + k * stepX, y = (k, j) => 44 + (height - 56) / 2 + (j - (sizes[k] - 1) / 2) * gap - (k < K ? 0.35 * gap : 0);
+    const stepX = Math.max(62, Math.min(190, (room - 150) / K)), width = stepX * K + 150;
+    // The parts of a layer stand under its name, on a phone in two lines each.
+    const told = parts.map(row => (stepX < 95 ? row.flatMap(part => part.split(/(?<=_)/)) : row));
+    const more = 12 * Math.max(0, ...told.map(row => row.length - 1)), height = most * gap + 56 + more;
+    const x = k => 44 + k * stepX, y = (k, j) => 44 + more + (height - more - 56) / 2 + (j - (sizes[k] - 1) / 2) * gap - (k < K ? 0.35 * gap : 0);
     const bias = k => ({ x: x(k), y: height - 22 });
     const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, style: `max-width:${width}px;margin:auto`, role: "group",
       "aria-label": "The network drawn. Arrow keys go from weight to weight, each with its derivative." });
@@ -54,7 +58,9 @@ const Drawing = {
     for (let j = 0; j < sizes[K]; j++) svg.append(make("line", { x1: x(K), y1: y(K, j), x2: x(K) + 70, y2: y(K, (sizes[K] - 1) / 2),
       stroke: "currentColor", "stroke-opacity": 0.5 }));
     for (let k = 0; k <= K; k++) {
-      svg.append(make("text", { class: "head", x: x(k), y: 16 }, k ? `${names[k - 1]}` : "x"));
+      const before = told[k] || [], first = before.length ? "a[0]" : "x";
+      svg.append(make("text", { class: "head", x: x(k), y: before.length ? 12 : 16 }, k ? `${names[k - 1]}` : first));
+      before.forEach((part, r) => svg.append(make("text", { class: "head part", x: x(k), y: 26 + 12 * r }, part)));
       for (let j = 0; j < sizes[k]; j++) svg.append(make("g", { class: "unit", "data-unit": `${k},${j}` },
         make("circle", { cx: x(k), cy: y(k, j), r: 17 }), make("text", { x: x(k), y: y(k, j) }, short3(inputs(k, j)))));
       if (k < K) svg.append(make("g", { class: "unit" }, make("rect", { x: x(k) - 11, y: height - 33, width: 22, height: 22, rx: 3 }),

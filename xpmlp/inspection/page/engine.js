@@ -83,12 +83,13 @@ const Engine = (() => {
   }
 
   // Every path from L to W[k][i, j] (i null: to b[k][j]), for the samples given: the units u_k = j, u_{k+1}, ..., u_K,
-  // the partial derivatives along it where there is one sample, and the product, summed over the samples.
-  function paths(arrays, K, k, i, j, samples) {
+  // the partial derivatives along it where there is one sample, and the product, summed over the samples. scales[l] names
+  // what parts multiply the units of layer l by; null where a part mixes them.
+  function paths(arrays, K, k, i, j, samples, scales = []) {
     const widths = [];
     for (let l = k + 1; l <= K; l++) widths.push(arrays[`b[${l}]`].length);
     if (widths.reduce((p, w) => p * w, 1) > 4096) return null;
-    for (let l = k; l < K; l++) if (!arrays[`slope[${l}]`]) return null;
+    for (let l = k; l < K; l++) if (!arrays[`slope[${l}]`] || scales[l] === null) return null;
     let units = [[j]];
     for (const w of widths) units = units.flatMap(u => Array.from({ length: w }, (_, v) => [...u, v]));
     return units.map(u => {
@@ -98,11 +99,13 @@ const Engine = (() => {
           : [{ name: `∂L/∂a[${K}]`, of: `da[${K}]`, index: last }, { name: `∂a[${K}]/∂z[${K}]`, of: `slope[${K}]`, index: last }];
         for (let l = K - 1; l >= k; l--) {
           parts.push({ name: `∂z[${l + 1}]/∂a[${l}]`, of: `W[${l + 1}]`, index: [u[l - k], u[l + 1 - k]] });
-          parts.push({ name: `∂a[${l}]/∂z[${l}]`, of: `slope[${l}]`, index: [s, u[l - k]] });
+          const by = scales[l] || [];
+          parts.push({ name: `∂a[${l}]/∂${by.length ? "u" : "z"}[${l}]`, of: `slope[${l}]`, index: [s, u[l - k]] });
+          for (const of of by) parts.push({ name: `∂u[${l}]/∂z[${l}]`, of, index: [u[l - k]] });
         }
         if (i !== null) parts.push({ name: `∂z[${k}]/∂W[${k}]`, of: `a[${k - 1}]`, index: [s, i] });
         let product = 1;
-        for (const p of parts) { p.value = arrays[p.of][p.index[0]][p.index[1]]; product *= p.value; }
+        for (const p of parts) { p.value = p.index.reduce((v, r) => v[r], arrays[p.of]); product *= p.value; }
         sum += product;
         if (samples.length === 1) factors = parts;
       }

@@ -4,6 +4,19 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = id => document.getElementById(id);
   const state = { ...data };
+  // Of members: the arrays of one of them, without their axis; of weights that they share, dW is what that one adds.
+  function view() {
+    if (!data.members) return;
+    state.whole = data.arrays;
+    state.arrays = { ...data.arrays };
+    state.from = {};
+    const m = state.member;
+    for (const name of data.each) {
+      const vector = /^d?b\[|\.scale\[/.test(name), to = name.replace("dW_members[", "dW[");
+      state.arrays[to] = vector ? data.arrays[name][m][0] : data.arrays[name][m];
+      state.from[to] = [name, vector ? [m, 0] : [m]];
+    }
+  }
   const choose = (weight, byKey) => { state.chosen = weight; state.keepFocus = Boolean(byKey); draw(); };
 
   function draw() {
@@ -12,7 +25,11 @@
     Panels.matrix(state, at("matrix"));
     Panels.chooser(state, at("weight"), choose);
     Panels.samples(state, at("sample"), s => { state.sample = s; draw(); });
-    at("told").textContent = `${label(state.chosen)}, derivative ${short(Panels.derivative(state, state.chosen))}`;
+    const select = at("member");
+    at("of-member").hidden = !data.members;
+    if (!select.options.length) for (let m = 0; m < data.members; m++) select.append(make("option", { value: m }, String(m)));
+    select.value = String(state.member);
+    at("told").textContent = `${label(state.chosen)}, ${state.members ? `member ${state.member}'s ` : ""}derivative ${short(Panels.derivative(state, state.chosen))}`;
   }
 
   function step() {
@@ -28,7 +45,9 @@
         : `happened / predicted = ${short(happened / predicted)}; 1 for a small step`));
   }
 
+  view();
   Panels.list(state, at("list"));
+  at("member").addEventListener("change", () => { state.member = Number(at("member").value); view(); draw(); });
   at("rate").max = data.rates.length - 1;
   at("rate").value = data.at;
   at("rate").addEventListener("input", step);

@@ -1,0 +1,109 @@
+"""One pass there and back, and the step after it, on the host: what `equations` and `paths` read."""
+
+from dataclasses import dataclass, replace
+
+from xpmlp.backends import HostArray
+from xpmlp.inspection.parts import PartPass
+from xpmlp.network import Network
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass there and back and the step after it, on the host; lists have the layer as index."""
+
+    network: Network
+    x: HostArray
+    y: HostArray
+    w: HostArray | None  # sample weights
+    share: HostArray  # of each sample in L, shape (batch,)
+    losses: HostArray  # of each sample, shape (batch,), or (k, batch) of members
+    loss: HostArray  # L, shape ()
+    z: list[HostArray]
+    u: list[HostArray]  # what f_k takes: z[k], or what parts make of it
+    a: list[HostArray]
+    slope: list[HostArray]  # f_k'(u[k])
+    W: list[HostArray]
+    b: list[HostArray]
+    dz: list[HostArray]
+    du: list[HostArray]  # of what parts make; [] where there are none
+    da: list[HostArray]
+    dW: list[HostArray]
+    dW_members: list[HostArray]  # what each member adds, of the weights that they share
+    db: list[HostArray]
+    parts: list[list[PartPass]]
+    losses_members: HostArray  # each member's own L, shape (k,)
+    prediction: HostArray  # the mean of the members' outputs
+    W_new: list[HostArray]
+    b_new: list[HostArray]
+    own_new: list[dict[str, HostArray]]
+    loss_new: HostArray
+    rate: float
+
+    @property
+    def K(self) -> int:
+        """The number of layers."""
+        return self.network.layout.n_layers
+
+    @property
+    def members(self) -> int:
+        """How many share the weights; 0 is one network."""
+        return self.network.members
+
+    def parts_of(self, k: int) -> list[PartPass]:
+        """Those of layer k, [] where there are none."""
+        return self.parts[k] if k < len(self.parts) else []
+
+    def into(self, k: int) -> str:
+        """What f_k takes: "z[k]", or "u[k]" where parts stand between."""
+        return f"{'u' if self.parts_of(k) else 'z'}[{k}]"
+
+    def mixes(self, k: int) -> bool:
+        """Whether a unit of a[k] depends on several of z[k]."""
+        return self.has_jacobian(k) or any(it.part.mixes for it in self.parts_of(k))
+
+    def scales(self, k: int) -> list[PartPass]:
+        """The parts of layer k that multiply each unit by a number."""
+        return [it for it in self.parts_of(k) if not it.part.mixes]
+
+    def of_member(self, i: int) -> "Pass":
+        """The same of one member, without the leading axis; dW is what it adds."""
+
+        def one(values: HostArray) -> HostArray:
+            return values[i] if values.ndim == 3 else values
+
+        def vector(values: HostArray) -> HostArray:
+            return values[i, 0] if values.ndim == 3 else values
+
+        shared, each = range(self.K), [self.dW_members[k] if k < self.K else self.dW[k] for k in range(self.K + 1)]
+        return replace(
+            self,
+            **{
+                name: [one(it) for it in getattr(self, name)]
+                for name in ("z", "u", "a", "slope", "W", "dz", "du", "da")
+            },
+            dW=[one(it) for it in each],
+            **{name: [vector(it) for it in getattr(self, name)] for name in ("b", "db")},
+            parts=[
+                [replace(it, own={name: vector(array) for name, array in it.own.items()}) for it in row] if k else row
+                for k, row in zip(shared, self.parts, strict=False)
+            ],
+        )
+
+    @property
+    def short_cut(self) -> bool:
+        """Whether dz[K] is taken from the scores, output activation and loss in one."""
+        return self.network.canonical and self.network.loss.derivative_from_scores is not None
+
+    def has_jacobian(self, k: int) -> bool:
+        """Whether dz[k] is not da[k] * f'(z[k]), because an output depends on several scores."""
+        row = self.network.activations[k - 1]
+        return row.pullback is not None and row.name != "identity"
+
+    def name(self, k: int) -> str:
+        """Of f_k."""
+        return self.network.activations[k - 1].name
+
+    @property
+    def target(self) -> str:
+        """What stands for y in the derivative."""
+        return "smoothed y" if self.network.loss.parameters.get("label_smoothing") else "y"
