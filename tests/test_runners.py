@@ -47,6 +47,7 @@ class Case:
     batch: int = BATCH
     parts: tuple[tuple[Any, ...], ...] = ()
     members: int = 0
+    rows: int = N  # of an epoch
     task: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,6 +77,9 @@ CASES = {
     "average-clipping": Case(optimizer=replace(optimizer("nesterov"), average=5.0), task={"clip_norm": 0.3}),
     "full-batch": Case(batch=N),
     "in-order": Case(shuffle=False),
+    "whole-batches": Case(rows=2 * BATCH, weighted=True),
+    "whole-batches-in-order": Case(rows=2 * BATCH, shuffle=False),
+    "one-batch-of-many": Case(rows=BATCH),
 }
 BINS = part("piecewise", edges=[[-1.0, -0.3, 0.2, 1.0], [-0.5, 0.5]], width=2)
 SCALE = part("member_scale", groups=[0, 0, 1, 1, 2])
@@ -90,6 +94,7 @@ PARTS = {
 }
 EVERY = [(name, m) for name, case in (CASES | PARTS).items() for m in (None, 3) if not (case.members and m)]
 FEW = ("loss-cross_entropy", "hidden-mish", "optimizer-nesterov", "weights", "clipping", "dropout", "factors-decay")
+FEW += ("one-batch-of-many",)
 
 
 def targets(row: Loss, rng: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -125,7 +130,7 @@ def trained(
     if case.weighted and w is not None:
         w[:BATCH] = 0.0  # in order, the first batch would weigh nothing
     p = put(0.5 * rng.standard_normal((*lead, layout.size)))
-    data = Data(place, put(x), put(y), None if w is None else put(w), case.batch)
+    data = Data(place, put(x), put(y), None if w is None else put(w), case.batch, case.rows)
     seed = None
     if case.dropout:
         seed = place.asarray(np.arange(5, 5 + (m or 1), dtype=np.int32).reshape((m, 1, 1) if m else (1, 1)))
@@ -133,7 +138,8 @@ def trained(
     state = State(p, method.init(p).slots, 0)
     epoch_losses = []
     for epoch in range(EPOCHS):
-        order = rng.permutation(N) if m is None else np.stack([rng.permutation(N) for _ in range(m)])
+        orders = [rng.permutation(N)[: case.rows] for _ in range(m or 1)]
+        order = orders[0] if m is None else np.stack(orders)
         state, value = runner.epoch(state, order if case.shuffle else None, lambda i, e=epoch: 0.02 / (1 + i + e))
         epoch_losses.append(value)
     return state, epoch_losses
@@ -160,7 +166,7 @@ def test_a_runner_takes_the_steps_of_the_eager_one(name: str, m: int | None, bac
     expected, expected_losses = trained(case, m, eager.Runner, writable, select("numpy"))
     put = lambda array: backend.put(np.array(array), dtype) if backend.name != "numpy" else writable(array)  # noqa: E731
     got, losses = trained(case, m, find_runner, put, backend.place)
-    assert got.t == expected.t == EPOCHS * -(-N // case.batch)
+    assert got.t == expected.t == EPOCHS * -(-case.rows // case.batch)
     backend.assert_close(got.p, expected.p, rtol=TOLERANCE[dtype])
     for slot, wanted in zip(got.slots, expected.slots, strict=True):
         backend.assert_close(slot, wanted, rtol=TOLERANCE[dtype])

@@ -52,6 +52,15 @@ def test_one_cycle_rises_to_1_at_its_peak_and_falls_to_its_end():
     np.testing.assert_allclose([values[0], values.max(), values[-1]], [0.1, 1.0, 0.01], rtol=1e-12)
 
 
+def test_one_cycle_rises_along_a_line_that_begins_no_lower_than_its_start():
+    row = schedule("one_cycle", peak=0.2, start=0.1, final=0.0, rise="linear")
+    assert [at(row, epoch) for epoch in (0, 0.5, 2.5, 7.5)] == pytest.approx([0.1, 0.1, 0.25, 0.75])
+    assert at(row, 10) == 1.0
+    assert at(row, 30) == pytest.approx(0.5)  # half of the way down a cosine
+    with pytest.raises(ValueError, match="rise must be"):
+        schedule("one_cycle", rise="quick")
+
+
 def test_values_worked_by_hand():
     assert at(schedule("step", every=10, gamma=0.1), 29.75) == pytest.approx(0.01)
     assert at(schedule("exponential", gamma=0.5), 2.5) == pytest.approx(2**-2.5)

@@ -17,7 +17,7 @@ from xpmlp.runners.step import State
 from xpmlp.training.loop import Plan, Standing, train
 
 LAYOUT = Layout((1, 1))  # W[1] and b[1]: two numbers
-PASSED_ON = ("validate", "greater_is_better", "on_epoch", "on_snapshot")  # to train, not to its plan
+PASSED_ON = ("validate", "validate_point", "greater_is_better", "on_epoch", "on_snapshot")  # to train, not to its plan
 
 
 class Script:
@@ -34,6 +34,8 @@ class Script:
         self.rates.append(rate_of(0))
         p = state.p
         p[...] = np.where(np.isnan(loss)[..., None], np.nan, self.epochs)
+        for average in state.slots:  # of a plan that is averaged
+            average[...] = self.epochs
         return State(p, state.slots, state.t + 2), loss
 
 
@@ -43,15 +45,16 @@ def play(losses, networks=None, **options):
     plan = Plan(
         n_epochs=options.pop("n_epochs", len(losses)),
         learning_rate=1.0,
-        schedule=SCHEDULES["constant"],
+        schedule=options.pop("schedule", SCHEDULES["constant"]),
         n_batches=2,
         n_samples=10,
         **options,
     )
     runner = Script(losses)
     p = np.zeros(2 if networks is None else (networks, 2))
+    slots = (np.zeros_like(p),) if plan.averaged else ()
     place = Place(BACKENDS["numpy"], np, "cpu")
-    result = train(runner, State(p, (), 0), plan, place, LAYOUT, orders=lambda: None, **arguments)
+    result = train(runner, State(p, slots, 0), plan, place, LAYOUT, orders=lambda: None, **arguments)
     for message, category in result.notes:  # as faces do
         warnings.warn(message, category, stacklevel=1)
     return result, runner
@@ -86,6 +89,36 @@ def test_without_keep_best_patience_ends_with_the_last_weights():
     result, _ = play([1.0, 2.0, 2.0, 2.0], patience=1)
     assert (result.epochs, result.stopped_by) == (3, "patience")
     np.testing.assert_array_equal(result.p, [3.0, 3.0])
+
+
+@pytest.mark.parametrize(("averaged", "best"), [(False, 2.0), (True, 4.0)])
+def test_of_equal_epochs_the_first_is_the_best_of_weights_and_the_last_of_averages(averaged, best):
+    values = iter([3.0, 1.0, 2.0, 1.0, 2.0])
+    result, _ = play(
+        [1.0] * 5, keep_best=True, averaged=averaged, validate=lambda p: np.asarray(next(values)), patience=9
+    )
+    np.testing.assert_array_equal(result.p, [best, best])
+
+
+@pytest.mark.parametrize(("points", "epochs"), [(range(8), 4), ([9.0, 9.5, 8.0, 7.0, 7.5, 7.6, 7.7, 0.0], 7)])
+def test_patience_lasts_while_the_weights_or_their_average_improve(points, epochs):
+    averages, points = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]), iter(points)
+    # Alone, the average (best in epoch 2) or the weights (in epoch 4) are waited for until 2 and 3 epochs later.
+    result, _ = play(
+        [1.0] * 8,
+        patience=1 if epochs == 4 else 2,
+        keep_best=True,
+        averaged=True,
+        validate=lambda p: np.asarray(next(averages)),
+        validate_point=lambda p: np.asarray(next(points)),
+    )
+    assert (result.epochs, result.stopped_by) == (epochs, "patience")
+    np.testing.assert_array_equal(result.p, [2.0, 2.0])  # whoever was waited for, the average is kept
+
+
+def test_training_may_end_before_the_end_of_its_schedule():
+    ((_, runner), (_, whole)) = (play([1.0] * 6, n_epochs=n, planned=6, schedule=SCHEDULES["cosine"]) for n in (3, 6))
+    assert runner.rates == whole.rates[:3]
 
 
 def test_a_validation_score_is_watched_in_its_own_direction():

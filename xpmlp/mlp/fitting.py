@@ -49,6 +49,7 @@ class Options(NamedTuple):
     average: Any
     precision: Any
     shuffle: Any
+    drop_last: Any
     sample_weight: Any
     validation_data: Any
     validation_fraction: Any
@@ -70,14 +71,15 @@ class Options(NamedTuple):
 class Permutations:
     """The orders of the epochs: each network draws its own."""
 
-    def __init__(self, rngs: list[np.random.Generator], n: int, shuffle: bool, alone: bool) -> None:
-        self.rngs, self.n, self.shuffle, self.alone = rngs, n, shuffle, alone
+    def __init__(self, rngs: list[np.random.Generator], data: Data, shuffle: bool, alone: bool) -> None:
+        self.rngs, self.data, self.alone = rngs, data, alone
+        self.shuffle = shuffle and not data.is_one_batch
 
     def order(self) -> HostArray | None:
         """See `Draws`."""
         if not self.shuffle:
             return None
-        drawn = [rng.permutation(self.n) for rng in self.rngs]
+        drawn = [rng.permutation(self.data.n_there)[: self.data.n] for rng in self.rngs]
         return drawn[0] if self.alone else np.stack(drawn)
 
     def go_on(self, state: list[np.random.Generator]) -> None:
@@ -113,7 +115,7 @@ def fit_network(
         if o.group is not None:
             raise ValueError("a group trains on shards; xpmlp.shards.from_arrays(X, y) makes them of arrays.")
         samples, held_out = _samples(net.door, X, y, o, orders[0])
-        data = Data(net.place, *samples, _batch_size(o, samples, net))
+        data = _data(net, samples, o)
     task, plan = _task(net, o, data), _plan(o, data)
     if parts is not None:
         task = replace(task, reduce=parts.together)
@@ -129,7 +131,7 @@ def fit_network(
         done, seed = len(was.history["loss"]) - saved.snapshot.epoch, was.random_state
     net = net._replace(orders=orders, random_state=seed)
     rows = rows_at_once(net.network, net.place, net.n_networks)
-    draws: Any = Permutations(orders, data.n, o.shuffle and data.n_batches > 1, net.n_networks is None)
+    draws: Any = Permutations(orders, data, bool(o.shuffle), net.n_networks is None)
     if parts is not None:
         draws = sharded.Epochs(0 if saved is None else saved.snapshot.epoch)
     problem = Problem(
@@ -139,7 +141,7 @@ def fit_network(
         draws,
         held_out=None if held_out is None else Data(net.place, *held_out, rows),
         monitor="loss" if held_out is None else "validation_loss",
-        seed=_dropout_seed(net, done),
+        seed=dropout_seed(net, done),
         runner=_lbfgs_runner if o.optimizer == LBFGS else find_runner,
         together=None if parts is None else parts.together,
     )
@@ -191,6 +193,8 @@ def _held_beside_shards(door: Door, y: Any, o: Options) -> Samples | None:
         raise ValueError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
     if o.batch_size is None and o.optimizer != LBFGS:
         raise ValueError("shards may be larger than memory: choose a batch_size.")
+    if o.drop_last:
+        raise ValueError("the batches of shards are all of about one size: leave drop_last out.")
     if o.metric is not None:
         raise ValueError("a metric sees all samples at once, and shards are seen one by one: leave metric out.")
     if o.validation_data is None:
@@ -199,6 +203,18 @@ def _held_beside_shards(door: Door, y: Any, o: Options) -> Samples | None:
         return None
     names = ("validation_data[0]", "validation_data[1]")
     return door.samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
+
+
+def whole_batches(n: int, batch_size: int) -> int:
+    """The samples, of n, of an epoch that leaves out those which fill no batch; all where there is no whole batch."""
+    return n // batch_size * batch_size or n
+
+
+def _data(net: Content, samples: Samples, o: Options) -> Data:
+    size = _batch_size(o, samples, net)
+    if o.drop_last and o.optimizer == LBFGS:
+        raise ValueError("lbfgs looks at all samples in every step; leave out drop_last.")
+    return Data(net.place, *samples, size, whole_batches(samples.n, size) if o.drop_last else None)
 
 
 def _batch_size(o: Options, samples: Samples, net: Content) -> int:
@@ -221,7 +237,7 @@ def _task(net: Content, o: Options, data: Data) -> Task:
         method,
         l2=l2,
         clip_norm=None if o.clip_norm is None else checks.number(o.clip_norm, "clip_norm", above=0.0),
-        factors=_factors(net, o.learning_rate_factors),
+        factors=factors_of(net, o.learning_rate_factors),
         decays=layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None,
         precision=precision,
     )
@@ -286,6 +302,7 @@ def _arguments(o: Options, task: Task, plan: Plan, batch_size: int, every: int) 
         "learning_rate_factors": factors,
         "average": float(o.average),
         "shuffle": bool(o.shuffle),
+        "drop_last": bool(o.drop_last),
         "validation_fraction": float(o.validation_fraction),
         "early_stopping": bool(o.early_stopping),
         "patience": int(o.patience),
@@ -315,7 +332,7 @@ def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, place
     return samples.take(np.sort(order[n_held:]), place), samples.take(np.sort(order[:n_held]), place)
 
 
-def _factors(net: Content, given: Sequence[float] | Mapping[str, float] | None) -> Array | None:
+def factors_of(net: Content, given: Sequence[float] | Mapping[str, float] | None) -> Array | None:
     """The factor of each element; None where all are 1."""
     network = net.network
     layout, K = network.layout, network.layout.n_layers
@@ -342,7 +359,8 @@ def _largest(w: Any) -> float:
     return float(np.max(to_numpy(w)))
 
 
-def _dropout_seed(net: Content, epochs: int) -> Array | None:
+def dropout_seed(net: Content, epochs: int) -> Array | None:
+    """What the masks of a fit are hashed from, on a network that has been trained for so many epochs."""
     # Masks are hashed from the steps of one fit; what was trained before takes part, so that no fit repeats another's.
     if not any(net.network.dropout):
         return None

@@ -155,6 +155,7 @@ class MLP(Passes):
         average: float = 0.0,
         precision: str = "highest",
         shuffle: bool = True,
+        drop_last: bool = False,
         sample_weight: Array | None = None,
         validation_data: tuple[Array, Array] | None = None,
         validation_fraction: float = 0.1,
@@ -200,10 +201,12 @@ class MLP(Passes):
             ("piecewise") or one of its arrays ("piecewise.bins"), in place of the part's own factor.
         average : float
             The epochs over which an exponential average of the weights reaches back; 0 keeps none. The average is then
-            what is judged after each epoch and what the network ends with.
+            what is judged after each epoch and what the network ends with; of equal epochs the last is the best.
         precision : {"highest", "high"}
             "high" allows CuPy to round the factors of float32 products to TF32 (10 bits) on cards that have it;
             sums, losses and updates stay in float32. Elsewhere it changes nothing.
+        drop_last : bool
+            Leave the samples that fill no batch out of an epoch, others in each where they are shuffled.
         sample_weight : array of shape (n,), optional
             The loss is then sum(w l) / sum(w).
         validation_data : pair (X, y), optional
@@ -211,8 +214,8 @@ class MLP(Passes):
         validation_fraction : float
             With early_stopping and no validation_data: the share of the samples that is held out.
         early_stopping : bool
-            Watch the validation loss, stop when it has not fallen by `tol` for more than `patience` epochs, and end
-            with the weights of the best epoch.
+            Watch the validation loss, stop when it has not fallen by `tol` for more than `patience` epochs (with
+            `average` neither that of the average nor that of the weights themselves), and end with the best epoch's.
         metric : "accuracy" or function (y, yhat) -> float, optional
             Recorded after each epoch, on the training data too: a forward pass over all of it.
         callbacks : sequence of functions (net, epoch, logs)

@@ -79,9 +79,11 @@ def warm_up(progress: Progress, warmup: float) -> float:
     return max(min(progress.epoch / warmup, 1.0), 0.01) if warmup > 0 else 1.0
 
 
-def one_cycle(progress: Progress, peak: float, start: float, final: float) -> float:
+def one_cycle(progress: Progress, peak: float, start: float, final: float, rise: str) -> float:
     # Smith & Topin, arXiv:1708.07120, in the cosine form: up to 1 during the share `peak` of training, then down
     done = min(progress.epoch / progress.n_epochs, 1.0)
+    if done < peak and rise == "linear":
+        return max(done / peak, start)
     if done < peak:
         return start + (1.0 - start) * 0.5 * (1.0 - math.cos(math.pi * done / peak))
     return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * (done - peak) / (1.0 - peak)))
@@ -96,11 +98,13 @@ SCHEDULES: dict[str, Schedule] = {
         Schedule("exponential", exponential, {"gamma": 0.95}),
         Schedule("cosine", cosine, {"warmup": 0.0, "final": 0.0}),
         Schedule("warm_up", warm_up, {"warmup": 5.0}),
-        Schedule("one_cycle", one_cycle, {"peak": 0.3, "start": 0.04, "final": 1e-4}),
+        Schedule("one_cycle", one_cycle, {"peak": 0.3, "start": 0.04, "final": 1e-4, "rise": "cosine"}),
     )
 }
 
-# What each parameter must be: (above, least, most, below)
+RISES = ("cosine", "linear")  # of one_cycle: from `start` along a cosine, or along a line and never below `start`
+
+# What each parameter that is a number must be: (above, least, most, below)
 _BOUNDS: dict[str, dict[str, float]] = {
     "power": {"least": 0.0},
     "every": {"above": 0.0},
@@ -124,7 +128,7 @@ def _demand_a_factor(function: Callable[..., object]) -> None:
         raise TypeError(f"{form}; {name} returned {found!r}.")
 
 
-def schedule(value: object, **parameters: float) -> Schedule:
+def schedule(value: object, **parameters: Any) -> Schedule:
     """The row for a name, a row, or a user's own function of `Progress`; its parameters set to those given.
 
     Raises
@@ -147,5 +151,8 @@ def schedule(value: object, **parameters: float) -> Schedule:
         row = checks.choose(SCHEDULES, value, "schedule")
     checks.known_parameters(row, parameters, "schedule")
     for name, number in parameters.items():
-        parameters[name] = checks.number(number, name, **_BOUNDS[name])
+        if name == "rise":
+            checks.option(number, name, RISES)
+        else:
+            parameters[name] = checks.number(number, name, **_BOUNDS[name])
     return replace(row, parameters=row.parameters | parameters) if parameters else row

@@ -114,7 +114,7 @@ def _kind(task: Task, data: Data, seed: Array | None) -> Any:
     if task.factors is not None or task.reduce is not None or not data.whole:
         return None
     shapes = [None if it is None else (tuple(it.shape), it.dtype) for it in (data.x, data.y, data.w, seed, task.decays)]
-    return arithmetic(task), task.precision, get_config()["captured"], data.place, data.batch_size, shapes
+    return arithmetic(task), task.precision, get_config()["captured"], data.place, data.batch_size, data.n, shapes
 
 
 def _wanted(kind: Any) -> bool:

@@ -135,6 +135,8 @@ class Runner(GraphRunner):
 def _limits(task: Task, data: Data, dtype: str) -> str:
     if dtype not in ("float32", "float64"):
         return f"kernels are made for float32 and float64, not for {dtype}"
+    if data.n != data.n_there:
+        return "its kernels take all samples in every epoch"
     sizes = task.network.layout.sizes
     widest = max(*sizes, sizes[0] + int(data.y.shape[-1]))
     if data.n >= MOST_THREADS or data.batch_size * widest >= MOST_THREADS or task.network.layout.size >= MOST_THREADS:

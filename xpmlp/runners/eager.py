@@ -17,21 +17,31 @@ class Data:
     x, y : array of shape (n, n_0), (n, n_K), or with a leading axis of m networks
     w : array of shape (n,) or (m, n), or None
     batch_size : int
+    rows : int, optional
+        The samples of an epoch, where these are fewer than all: the first ones of its order.
     """
 
     whole = True  # whether x, y and w are there as arrays, and not only batch by batch
     streams = False  # whether it comes to the device batch by batch, which only NumPy's and the eager runner take
 
-    def __init__(self, place: Place, x: Array, y: Array | None, w: Array | None, batch_size: int) -> None:
+    def __init__(
+        self, place: Place, x: Array, y: Array | None, w: Array | None, batch_size: int, rows: int | None = None
+    ) -> None:
         # What there is no y for can only be looked at, in `x_blocks`.
         self.place, self.x, self.y, self.w = place, x, cast(Array, y), w
-        self.n = int(x.shape[-2])
+        self.n_there = int(x.shape[-2])
+        self.n = self.n_there if rows is None else min(rows, self.n_there)  # in an epoch
         self.batch_size = min(batch_size, self.n)
 
     @property
     def n_batches(self) -> int:
         """Batches in an epoch, the short last one counted."""
         return -(-self.n // self.batch_size)
+
+    @property
+    def is_one_batch(self) -> bool:
+        """Whether an epoch is one batch of everything, which is the same batch in any order."""
+        return self.n_batches == 1 and self.n == self.n_there
 
     def batches(
         self,
@@ -45,8 +55,7 @@ class Data:
         `take(values, rows, axis)` may stand in for the namespace's for one network: one that makes no new arrays, say.
         Who can multiply `host_data.SparseRows` says so with `sparse`.
         """
-        if order is None or self.n_batches == 1:
-            # One batch of everything is the same batch in any order.
+        if order is None or self.is_one_batch:
             for start in range(0, self.n, self.batch_size):
                 rows = slice(start, min(start + self.batch_size, self.n))
                 yield self.x[..., rows, :], self.y[..., rows, :], None if self.w is None else self.w[..., rows]
@@ -83,7 +92,7 @@ class Data:
             return xp.take(values, rows, axis=axis) if take is None else take(values, rows, axis)
         tail = tuple(values.shape[values.ndim - ndim + 1 :])
         if values.ndim > ndim:  # each network has its own samples: lay them end to end and count on
-            offsets = xp.arange(values.shape[0], dtype=rows.dtype, device=rows.device) * self.n
+            offsets = xp.arange(values.shape[0], dtype=rows.dtype, device=rows.device) * self.n_there
             values, rows = xp.reshape(values, (-1, *tail)), rows + offsets[:, None]
         return xp.reshape(xp.take(values, xp.reshape(rows, (-1,)), axis=0), (*rows.shape, *tail))
 
@@ -110,7 +119,7 @@ class Runner:
         Parameters
         ----------
         order : int array of shape (n,) or (m, n), or None
-            The order of the samples, on the host.
+            The order of the samples of this epoch, on the host.
         rate_of : function
             The learning rate of batch i = 0, 1, ... of this epoch.
         interrupted : function

@@ -92,7 +92,7 @@ class GraphRunner:
         """Have the data where others may be written, which somebody else's arrays are not."""
         copy, data = partial(self.data.place.xp.asarray, copy=True), self.data
         x, y, w, self.seed = (None if it is None else copy(it) for it in (data.x, data.y, data.w, self.seed))
-        self.data = Data(data.place, x, y, w, data.batch_size)
+        self.data = Data(data.place, x, y, w, data.batch_size, data.n)
 
     def renew(self, data: Data, seed: Array | None) -> None:
         """Go on with other samples of the same shapes."""
@@ -229,4 +229,4 @@ def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[
 
 def uploaded_order(data: Data, order: HostArray | None) -> HostArray | None:
     """The order that an epoch takes its samples in; None where that is the one they have."""
-    return order if order is not None and (data.n_batches > 1 or order.ndim == 2) else None
+    return order if order is not None and (not data.is_one_batch or order.ndim == 2) else None

@@ -72,7 +72,7 @@ class HostData(Data):
     ) -> None:
         super().__init__(place, x, y, w, batch_size)
         self.dtype, self.which = np.dtype(dtype), which
-        self.n = int(x.shape[0]) if which is None else len(which)
+        self.n = self.n_there = int(x.shape[0]) if which is None else len(which)
         self.batch_size = min(batch_size, self.n)
         self.is_sparse = hasattr(x, "tocsr")
         self.here = place.backend.name == "numpy"  # and then what is made for a batch serves the next one

@@ -148,7 +148,7 @@ class Runner:
         data, optimizer = self.data, self.task.optimizer
         p, slots, t = state
         rates = [optimizer.scalars(t + 1 + i, rate_of(i)) for i in range(data.n_batches)]
-        if data.n_batches == 1:
+        if data.is_one_batch:
             order = None
         else:
             order = np.arange(data.n, dtype=np.int32) if order is None else order.astype(np.int32)

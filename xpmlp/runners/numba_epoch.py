@@ -221,8 +221,8 @@ class _Kernel:
         for i in range(n_batches):
             of_step = method.rates(t + 1 + i, rate_of(i), **method.parameters)
             rates[i, : len(of_step)] = of_step
-        if order is None or n_batches == 1:
-            order = self.no_order  # one batch of everything is the same batch in any order
+        if order is None or self.data.is_one_batch:
+            order = self.no_order
         order = np.ascontiguousarray(order, dtype=np.int64)
         sums = np.zeros(2)
         done = 0

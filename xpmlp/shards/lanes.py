@@ -102,7 +102,7 @@ class LaneData(Data):
         self.place, self.shards, self.encode, self.dtype, self.width = place, shards, encode, dtype, width
         self.seed, self.held, self.shuffle, self.n_outputs = seed, held, shuffle, n_outputs
         self.kept = [self._kept(n) for n in shards.rows]
-        self.n = sum(self.kept)
+        self.n = self.n_there = sum(self.kept)
         self.batch_size = min(batch_size, self.n)
         self.lanes = dealt(self.kept, shards.lanes, self.batch_size)
         count = len(self.lanes)

@@ -29,7 +29,7 @@ Arrays = dict[str, HostArray]
 Stored = tuple[Document, Arrays]
 
 PREFIX = "training."
-LISTS = ("lowest", "waited", "running", "dead")  # of a Snapshot: on the host, one element per network
+LISTS = ("lowest", "waited", "running", "dead", "lowest_point")  # of a Snapshot: on the host, one element per network
 FINAL = (
     "patience",
     "callback",
@@ -71,6 +71,8 @@ class Checkpoints:
         Whether this is the run whose checkpoint is there.
     overwrite : bool
         Whether what another run has left there may go.
+    averaged : bool
+        Whether the model is the average of the weights, the optimizer's last slot.
 
     Raises
     ------
@@ -89,10 +91,12 @@ class Checkpoints:
         *,
         goes_on: bool,
         overwrite: bool = False,
+        averaged: bool = False,
     ) -> None:
         if not (goes_on or overwrite):
             demand_no_other_run(folder, run)
         self.folder, self.every, self.place, self.describe = Path(folder), every, place, describe
+        self.averaged = averaged
         self.run = run | {"orders": [generator_document(rng) for rng in orders]}
         self.kept: HostArray | None = None  # the best value that `best` stands for
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +109,8 @@ class Checkpoints:
         if snapshot.epoch % self.every and not last:
             return
         host = self.place.backend.to_numpy
-        p, safe = np.asarray(host(snapshot.state.p)), np.asarray(host(snapshot.safe))
+        p = snapshot.state.slots[-1] if self.averaged else snapshot.state.p
+        p, safe = np.asarray(host(p)), np.asarray(host(snapshot.safe))
         # A file of a model holds finite parameters only: a network that has diverged stands there as the best it was.
         finite = np.where(np.all(np.isfinite(p), axis=-1, keepdims=True), p, safe)
         document, arrays = self.describe(finite)
@@ -194,7 +199,9 @@ def _snapshot(
         # Into memory of its own, which begins where NumPy's begins: some BLAS kernels round by where an array lies.
         return place.asarray(np.array(array, copy=True))
 
-    def per_network(name: str, kind: str) -> HostArray:
+    def per_network(name: str, kind: str, otherwise: float | None = None) -> HostArray:
+        if otherwise is not None and PREFIX + name not in arrays:
+            return np.full(shape[:-1], otherwise)  # a file from before it was kept
         array = arrays[PREFIX + name]
         if array.shape != shape[:-1] or array.dtype.kind != kind:
             raise ValueError(f"{name} must have shape {shape[:-1]}; got {array.shape}, dtype {array.dtype}.")
@@ -212,7 +219,8 @@ def _snapshot(
         _count(document, "samples"),
         scale,
         document["stopped_by"] if document["stopped_by"] in FINAL else "epochs",
-        *(per_network(name, kind) for name, kind in zip(LISTS, "fibb", strict=True)),
+        *(per_network(name, kind) for name, kind in zip(LISTS[:4], "fibb", strict=True)),
+        per_network(LISTS[4], "f", otherwise=float("inf")),
         *(vector(name) if PREFIX + name in arrays else None for name in VECTORS),
     )
 

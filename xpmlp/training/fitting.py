@@ -103,6 +103,7 @@ class _Fit:
                     layout,
                     orders=self.order,
                     validate=None if problem.monitor == "loss" else self.validate,
+                    validate_point=self.validate_point if self._waits_for_the_point() else None,
                     greater_is_better=problem.greater_is_better,
                     on_epoch=[self.end],
                     assigned=self.assigned,
@@ -142,6 +143,18 @@ class _Fit:
         """The number that the plan goes by; NaN where whoever measures it has failed."""
         self._measure(p)
         return np.asarray(self.logs.get(self.problem.monitor, np.nan))
+
+    def validate_point(self, p: Array) -> Any:
+        """The same of weights that are not averaged."""
+        if self.look is None or self.error is not None:
+            return np.asarray(np.nan)
+        loss = self.look(p).loss
+        self.logs["validation_loss_unaveraged"] = plain(loss)
+        return np.asarray(loss)
+
+    def _waits_for_the_point(self) -> bool:
+        plan = self.problem.plan
+        return plan.averaged and plan.patience < float("inf") and self.problem.monitor == "validation_loss"
 
     def end(self, report: Report) -> bool:
         if self.problem.monitor == "loss":
@@ -218,4 +231,5 @@ class _Fit:
             keep.began,
             goes_on=saved is not None,
             overwrite=keep.overwrite,
+            averaged=self.problem.plan.averaged,
         )

@@ -19,6 +19,7 @@ from xpmlp.faults import interruptible
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.schedules import Schedule
 from xpmlp.runners.step import State, loss_or_nan
+from xpmlp.training.divergence import told_of_divergence
 from xpmlp.training.parties import Runner, Together
 from xpmlp.training.rates import Rates
 
@@ -54,7 +55,10 @@ class Plan:
     know_best : bool
         Keep the weights of the best epoch for `on_snapshot`, also where nobody else wants them.
     averaged : bool
-        What is judged, shown and kept is the average of the weights, the optimizer's last slot.
+        What is judged, shown and kept is the average of the weights, the optimizer's last slot; of equal epochs the
+        last is the best one, for an average gains where the loss no longer tells.
+    planned : int
+        The epochs that the schedule is laid out for, where training ends before them.
     """
 
     n_epochs: int
@@ -70,6 +74,7 @@ class Plan:
     max_time: float = float("inf")
     know_best: bool = False
     averaged: bool = False
+    planned: int | None = None
 
 
 class Standing(NamedTuple):
@@ -98,6 +103,7 @@ class Snapshot(NamedTuple):
     waited: HostArray
     running: HostArray
     dead: HostArray
+    lowest_point: HostArray  # the best value of weights that are not averaged
     safe: Array | None  # the weights of the best epoch
     final: Array | None
 
@@ -138,6 +144,7 @@ def train(
     *,
     orders: Callable[[], HostArray | None],
     validate: Callable[[Array], HostArray] | None = None,
+    validate_point: Callable[[Array], HostArray] | None = None,
     greater_is_better: bool = False,
     on_epoch: Sequence[Callable[[Report], object]] = (),
     assigned: Callable[[], Array | None] = lambda: None,
@@ -156,6 +163,8 @@ def train(
         Called once per epoch for the order of the samples, shape (n,) or (m, n), or None to keep the order they have.
     validate : function or None
         From the parameters to the monitored value, shape () or (m,); without it the training loss is monitored.
+    validate_point : function or None
+        The same where `plan.averaged`, for weights that are not: patience lasts while these or their average improve.
     on_epoch : sequence of functions
         Called with a `Report` after every epoch; training stops when one returns True.
     assigned : function
@@ -182,7 +191,7 @@ def train(
     if start is not None:
         state, done, samples, scale, stopped_by = start[:5]
         watch.take_up(start)
-    epoch, rates = done, Rates(plan.learning_rate, plan.schedule, plan.n_epochs, plan.n_batches)
+    epoch, rates = done, Rates(plan.learning_rate, plan.schedule, plan.planned or plan.n_epochs, plan.n_batches)
     finished = getattr(runner, "finished", lambda _: "")
     stopped_by = (finished(state) if stopped_by == "epochs" and done < plan.n_epochs else "") or stopped_by
     # What is not finite is found and told by the guard: NumPy's warnings on the way there are noise.
@@ -196,7 +205,7 @@ def train(
             losses = np.asarray(place.backend.to_numpy(loss_or_nan(loss, state.p)))
             diverged = watch.diverged(losses)
             if _some(diverged):
-                message = _divergence_message(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
+                message = told_of_divergence(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
                 notes.append(_note_or_raise(message, plan))
             validation, plateau, broken_off, learned = None, False, interrupted(), state.p
             if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported
@@ -204,7 +213,12 @@ def train(
                 validation = None if validate is None else np.asarray(validate(learned))
                 if together is not None and validation is not None:
                     validation = together.value(validation)
-                plateau = watch.see(losses if validation is None else validation, learned, diverged)
+                plateau = watch.see(
+                    losses if validation is None else validation,
+                    learned,
+                    diverged,
+                    None if validate_point is None else validate_point(state.p),
+                )
             wish = _report(Report(epoch, losses, validation, rate, state._replace(p=learned)), on_epoch, interrupted)
             if (p := assigned()) is not None:
                 state = state._replace(p=p)
@@ -276,6 +290,7 @@ class _Watch:
         self.waited = np.full(lead, standing.waited)
         self.running = np.ones(lead, dtype=bool)
         self.dead = np.zeros(lead, dtype=bool)
+        self.lowest_point = np.full(lead, np.inf)
         # The weights of the best epoch so far; before the first, those it began with.
         keeps = plan.keep_best or plan.know_best or plan.on_divergence == "restore"
         self.safe: Any = self._copy(p) if keeps else None
@@ -287,11 +302,11 @@ class _Watch:
 
     def snapshot(self, state: State, epoch: int, samples: int, scale: float, stopped_by: str) -> Snapshot:
         """What is known now; the first five are the loop's."""
-        seen = (self.lowest, self.waited, self.running, self.dead, self.safe, self.final)
+        seen = (self.lowest, self.waited, self.running, self.dead, self.lowest_point, self.safe, self.final)
         return Snapshot(state, epoch, samples, scale, stopped_by, *seen)
 
     def take_up(self, start: Snapshot) -> None:
-        self.lowest, self.waited, self.running, self.dead, self.safe, self.final = start[5:]
+        self.lowest, self.waited, self.running, self.dead, self.lowest_point, self.safe, self.final = start[5:]
 
     def diverged(self, losses: HostArray) -> HostArray:
         """Which running networks have just met a loss or a parameter that is not finite: the loss is then not."""
@@ -299,14 +314,17 @@ class _Watch:
             return np.asarray(bool(self.running) and not math.isfinite(losses))
         return np.asarray(self.running & ~np.isfinite(losses))
 
-    def see(self, values: HostArray, p: Array, diverged: HostArray) -> bool:
+    def see(self, values: HostArray, p: Array, diverged: HostArray, point: HostArray | None = None) -> bool:
         """Take note of an epoch; True once no network has anything left to wait for."""
-        if values.ndim == 0 and not diverged and self._see_one(float(values), p):
+        if values.ndim == 0 and point is None and not diverged and self._see_one(float(values), p):
             return False
         values = self.sign * values
         alive = self.running & ~diverged
         enough = values <= self.lowest - self.plan.tol
-        better = alive & (values < self.lowest)
+        if point is not None:
+            enough = enough | (self.sign * point <= self.lowest_point - self.plan.tol)
+            self.lowest_point = np.fmin(self.lowest_point, self.sign * point)
+        better = alive & ((values <= self.lowest) if self.plan.averaged else (values < self.lowest))
         self.waited = (self.waited + 1) * ~enough
         if _some(better):
             self.lowest = np.where(better, values, self.lowest)
@@ -331,7 +349,7 @@ class _Watch:
         if not self.running or waited > self.plan.patience:
             return False
         self.waited = np.asarray(waited)
-        if value < self.lowest:
+        if value < self.lowest or (self.plan.averaged and value == self.lowest):
             self.lowest = np.asarray(value)
             if self.safe is not None and is_writeable_array(p):
                 self.safe[...] = p
@@ -371,18 +389,3 @@ def _note_or_raise(message: str, plan: Plan) -> tuple[str, type[Warning]]:
 
 def _some(which: HostArray) -> bool:
     return bool(which) if which.ndim == 0 else bool(which.any())  # an epoch of a tiny network is 100 microseconds
-
-
-def _divergence_message(diverged: HostArray, epoch: int, rate: float, layout: Layout, p: HostArray) -> str:
-    first = int(np.flatnonzero(diverged)[0])
-    who, row = ("Training", p) if diverged.ndim == 0 else (f"Training of network {first}", p[first])
-    bad = np.flatnonzero(~np.isfinite(row))
-    if bad.size:
-        name, layer = layout.locate(int(bad[0]))
-        what = f"layer {layer} holds {'weights' if name == 'W' else 'biases'} that are not finite"
-    else:
-        what = f"the loss is not finite, though all weights are: the outputs of layer {layout.n_layers} are too large"
-    return (
-        f"{who} diverged in epoch {epoch}: {what}. Lower the learning rate (it was {rate:g}), "
-        "scale the inputs and targets to about unit variance, or clip the gradient norm (clip_norm=1.0)."
-    )

@@ -14,19 +14,19 @@ class Bar(Observer):
         If tqdm is not installed.
     """
 
-    def __init__(self, n_epochs: int) -> None:
+    def __init__(self, n_epochs: int, title: str = "") -> None:
         try:
             from tqdm.auto import tqdm
         except ImportError as error:
             raise ImportError("progress=True needs tqdm; install it with pip install 'tqdm>=4.66'.") from error
         self.tqdm: Any = tqdm
-        self.n_epochs = n_epochs
+        self.n_epochs, self.title = n_epochs, title
         self.drawn: Any = None
 
     def begin(self) -> None:
         """An epoch begins: the first one draws the bar."""
         if self.drawn is None:
-            self.drawn = self.tqdm(total=self.n_epochs, unit="epoch", leave=True)
+            self.drawn = self.tqdm(total=self.n_epochs, unit="epoch", leave=True, desc=self.title or None)
 
     def end(self, now: Fitted, logs: dict[str, Any]) -> bool:  # noqa: ARG002 - as an Observer's
         """Count an epoch, and show its numbers."""

@@ -1,143 +1,195 @@
-"""How an estimator of tables is fitted: it names a preparation, a network and a schedule, in two stages."""
+"""How an estimator of tables is fitted, in two stages.
+
+The first sets a part of the rows aside and finds the epoch at which the averaged weights are best; the second trains a
+new network on all rows, with the same schedule, and stops there. Where rows are given to judge by, or `refit` is False,
+there is no second stage, and the first one has all members.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_random_state
 
+from xpmlp import training
 from xpmlp.backends import HostArray
-from xpmlp.estimators import building
 from xpmlp.estimators.attributes import give
-from xpmlp.estimators.fitting import all_or_nothing
+from xpmlp.estimators.fitting import NOT_FINITE, SMALLER, all_or_nothing
 from xpmlp.estimators.splitting import rows_of
+from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
-from xpmlp.estimators.validation import NUMPY, Inputs, our_errors
-from xpmlp.mlp import MLP
-from xpmlp.network.parts import Part, part
-from xpmlp.optim.optimizers import optimizer
-from xpmlp.optim.schedules import schedule
-from xpmlp.tabular import TablePreparation
+from xpmlp.estimators.tabular.stages import FEW_MEMBERS, Held, Posed, Stage, epochs_of, posed, prepared
+from xpmlp.estimators.tabular.targets import TargetsOfTables
+from xpmlp.estimators.tabular.watching import observers
+from xpmlp.estimators.targets import Samples
+from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, our_errors
+from xpmlp.faults import telling_of_memory
+from xpmlp.mlp import mlp_of
 from xpmlp.tabular.columns import Table, table_of
+from xpmlp.training import Fitted
+from xpmlp.training.loop import DivergenceError
 
-FEWEST_EPOCHS, MOST_EPOCHS, STEPS = 32, 256, 900  # "auto": about 900 steps, within these
-PATIENCE = 8, 0.3  # epochs without a better one: at least so many, or this share of those planned
-FEW_MEMBERS = 4  # of the first stage, which only looks for an epoch: half of the time, nearly the same epoch
+ENDS_ALL = ("interrupt", "callback")  # what stops a stage, and the fit with it
 
 
-class Stage(NamedTuple):
-    """What a stage is trained on, and how far."""
+class Given(NamedTuple):
+    """What a fit was given, checked."""
 
-    rows: HostArray
-    held_out: HostArray  # rows that choose the epoch; empty where it is known
-    epochs: int  # of the schedule
-    stop: int  # the epoch after which it ends
-    members: int
+    table: Table
+    samples: Samples
+    targets: TargetsOfTables
+    table_val: Table | None = None
+    samples_val: Samples | None = None
 
 
 @all_or_nothing
-def fit_table(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+def fit_table(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any] = (None, None, None)
+) -> Any:
     """Train an estimator of tables; it comes back."""
     settings = settings_of_table(estimator)
     with our_errors():
-        table = table_of(X)
-        rows = np.arange(table.n_rows)
-        inputs = Inputs(rows[:, None], NUMPY, "float64")
-        targets, samples = estimator._learn(y, sample_weight, inputs)
-    seed = check_random_state(settings.random_state).randint(2**31 - 1)
-    rng = np.random.RandomState(seed)
-    trained, held = rows_of(targets.strata(samples), len(rows), settings.validation_fraction, rng)
-    epochs = epochs_of(settings, len(trained))
-    members = min(settings.n_members, FEW_MEMBERS) if settings.refit else settings.n_members
-    net, preparation, targets = train(
-        settings, Stage(trained, held, epochs, epochs, members), table, samples, targets, seed
-    )
-    seen = np.asarray(net.history["validation_loss"])
-    best = int(len(seen) - 1 - np.argmin(seen[::-1])) + 1  # the last of equals
-    found = {"best_epoch_": best, "validation_loss_": float(seen[best - 1]), "validation_score_": math.nan}
-    found |= {"history_": net.history, "refit_history_": None, "stopped_by_": ()}
-    if settings.refit:
-        stage = Stage(rows, rows[:0], epochs, best, settings.n_members)
-        net, preparation, targets = train(settings, stage, table, samples, targets, seed)
-        found |= {"refit_history_": net.history}
-    give(estimator, found | targets.attributes)
-    estimator._show(net, preparation)
+        given = _given(estimator, X, y, sample_weight, validation)
+        seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
+        first = _first(settings, given, seed)
+    found = _train(estimator, settings, first)
+    best = best_epoch(found.history, averaged=settings.average > 0.0)
+    if best == 0 and found.stopped_by == "divergence":
+        raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
+    stopped, notes, error = [found.stopped_by], list(found.notes), found.error
+    _show(estimator, first, found)
+    if _refits(settings, given) and best and error is None and found.stopped_by not in ENDS_ALL:
+        before = dict(vars(estimator))
+        with our_errors():
+            second = _second(settings, given, first, best, seed)
+        again = _train(estimator, settings, second)
+        stopped.append(again.stopped_by)
+        notes, error = notes + list(again.notes), again.error
+        if again.stopped_by == "epochs":
+            give(estimator, {"refit_history_": again.history})
+            _show(estimator, second, again)
+        else:  # half a training is worth less than the one that is whole
+            vars(estimator).clear()
+            vars(estimator).update(before)
+    give(estimator, {"stopped_by_": tuple(stopped), "_died": error, "_notes": notes})
     return estimator
 
 
-def epochs_of(settings: TableSettings, n: int) -> int:
-    """The epochs of the schedule for n rows."""
-    if settings.max_iter != "auto":
-        return int(settings.max_iter)
-    return max(FEWEST_EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS / max(n // settings.batch_size, 1))))
+# --- What is given ---
 
 
-def train(
-    settings: TableSettings,
-    stage: Stage,
-    table: Table,
-    samples: Any,
-    targets: Any,
-    seed: int,
-) -> tuple[MLP, TablePreparation, Any]:
-    """One stage: the network, the preparation before it, what its targets are."""
-    preparation = TablePreparation(categorical_features=settings.categorical_features, n_bins=settings.n_bins)
-    inputs = preparation.fit(table, rows=stage.rows).transform(table)
-    w = samples.w
-    if hasattr(targets, "learned"):
-        targets = targets.learned(samples.take(stage.rows))
-        y = targets.scaled(samples.targets)
+def _given(estimator: TabularAttributes, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any]) -> Given:
+    table = table_of(X)
+    targets, samples = estimator._learn(y, w, _numbered(table))
+    X_val, y_val, w_val = validation
+    if X_val is None and y_val is None and w_val is None:
+        return Given(table, samples, targets)
+    if X_val is None or y_val is None:
+        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
+    table_val = table_of(X_val)
+    held = targets.encode(y_val, w_val, _numbered(table_val), "sample_weight_val")
+    return Given(table, samples, targets, table_val, held)
+
+
+def _numbered(table: Table) -> Inputs:
+    # Samples of a table know their rows; what the cells mean is found out stage by stage.
+    return Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
+
+
+def _refits(settings: TableSettings, given: Given) -> bool:
+    return bool(settings.refit) and given.table_val is None
+
+
+# --- The stages ---
+
+
+def _first(settings: TableSettings, given: Given, seed: int) -> Posed:
+    rows = np.arange(given.table.n_rows)
+    trained, held = rows, rows[:0]
+    if given.samples_val is None:
+        strata = given.targets.strata(given.samples)
+        trained, held = _split(strata, len(rows), settings, np.random.RandomState(seed))
+    for some, which in ((trained, "leaves to train on"), (held, "holds out")):
+        if len(some) and given.samples.w is not None and not np.any(given.samples.w[some]):
+            raise InvalidInputError(
+                f"all that validation_fraction={settings.validation_fraction:g} {which} has weight 0; pass X_val, "
+                "y_val, or other weights."
+            )
+    preparation = prepared(settings, given.table, trained)
+    inputs = preparation.transform(given.table)
+    targets = given.targets.learned(given.samples.take(trained))
+    samples = targets.rescaled(given.samples)
+    if given.table_val is not None and given.samples_val is not None:
+        judged = Held(preparation.transform(given.table_val), targets.rescaled(given.samples_val))
     else:
-        y = samples.targets
-    loss = targets.loss(y.shape[1])
-    net = MLP(
-        (inputs.shape[1], *building.hidden_sizes(settings), loss.n_outputs or y.shape[1]),
-        "silu",
-        loss,
-        initializer="linear_uniform",
-        dropout=settings.dropout,
-        parts={0: front(settings, preparation, stage.members)},
-        members=stage.members,
-        backend=settings.backend or "numpy",
-        device=settings.device,
-        dtype=settings.dtype or "float32",
-        random_state=seed,
+        judged = Held(inputs[held], samples.take(held))
+    epochs = epochs_of(settings, len(trained))
+    members = min(settings.n_members, FEW_MEMBERS) if _refits(settings, given) else settings.n_members
+    stage = Stage(1, members, epochs, epochs)
+    return posed(
+        settings, stage, preparation, targets, inputs[trained], samples.take(trained), judged, seed, checkpoints=False
     )
 
-    def there(array: HostArray) -> Any:
-        return net.place.asarray(np.asarray(array, dtype=np.float64), net.dtype)
 
-    few, share = PATIENCE
-    more: dict[str, Any] = {}
-    if len(stage.held_out):
-        more["validation_data"] = there(inputs[stage.held_out]), there(y[stage.held_out])
-        more |= {"early_stopping": True, "patience": max(few, int(share * stage.epochs))}
-    given = settings.callbacks or ()
-    known: list[Callable[..., Any]] = [lambda _net, epoch, _logs: epoch >= stage.stop]
-    net.fit(
-        there(inputs[stage.rows]),
-        there(y[stage.rows]),
-        epochs=stage.epochs,
-        batch_size=settings.batch_size,
-        optimizer=optimizer("adamw", beta_2=0.95, weight_decay=settings.weight_decay),
-        learning_rate=settings.learning_rate_init,
-        schedule=schedule("one_cycle", peak=0.05, start=0.02, final=0.0),
-        average=settings.average,
-        sample_weight=None if w is None else there(w[stage.rows]),
-        callbacks=[*([given] if callable(given) else given), *known],
-        progress=bool(settings.verbose),
-        **more,
-    )
-    return net, preparation, targets
+def _second(settings: TableSettings, given: Given, first: Posed, best: int, seed: int) -> Posed:
+    preparation = prepared(settings, given.table, None)
+    targets = given.targets.learned(given.samples)
+    stage = Stage(2, settings.n_members, first.stage.epochs, best)
+    inputs, samples = preparation.transform(given.table), targets.rescaled(given.samples)
+    return posed(settings, stage, preparation, targets, inputs, samples, None, seed, checkpoints=False)
 
 
-def front(settings: TableSettings, made: TablePreparation, members: int) -> list[Part]:
-    """What stands before the first layer: the code of numbers, and the scales of members, drawn once a column."""
-    groups = made.groups_.tolist()
-    found = []
-    if settings.embedding is not None and made.n_numbers_:
-        found.append(part("piecewise", edges=list(made.edges_), width=settings.embedding_width))
-        numbers = [group for group in groups[: made.n_numbers_] for _ in range(settings.embedding_width)]
-        groups = numbers + groups[made.n_numbers_ :]
-    return [*found, part("member_scale", groups=groups)] if members > 1 else found
+def _split(
+    strata: HostArray | None, n: int, settings: TableSettings, rng: np.random.RandomState
+) -> tuple[HostArray, HostArray]:
+    if n < 2:
+        raise InvalidInputError(
+            "X must hold at least two rows, one to learn from and one to judge by; got one sample (n_samples=1). "
+            "Pass more, or X_val and y_val."
+        )
+    return rows_of(strata, n, settings.validation_fraction, rng)
+
+
+# --- Training ---
+
+
+def _train(estimator: TabularAttributes, settings: TableSettings, stage: Posed) -> Fitted:
+    net, place = stage.content, stage.content.place
+    begin = Fitted(net.network, net.p)
+    show = partial(_show, estimator, stage)
+    watching = observers(settings, stage, show, lambda: estimator.network_._p)
+    doing = f"training with batch_size={settings.batch_size}"
+    with np.errstate(all="ignore"), telling_of_memory(place, doing, SMALLER):
+        return training.fit(stage.problem, begin, watching)
+
+
+def _show(estimator: TabularAttributes, stage: Posed, now: Fitted) -> TabularAttributes:
+    """The estimator as it is when a stage has come this far."""
+    which = "history_" if stage.stage.number == 1 else "refit_history_"
+    give(estimator, {which: now.history} | stage.targets.attributes)
+    if stage.stage.number == 1:
+        best = best_epoch(now.history, averaged=stage.problem.plan.averaged)
+        give(estimator, {"refit_history_": None, "best_epoch_": best, "stopped_by_": ()} | at_best(now.history, best))
+    net = mlp_of(stage.content._replace(p=now.p, history=now.history))
+    estimator._show(net, stage.preparation)
+    return estimator
+
+
+def best_epoch(history: dict[str, Sequence[float]], *, averaged: bool) -> int:
+    """The epoch, counted from 1, of the least loss on what was held out; of equals the last where it is averaged."""
+    losses = np.asarray(history.get("validation_loss", ()), dtype=np.float64)
+    if not np.any(np.isfinite(losses)):
+        return 0
+    equal = np.flatnonzero(losses == np.nanmin(losses))
+    return int(equal[-1 if averaged else 0]) + 1
+
+
+def at_best(history: dict[str, Sequence[float]], best: int) -> dict[str, float]:
+    """What the history says of that epoch."""
+    names = {"validation_loss_": "validation_loss", "validation_score_": "validation_score"}
+    return {
+        attribute: float(history[curve][best - 1]) if best and curve in history else math.nan
+        for attribute, curve in names.items()
+    }

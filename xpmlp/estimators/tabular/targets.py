@@ -8,6 +8,7 @@ import numpy as np
 
 from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.classes import Classes, class_weights, classes_of, labels_of, text, weigh
+from xpmlp.estimators.scores import Score
 from xpmlp.estimators.targets import Numbers, Samples
 from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights
 from xpmlp.network.losses import Loss
@@ -19,6 +20,14 @@ class LabelsOfTables(Classes):
     """Classes: see `Targets`."""
 
     owner = "TabularClassifier"
+
+    def learned(self, samples: Samples) -> "LabelsOfTables":  # noqa: ARG002 - as of numbers
+        """These classes: they have no scale."""
+        return self
+
+    def rescaled(self, samples: Samples) -> Samples:
+        """The samples as they are."""
+        return samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +69,14 @@ class NumbersOfTables(Numbers):
 
     def encode(self, y: Any, w: Any, inputs: Inputs, name: str = "sample_weight") -> Samples:
         """See `Targets`."""
-        samples = super().encode(y, w, inputs, name)
-        if samples.targets.shape[1] not in (1, len(self.centre)) and self.centre != (0.0,):
+        return self.rescaled(super().encode(y, w, inputs, name))
+
+    def rescaled(self, samples: Samples) -> Samples:
+        """The samples with their targets on these scales."""
+        y = samples.y.reshape(len(samples.y), -1)
+        if len(self.centre) not in (1, y.shape[1]):
             raise InvalidInputError(f"y must have {len(self.centre)} columns, as before; got {samples.y.shape}.")
-        return samples._replace(targets=self.scaled(samples.targets))
+        return samples._replace(targets=self.scaled(y))
 
     def scaled(self, y: HostArray) -> HostArray:
         """Numbers of shape (n, n_outputs) as the network sees them."""
@@ -75,6 +88,11 @@ class NumbersOfTables(Numbers):
         wide = np.asarray(yhat, np.float64) * np.asarray(self.scale) + np.asarray(self.centre)
         return np.clip(wide, np.asarray(self.low), np.asarray(self.high))
 
+    def watched(self, held_out: Samples) -> Score:
+        """See `Targets`; the outputs are scaled, and so is what they are judged by."""
+        y = held_out.targets
+        return super().watched(held_out._replace(y=y[:, 0] if y.shape[1] == 1 else y))
+
     def decode(self, yhat: HostArray, place: Place, caller: Place) -> HostArray:
         """See `Targets`; outputs and answers are NumPy's."""
         found = self.unscaled(yhat)
@@ -85,6 +103,9 @@ class NumbersOfTables(Numbers):
     def write(self, arrays: Arrays) -> Document:  # noqa: ARG002
         """See `Targets`."""
         return {"scales": [list(each) for each in (self.centre, self.scale, self.low, self.high)]}
+
+
+TargetsOfTables = LabelsOfTables | NumbersOfTables
 
 
 def labels_learned(y: Any, w: Any, inputs: Inputs, class_weight: Any) -> tuple[LabelsOfTables, Samples]:

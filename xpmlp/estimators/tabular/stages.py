@@ -1,0 +1,166 @@
+"""One stage of a fit: which preparation, which network, which schedule; what these do is done elsewhere."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from xpmlp.backends import HostArray, select
+from xpmlp.estimators import building
+from xpmlp.estimators.parameters import InvalidParameterError
+from xpmlp.estimators.tabular.parameters import TableSettings
+from xpmlp.estimators.tabular.targets import TargetsOfTables
+from xpmlp.estimators.targets import Samples
+from xpmlp.estimators.validation import scale_of
+from xpmlp.mlp import MLP, content_of
+from xpmlp.mlp.content import Content
+from xpmlp.mlp.fitting import Permutations, dropout_seed, factors_of, whole_batches
+from xpmlp.network.parts import Part, part
+from xpmlp.optim.optimizers import optimizer
+from xpmlp.optim.schedules import schedule
+from xpmlp.runners import Data
+from xpmlp.runners.step import Task
+from xpmlp.tabular import TablePreparation
+from xpmlp.tabular.columns import Table
+from xpmlp.training import Problem, rows_at_once
+from xpmlp.training.loop import Plan
+
+FEWEST_EPOCHS, MOST_EPOCHS, STEPS = 32, 256, 900  # "auto": about 900 steps, within these
+PATIENCE = 8, 0.3  # epochs without a better one: at least so many, or this share of those planned
+FEW_MEMBERS = 4  # of a first stage that only looks for an epoch: half of the time, nearly the same epoch
+BETA_2 = 0.95
+WARM_UP, SLOWEST = 0.05, 0.02  # the share of the training in which the rate rises, and the share that it begins with
+
+
+class Stage(NamedTuple):
+    """How far a stage goes."""
+
+    number: int  # 1 looks for the epoch, 2 trains on all rows
+    members: int
+    epochs: int  # of the schedule
+    stop: int  # the epoch after which it ends
+    rows: int | None = None  # of an epoch, where there is no time for all of them
+    seconds: float = math.inf  # after which no new epoch begins
+
+
+class Held(NamedTuple):
+    """What the epochs of a stage are judged by."""
+
+    inputs: HostArray  # of shape (n, n_inputs), prepared
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A stage, ready to be trained."""
+
+    stage: Stage
+    content: Content  # the network at its beginning
+    preparation: TablePreparation
+    targets: TargetsOfTables
+    problem: Problem
+    held: Held | None
+
+
+def epochs_of(settings: TableSettings, n: int) -> int:
+    """The epochs of the schedule for n rows."""
+    if settings.max_iter != "auto":
+        return int(settings.max_iter)
+    return max(FEWEST_EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS / max(n // settings.batch_size, 1))))
+
+
+def prepared(settings: TableSettings, table: Table, rows: HostArray | None) -> TablePreparation:
+    """The preparation of a table: kinds by all its rows, numbers by `rows`."""
+    made = TablePreparation(categorical_features=settings.categorical_features, n_bins=settings.n_bins)
+    return made.fit(table, rows=rows)
+
+
+def posed(
+    settings: TableSettings,
+    stage: Stage,
+    preparation: TablePreparation,
+    targets: TargetsOfTables,
+    inputs: HostArray,
+    samples: Samples,
+    held: Held | None,
+    seed: int,
+    *,
+    checkpoints: bool,
+) -> Posed:
+    """The stage on prepared inputs of shape (n, n_inputs) and their samples."""
+    if settings.device is not None and settings.backend is None:
+        raise InvalidParameterError(f"device={settings.device!r} needs a backend, whose device it is.")
+    loss = targets.loss(samples.targets.shape[1])
+    n_outputs = loss.n_outputs or samples.targets.shape[1]
+    net = content_of(
+        MLP(
+            (inputs.shape[1], *building.hidden_sizes(settings), n_outputs),
+            "silu",
+            loss,
+            initializer="linear_uniform",
+            dropout=settings.dropout,
+            parts={0: front(settings, preparation, stage.members)},
+            members=stage.members,
+            backend=settings.backend or select(None).backend.name,
+            device=settings.device,
+            dtype=settings.dtype or "float32",
+            random_state=seed,
+        )
+    )
+    size = min(settings.batch_size, len(inputs))
+    rows = min(whole_batches(len(inputs), size), stage.rows or len(inputs))
+    data = _data(net, inputs, samples, size, rows)
+    few, share = PATIENCE
+    plan = Plan(
+        n_epochs=stage.stop,
+        planned=stage.epochs,
+        learning_rate=float(settings.learning_rate_init),
+        schedule=schedule("one_cycle", peak=WARM_UP, start=SLOWEST, final=0.0, rise="linear"),
+        n_batches=data.n_batches,
+        n_samples=data.n,
+        patience=math.inf if held is None else max(few, share * stage.epochs),
+        keep_best=held is not None,
+        max_time=stage.seconds,
+        know_best=checkpoints,
+        averaged=settings.average > 0.0,
+    )
+    held_out = None
+    if held is not None:
+        held_out = _data(net, *held, rows_at_once(net.network, net.place, stage.members))
+    problem = Problem(
+        _task(settings, net, data),
+        data,
+        plan,
+        Permutations(net.orders, data, True, True),
+        held_out=held_out,
+        monitor="loss" if held is None else "validation_loss",
+        seed=dropout_seed(net, 0),
+    )
+    return Posed(stage, net, preparation, targets, problem, held)
+
+
+def _task(settings: TableSettings, net: Content, data: Data) -> Task:
+    method = optimizer("adamw", beta_2=BETA_2, weight_decay=float(settings.weight_decay))
+    method = replace(method, average=float(settings.average) * data.n_batches)
+    decays = net.network.layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None
+    return Task(net.network, method, factors=factors_of(net, None), decays=decays)
+
+
+def _data(net: Content, inputs: HostArray, samples: Samples, batch_size: int, rows: int | None = None) -> Data:
+    place, w = net.place, samples.w
+    w = None if w is None else place.asarray(w * scale_of(w), net.dtype)
+    targets = place.asarray(np.asarray(samples.targets, np.float64), net.dtype)
+    return Data(place, place.asarray(inputs, net.dtype), targets, w, batch_size, rows)
+
+
+def front(settings: TableSettings, made: TablePreparation, members: int) -> Sequence[Part]:
+    """What stands before the first layer: the code of numbers, and the scales of members, drawn once a column."""
+    groups = made.groups_.tolist()
+    found = []
+    if settings.embedding is not None and made.n_numbers_:
+        found.append(part("piecewise", edges=list(made.edges_), width=settings.embedding_width))
+        numbers = [group for group in groups[: made.n_numbers_] for _ in range(settings.embedding_width)]
+        groups = numbers + groups[made.n_numbers_ :]
+    return [*found, part("member_scale", groups=groups)] if members > 1 else found
