@@ -8,7 +8,10 @@ import pytest
 from test_parts import LOSSES, NETWORKS, PIECEWISE, net_and_samples
 from witnesses import relative
 
-from xpmlp import MLP, check_gradients, curvature, explain_step
+import xpmlp
+from xpmlp import MLP, TabularClassifier, TabularRegressor, check_gradients, curvature, diagnose, explain_step
+from xpmlp.inspection.health import measure
+from xpmlp.inspection.models import batch_of, open_up
 from xpmlp.network import backward, forward, mean_loss
 from xpmlp.network.parts import PARTS
 
@@ -248,3 +251,125 @@ def test_a_page_of_members_counts_the_samples_of_all(rng, tmp_path):
     with pytest.raises(ValueError, match=re.escape("at most 200 samples; got 56 in each of 4 members.")):
         explain_step(net, *many).page(tmp_path / "step.html")
     assert "layer_norm" in explain_step(net, x, y).page(tmp_path / "step.html").read_text(encoding="utf-8")
+
+
+# --- Health and diagnose ---
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_record_is_what_the_definitions_say_of_all_members_together(name, rng):
+    net, x, y, w = net_and_samples(rng, **NETWORKS[name])
+    opened = open_up(net)
+    p = opened.parameters
+    trace = forward(net.network, p, x)
+    d = backward(net.network, p, trace, y, w).d
+    found = measure(opened, batch_of(net, x, y, w), [None, *(0.9 * W for W in p.W[1:])])
+    axes = (-2, -1) if net.n_networks else None  # each network for itself, members all together
+
+    def norm(array):
+        array = array.reshape(3, -1) if axes else array.ravel()
+        return np.linalg.norm(array, axis=-1)
+
+    for k in range(1, 4):
+        np.testing.assert_allclose(found[f"weight_norm.{k}"], norm(p.W[k]), rtol=1e-12)
+        np.testing.assert_allclose(found[f"gradient_norm.{k}"], norm(d.W[k]), rtol=1e-12)
+        np.testing.assert_allclose(found[f"update_ratio.{k}"], 0.1, rtol=1e-12)
+        np.testing.assert_allclose(found[f"largest_z.{k}"], np.max(np.abs(trace.u[k]), axis=axes), rtol=1e-12)
+    for segment in net.layout.others:
+        for what, arrays in (("weight", p.own), ("gradient", d.own)):
+            array = arrays[segment.layer][segment.name]
+            np.testing.assert_allclose(found[f"{what}_norm.{segment.name}.{segment.layer}"], norm(array), rtol=1e-12)
+    assert {f"saturation.{k}" for k in (1, 2)} <= set(found)
+    assert all(np.shape(value) == ((3,) if net.n_networks else ()) for value in found.values())
+
+
+def test_units_that_are_dead_in_one_member_count_as_a_part_of_all(rng):
+    net, x, y = MLP([3, 6, 1], "relu", members=4, random_state=0), rng.normal(size=(20, 3)), rng.normal(size=20)
+    p = net.layout.unpack(net.parameters)
+    p.b[1][2] = -1e3  # no sample lets a unit of member 2 fire
+    record = measure(open_up(net), batch_of(net, x, y))
+    alive = 6 * 3 - int(np.sum(np.all(forward(net.network, p, x).z[1][[0, 1, 3]] <= 0, axis=1)))
+    assert record["dead.1"] == pytest.approx(1.0 - alive / 24)
+    assert "dead" in diagnose(net, x, y).kinds
+    assert any("25 % of layer 1's units are dead" in str(finding) for finding in diagnose(net, x, y)) or alive < 18
+
+
+def test_diagnose_tells_what_ails_a_network_with_parts_and_members(rng):
+    x, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+    layer = {1: "member_scale"}
+    equal = MLP([3, 5, 1], "tanh", members=2, parts=layer, initializer="zeros", random_state=0)
+    p = equal.layout.unpack(equal.parameters)
+    p.own[1]["member_scale.scale"][...] = [[[1.0]], [[2.0]]]
+    assert "equal units" in diagnose(equal, x, y).kinds
+    p.own[1]["member_scale.scale"][1, 0] = rng.normal(size=5)  # now one member tells them apart
+    assert "equal units" not in diagnose(equal, x, y).kinds
+    wild = MLP(
+        [3, 50, 50, 1], "tanh", members=2, parts={1: "layer_norm"}, initializer=xpmlp.normal(9.0), random_state=0
+    )
+    # Norms keep what layer 1 takes near 1, whatever its weights: it is the next layer that is saturated.
+    assert [finding.layer for finding in diagnose(wild, x, y) if finding.kind == "saturated"] == [2]
+
+
+def test_health_follows_a_fit_of_members_and_is_drawn(rng):
+    pytest.importorskip("matplotlib")
+    from xpmlp.plotting import ActivationsDisplay, GradientsDisplay, HealthDisplay, NetworkDisplay, WeightsDisplay
+
+    net, x, y, _ = net_and_samples(rng, **NETWORKS["members with all parts"])
+    net.fit(x, y, epochs=4, callbacks=[xpmlp.Health(x, y)])
+    assert len(net.history["health.gradient_norm.piecewise.bins.0"]) == 4
+    assert np.all(np.isfinite(net.history["health.dead.1"]))
+    assert diagnose(net).seen == "4 records, epochs 1 to 4"
+    assert len(HealthDisplay.from_estimator(net).lines_["gradient_norm"]) == 3
+    for display in (WeightsDisplay, NetworkDisplay):
+        display.from_estimator(net, network=3)
+    ActivationsDisplay.from_estimator(net, x, network=3)
+    GradientsDisplay.from_estimator(net, x, y)
+    with pytest.raises(ValueError, match=re.escape("network must be one of 4 members, 0 the first; got 4.")):
+        WeightsDisplay.from_estimator(net, network=4)
+
+
+# --- The estimators of tables ---
+
+
+@pytest.fixture(scope="module")
+def of_tables():
+    """A classifier and a regressor of a table with numbers, gaps and names, and what they were fitted on."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"size": float(a) if b else None, "town": "ABC"[c], "n": int(d)}
+        for a, b, c, d in zip(
+            rng.normal(size=40), rng.random(40) > 0.1, rng.integers(3, size=40), range(40), strict=True
+        )
+    ]
+    y = np.array([3.0 * (row["size"] or 0.0) + "ABC".index(row["town"]) for row in rows])
+    how = {"n_members": 2, "hidden_layer_sizes": (6, 5), "max_iter": 3, "batch_size": 8, "n_bins": 4, "random_state": 0}
+    classes = np.array(["low", "high"])[(y > 1.0).astype(int)]
+    labels = TabularClassifier(class_weight="balanced", dtype="float64", **how).fit(rows, classes)
+    return rows, [(labels, classes), (TabularRegressor(embedding_width=2, **how).fit(rows, y), y)]
+
+
+def test_estimators_of_tables_are_looked_into_as_their_networks(of_tables):
+    rows, models = of_tables
+    for model, y in models:
+        report = check_gradients(model, rows, y, elements=5)
+        assert report
+        assert report["piecewise.bins", 0].checked == 5
+        assert report["member_scale.scale", 0].ok
+        step = explain_step(model, rows[:6], y[:6])
+        np.testing.assert_allclose(step.arrays["x"], model.preparation_.transform(rows[:6]), rtol=1e-6)
+        assert step.arrays["dW_members[1]"].shape[0] == 2
+        assert np.isfinite(curvature(model, rows, y)) or model.dtype_ == "float32"
+        assert diagnose(model, rows, y).seen == "this batch"
+        assert not diagnose(model).findings
+    classifier, labels = models[0]
+    told = explain_step(classifier, rows, labels).arrays
+    np.testing.assert_allclose(told["prediction"][:, 0], classifier.predict_proba(rows)[:, 1], rtol=1e-12)
+    assert len(np.unique(told["w"])) == 2  # class weights take part
+    regressor, y = models[1]
+    told = explain_step(regressor, rows, y).arrays
+    assert np.mean(told["y"]) == pytest.approx(0.0, abs=1e-6)  # in the units of the network
+
+
+def test_an_estimator_of_tables_that_was_not_fitted_says_so():
+    with pytest.raises(ValueError, match="this TabularClassifier has no weights yet; call its fit first"):
+        check_gradients(TabularClassifier(), [{"a": 1.0}], [0])

@@ -140,10 +140,14 @@ def equal_units(observed: Observed) -> Iterator[Finding]:
         {k: np.asarray(to_numpy(layers[k]), dtype=float) for k in range(1, observed.K + 1)}
         for layers in (observed.model.W, observed.model.b)
     )
+    of, several = observed.model.parameters.own, observed.model.n_networks is not None
     for j, k, _ in _hidden(observed):
-        several = W[k].ndim == 3
         into, bias, out = (values[j] if several else values for values in (W[k], b[k], W[k + 1]))
-        parts = (into.T, bias.reshape(-1, 1), out)
+        own = [np.asarray(to_numpy(array), dtype=float) for array in (of[k] if of else {}).values()]
+        # Units down the rows; of members side by side
+        own = [array[j] if several else array for array in own]
+        given = [into.T, bias, *own, np.swapaxes(out, -2, -1)]
+        parts = [given[0], *(np.reshape(it, (-1, into.shape[-1])).T for it in given[1:])]
         # To rounding, which may differ from column to column of a product.
         units = np.concatenate([part / (np.max(np.abs(part)) or 1.0) for part in parts], axis=1)
         if not np.all(np.isfinite(units)):

@@ -9,7 +9,10 @@ is recorded, for layer k:
                       of a ReLU these are its zeros, and half of them is usual
     dead.k            the share of the units of layer k for which that is so for every sample: they learn nothing
 
-and largest_input, the largest |x|, and epoch, when. The penalty and dropout take no part.
+and largest_input, the largest |x|, and epoch, when. The penalty and dropout take no part. Where parts stand between, z
+is u[k], what f_k takes. Of members each figure is one of all together: a unit counts once in each member, the norms of
+what each has for itself are taken over all, and the largest is that of any. What parts have is recorded likewise, as in
+gradient_norm.piecewise.bins.0, but for the update.
 """
 
 import functools
@@ -138,26 +141,36 @@ def measure(model: Opened, batch: Batch, before: Layers | None = None) -> dict[s
         W at the record before.
     """
     network, p, place, _, m = model
-    network.demand_plain("looking at the health of layers")
     W = p.W
     xp, K = place.xp, network.layout.n_layers
     trace = forward(network, p, batch.x)
-    dW = None if batch.y is None else backward(network, p, trace, batch.y, batch.w).dW
+    d = None if batch.y is None else backward(network, p, trace, batch.y, batch.w).d
+
+    def whole(values: Array) -> Array:
+        # Members side by side: their rows below each other
+        return xp.reshape(values, (-1, values.shape[-1])) if network.members else values
+
     found: dict[str, Array] = {"largest_input": _largest(batch.x)}
     for k in range(1, K + 1):
-        size = _norm(W[k])
+        size = _norm(whole(W[k]))
         found[f"weight_norm.{k}"] = size
-        if dW is not None:
-            found[f"gradient_norm.{k}"] = _norm(dW[k])
+        if d is not None:
+            found[f"gradient_norm.{k}"] = _norm(whole(d.W[k]))
         if before is not None:
-            found[f"update_ratio.{k}"] = _norm(W[k] - before[k]) / size
-        found[f"largest_z.{k}"] = _largest(trace.z[k])
+            found[f"update_ratio.{k}"] = _norm(whole(W[k] - before[k])) / size
+        found[f"largest_z.{k}"] = _largest(whole(trace.u[k]))
         if k < K:
             row = network.activations[k - 1]
-            closed = xp.abs(row.derivative(trace.z[k], trace.a[k])) < CLOSED * slope_of(row, place).peak
-            shares = xp.mean(xp.astype(closed, trace.z[k].dtype), axis=-2)  # of the samples, for each unit
+            closed = xp.abs(row.derivative(trace.u[k], trace.a[k])) < CLOSED * slope_of(row, place).peak
+            shares = xp.mean(xp.astype(closed, trace.u[k].dtype), axis=-2)  # of the samples, for each unit
+            shares = xp.reshape(shares, (-1,)) if network.members else shares
             found[f"saturation.{k}"] = xp.mean(shares, axis=-1)
             found[f"dead.{k}"] = xp.mean(xp.astype(shares == 1.0, shares.dtype), axis=-1)
+    for name, k, *_ in network.layout.segments:
+        if name not in ("W", "b"):
+            found[f"weight_norm.{name}.{k}"] = _norm(_rows(p.own[k][name], m))
+            if d is not None:
+                found[f"gradient_norm.{name}.{k}"] = _norm(_rows(d.own[k][name], m))
     lead = () if m is None else (m,)
     together = xp.stack([xp.broadcast_to(value, lead) for value in found.values()])
     host = np.asarray(place.backend.to_numpy(together), dtype=float)  # the one transfer
@@ -171,6 +184,11 @@ def measure(model: Opened, batch: Batch, before: Layers | None = None) -> dict[s
                 known = np.isfinite(record[f"largest_z.{k}"])
                 record[f"{name}.{k}"] = np.where(known, record[f"{name}.{k}"], np.nan)[()]
     return {name: float(value) if m is None else value for name, value in record.items()}
+
+
+def _rows(array: Array, m: int | None) -> Array:
+    # Any array of one network, or of each of m, as a row
+    return array_namespace(array).reshape(array, (1, -1) if m is None else (m, 1, -1))
 
 
 def _largest(z: Array) -> Array:

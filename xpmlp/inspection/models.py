@@ -1,5 +1,7 @@
 """A model opened up for those who look: what `health` and `plotting` need of an MLP or of a fitted estimator.
 
+An estimator of tables is its network behind its preparation: X is a table as its `fit` takes it.
+
 Both models answer the same questions here, so that neither reader has to know which of them it reads.
 """
 
@@ -57,6 +59,8 @@ def open_up(model: Any) -> Opened:
     if isinstance(model, MLP):
         return Opened(model.network, model.layout.unpack(model.parameters), model.place, model.dtype, model.n_networks)
     _demand_estimator(model)
+    if _is_of_tables(model):
+        return open_up(model.network_)
     from xpmlp.estimators.prediction import opened
 
     network, p, place = opened(model)
@@ -73,6 +77,10 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
         door = content_of(model).door
         return Batch(door.inputs(x), None, None) if y is None else Batch(*door.samples(x, targets, w))
     _demand_estimator(model)
+    if _is_of_tables(model):
+        from xpmlp.estimators.tabular.looking import samples_for as samples_of_table
+
+        return Batch(*samples_of_table(model, X, y, sample_weight))
     from xpmlp.estimators.prediction import samples_for
 
     return Batch(*samples_for(model, X, y, sample_weight))
@@ -89,6 +97,8 @@ def descent_of(model: Any) -> tuple[float, tuple[float, ...] | None] | None:
     """The rate, and its factors by layer, if the model is trained by plain gradient descent; None of any other."""
     if isinstance(model, MLP):
         return plain_descent_of(model)
+    if _is_of_tables(model):
+        return None
     plain = model.solver == "sgd" and not model.momentum and model.learning_rate == "constant"
     return (float(model.learning_rate_init), None) if plain else None
 
@@ -102,6 +112,8 @@ def curves_of(model: Any) -> dict[str, HostArray]:
         found = dict(model)
     elif isinstance(model, MLP):
         found = dict(model.history)
+    elif _is_of_tables(model):  # the training that made the network: the second, or the first up to its best epoch
+        found = model.refit_history_ or {name: values[: model.best_epoch_] for name, values in model.history_.items()}
     else:
         names = {
             "loss": "loss_curve_",
@@ -119,13 +131,16 @@ def host(values: Any) -> HostArray:
     return np.asarray(to_numpy(values))
 
 
-def per_network(values: HostArray, n_networks: int | None, network: int) -> HostArray:
-    """Those of one network, of values that have a leading axis where there are several."""
-    if n_networks is None:
+def per_network(values: HostArray, model: Opened, network: int) -> HostArray:
+    """Those of one network, or member, of values that have a leading axis where each has its own."""
+    several, what = model.n_networks or model.network.members, "member" if model.network.members else "network"
+    if not several:
         return values
-    if not 0 <= network < n_networks:
-        raise ValueError(f"network must be one of {n_networks}, 0 the first; got {network}.")
-    return np.asarray(values[network])
+    if not 0 <= network < several:
+        raise ValueError(
+            f"network must be one of {several}{' members' * (what == 'member')}, 0 the first; got {network}."
+        )
+    return np.asarray(values[network]) if values.ndim == 3 else values
 
 
 def _brought(values: Any, model: MLP) -> Any:
@@ -143,8 +158,14 @@ def _brought(values: Any, model: MLP) -> Any:
 def _demand_estimator(model: Any) -> None:
     from xpmlp.estimators.attributes import Attributes
 
-    name = type(model).__name__
-    if not isinstance(model, Attributes):
+    name, of_tables = type(model).__name__, _is_of_tables(model)
+    if not isinstance(model, Attributes) and not of_tables:
         raise TypeError(f"an MLP or an estimator of xpmlp is needed here; got {name}.")
-    if not hasattr(model, "coefs_"):
+    if not hasattr(model, "network_" if of_tables else "coefs_"):
         raise ValueError(f"this {name} has no weights yet; call its fit first.")
+
+
+def _is_of_tables(model: Any) -> bool:
+    from xpmlp.estimators.tabular.attributes import TabularAttributes
+
+    return isinstance(model, TabularAttributes)

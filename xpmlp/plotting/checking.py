@@ -142,7 +142,7 @@ class HealthDisplay(Display):
         records: dict[str, dict[int, Any]] = {name: {} for name in QUANTITIES}
         for key, values in found.items():
             name, _, layer = key.partition(".")
-            if name in QUANTITIES:
+            if name in QUANTITIES and layer.isdecimal():  # not what parts have
                 several = values.ndim > 1
                 if several and not 0 <= network < values.shape[1]:
                     raise ValueError(f"network must be one of {values.shape[1]}, 0 the first; got {network}.")

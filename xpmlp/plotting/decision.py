@@ -82,7 +82,7 @@ class DecisionBoundaryDisplay(Display):
             The classes or values of X: then the samples are drawn too.
         """
         pyplot()
-        n_inputs = open_up(estimator).network.layout.sizes[0]
+        n_inputs = getattr(estimator, "n_features_in_", None) or open_up(estimator).network.n_inputs
         X_ = host(X)
         if n_inputs != 2 or X_.ndim != 2 or X_.shape[1] != 2:
             raise ValueError(
@@ -214,7 +214,8 @@ def _responses(model: Any, grid: HostArray, X: Any) -> tuple[HostArray, Any]:
         same = getattr(model, "_asked", None) is None
         x = to_backend(grid, anatomy.place.backend.name, device=anatomy.place.device_name) if same else grid
     if hasattr(model, "predict_proba"):
-        if model.n_outputs_ > 1 and model.out_activation_ != "softmax":
+        network = open_up(model).network
+        if network.layout.sizes[-1] > 1 and network.activations[-1].name != "softmax":
             raise ValueError("several labels at once have no one boundary; fit a classifier for the label to be drawn.")
         return host(model.predict_proba(x)).astype(float), model.classes_
     yhat = host(model.predict(x)).astype(float)

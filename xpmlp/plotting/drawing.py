@@ -67,13 +67,15 @@ class NetworkDisplay(Display):
         ax: Any = None,
         **kw: Any,
     ) -> Self:
-        """From an `MLP` or a fitted estimator; `network` chooses one of m."""
+        """From an `MLP` or a fitted estimator; `network` chooses one of m, or a member."""
         pyplot()
         model = open_up(estimator)
         sizes = model.network.layout.sizes
-        W = [per_network(host(w), model.n_networks, network) for w in model.W[1:]]
+        W = [per_network(host(w), model, network) for w in model.W[1:]]
         if feature_names is None:
             feature_names = getattr(estimator, "feature_names_in_", None)
+            if feature_names is not None and len(feature_names) != sizes[0]:  # a preparation has made others of them
+                feature_names = None
         for names, n, what in ((feature_names, sizes[0], "feature"), (class_names, sizes[-1], "class")):
             if names is not None and len(names) != n:
                 raise ValueError(f"{what}_names must hold {n} names; got {len(names)}.")

@@ -36,14 +36,14 @@ class WeightsDisplay(Display):
     def from_estimator(
         cls, estimator: Any, *, layers: Sequence[int] | None = None, network: int = 0, ax: Any = None, **kw: Any
     ) -> Self:
-        """From an `MLP` or a fitted estimator; `layers` chooses some of 1 ... K, `network` one of m.
+        """From an `MLP` or a fitted estimator; `layers` chooses some of 1 ... K, `network` one of m, or a member.
 
         Of more than 12 layers, 12 are drawn where nothing is chosen.
         """
         pyplot()
         model = open_up(estimator)
         chosen = _layers(layers, model.network.layout.n_layers)
-        W = [per_network(host(model.W[k]), model.n_networks, network) for k in chosen]
+        W = [per_network(host(model.W[k]), model, network) for k in chosen]
         titles = [f"W[{k}]  {w.shape}" for k, w in zip(chosen, W, strict=True)]
         return cls(W, titles).plot(ax=ax, **kw)
 
@@ -117,7 +117,7 @@ class FirstLayerDisplay(Display):
         """
         pyplot()
         model = open_up(estimator)
-        W = per_network(host(model.W[1]), model.n_networks, network)
+        W = per_network(host(model.W[1]), model, network)
         side = math.isqrt(W.shape[0])
         shape = (side, side) if image_shape is None else tuple(image_shape)
         if len(shape) != 2 or math.prod(shape) != W.shape[0]:
@@ -217,9 +217,10 @@ class ActivationsDisplay(_HistogramDisplay):
         ax: Any = None,
         **kw: Any,
     ) -> Self:
-        """From an `MLP` or a fitted estimator and a batch; `layers` chooses some of 1 ... K, `network` one of m.
+        """From an `MLP` or a fitted estimator and a batch.
 
-        Of more than 12 layers, 12 are drawn where nothing is chosen.
+        `layers` chooses some of 1 ... K, `network` one of m, or a member. Of more than 12 layers, 12 are drawn where
+        nothing is chosen.
         """
         pyplot()
         model = open_up(estimator)
@@ -227,7 +228,7 @@ class ActivationsDisplay(_HistogramDisplay):
         values, titles, notes = [], [], []
         for k in _layers(layers, model.network.layout.n_layers):
             row = model.network.activations[k - 1]
-            a = per_network(host(trace.a[k]), model.n_networks, network)
+            a = per_network(host(trace.a[k]), model, network)
             values.append(a)
             titles.append(f"a[{k}]  {shorten(row.name, 18)}, {a.shape[-1]} unit{'s' if a.shape[-1] > 1 else ''}")
             zeros = float(np.mean(a == 0.0))
@@ -258,8 +259,8 @@ class GradientsDisplay(_HistogramDisplay):
     ) -> Self:
         """From an `MLP` or a fitted estimator and a batch with its targets.
 
-        `layers` chooses some of 1 ... K, `network` one of m. Of more than 12 layers, 12 are drawn where nothing is
-        chosen.
+        `layers` chooses some of 1 ... K, `network` one of m, or a member. Of more than 12 layers, 12 are drawn where
+        nothing is chosen.
         """
         pyplot()
         model = open_up(estimator)
@@ -269,7 +270,7 @@ class GradientsDisplay(_HistogramDisplay):
         values: list[HostArray] = []
         titles, notes = [], []
         for k in _layers(layers, len(dW) - 1):
-            sizes = np.abs(per_network(host(dW[k]), model.n_networks, network)).astype(float)
+            sizes = np.abs(per_network(host(dW[k]), model, network)).astype(float)
             values.append(np.log10(sizes[sizes > 0.0]))
             zeros = float(np.mean(sizes == 0.0))
             titles.append(f"dW[{k}]  {sizes.shape}")

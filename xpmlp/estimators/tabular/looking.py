@@ -1,0 +1,29 @@
+"""A table and its targets as the network of a fitted estimator takes them, for those who look into it."""
+
+from typing import Any
+
+import numpy as np
+
+from xpmlp._typing import Array
+from xpmlp.estimators.tabular.attributes import TabularAttributes
+from xpmlp.estimators.validation import NUMPY, Inputs, our_errors
+from xpmlp.tabular.columns import table_of
+
+
+def samples_for(
+    estimator: TabularAttributes, X: Any, y: Any, sample_weight: Any
+) -> tuple[Array, Array | None, Array | None]:
+    """x, targets and weights where the network lives; X, y and weights as `fit` takes them."""
+    net = estimator.network_
+
+    def there(array: Any) -> Array:
+        return net.place.asarray(np.asarray(array, dtype=np.float64), net.dtype)
+
+    with our_errors():
+        table = table_of(X)
+        x = there(estimator.preparation_.transform(table))
+        if y is None:
+            return x, None, None
+        inputs = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
+        samples = estimator._known_targets().encode(y, sample_weight, inputs)
+    return x, there(samples.targets), None if samples.w is None else there(samples.w)
