@@ -84,12 +84,12 @@ def cupy_nogpu(session: nox.Session) -> None:
 
 @nox.session
 def processes(session: nox.Session) -> None:
-    """Train in two and four processes, by gloo and by MPI: with the answers of one, and nobody left waiting."""
+    """Train in two and four processes, by gloo, MPI and Dask: with the answers of one, and nobody left waiting."""
     session.install("-e.", *group("processes"), TORCH)
     # mpiexec is the system's (apt-get install openmpi-bin libopenmpi-dev); without it the tests of MPI skip.
-    require = "gloo,mpi" if shutil.which("mpiexec") else "gloo"
+    require = "dask,gloo,mpi" if shutil.which("mpiexec") else "dask,gloo"
     env = {"XPMLP_PROCESSES": "1", "XPMLP_REQUIRE": require, "XPMLP_BACKENDS": "numpy"}
-    files = ("tests/test_processes.py", "tests/test_shards.py", "tests/test_reduce.py")
+    files = [f"tests/test_{name}.py" for name in ("dask", "processes", "shards", "reduce")]
     session.run("python", "-m", "pytest", *files, *session.posargs, env=env)
 
 

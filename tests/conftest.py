@@ -69,7 +69,7 @@ COMBINATIONS = (
 )
 
 
-ENGINES = {"gloo", "mpi"}  # of several processes: for XPMLP_REQUIRE, in tests/test_processes.py
+ENGINES = {"dask", "gloo", "mpi"}  # of several processes: for XPMLP_REQUIRE, in test_dask.py and test_processes.py
 
 
 def named_in(variable: str) -> set[str]:

@@ -35,7 +35,7 @@ FLOORS = [
     {"training"},
     {"mlp", "tabular"},
     {"estimators"},
-    {"inspection"},
+    {"inspection", "dask"},
     {"interop"},
     {"cli", "plotting"},
     {"__init__", "__main__"},
@@ -56,9 +56,11 @@ LIBRARIES = {
     "cupy",
     "cupyx",
     "dask",
+    "distributed",
     "jax",
     "jaxlib",
     "mlx",
+    "mpi4py",
     "ndonnx",
     "numba",
     "sparse",
@@ -66,13 +68,13 @@ LIBRARIES = {
     "torch",
 }
 # Rooms, or modules of a room.
-NAME_LIBRARIES = {"backends", "distributed", "runners", "interop.torch"}
+NAME_LIBRARIES = {"backends", "dask", "distributed", "runners", "interop.torch"}
 NO_NUMPY = {
     *("_typing", "faults", "optim", "network.activations", "network.dropout", "network.losses"),
     "network.targets",
     *("network.parameters", "network.propagation", "runners.lbfgs", "runners.step", "io.description"),
 }
-USE_SCIKIT_LEARN = {"estimators", "tabular", "interop.onnx", "cli"}
+USE_SCIKIT_LEARN = {"estimators", "tabular", "interop.onnx", "cli", "dask.fitting"}
 VAGUE = {"base", "common", "core", "helpers", "utils"}
 
 
@@ -308,7 +310,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-HEAVY = LIBRARIES | {"matplotlib", "pandas", "scipy", "sklearn", "tqdm"}
+HEAVY = LIBRARIES | {"matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "tqdm"}
 
 
 def test_importing_xpmlp_loads_no_library_but_numpy():

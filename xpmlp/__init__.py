@@ -74,7 +74,7 @@ _ROOMS = {
 }
 
 # Rooms that users go to themselves: xpmlp.shards.from_arrays(X, y).
-_MODULES = ("distributed", "shards")
+_MODULES = ("xpmlp.dask", "xpmlp.distributed", "xpmlp.shards")
 
 __all__ = [
     "MLP",
@@ -113,7 +113,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if f"xpmlp.{name}" in _MODULES:
         return importlib.import_module(f"xpmlp.{name}")
     if name in _ROOMS:
         return getattr(importlib.import_module(f"xpmlp.{_ROOMS[name]}"), name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -244,8 +245,26 @@ def pass_over(*packages: str) -> None:
     BETWEEN.update(packages)
 
 
+_KEPT: ContextVar[list[tuple[str, type[Warning]]] | None] = ContextVar("xpmlp_kept_warnings", default=None)
+
+
+@contextmanager
+def kept_warnings() -> Iterator[list[tuple[str, type[Warning]]]]:
+    """Keep warnings in place of giving them: whoever works for somebody elsewhere sends them there."""
+    kept: list[tuple[str, type[Warning]]] = []
+    token = _KEPT.set(kept)
+    try:
+        yield kept
+    finally:
+        _KEPT.reset(token)
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the user's own line, however deep we are: the first outside this package and those to `pass_over`."""
+    kept = _KEPT.get()
+    if kept is not None:
+        kept.append((message, category))
+        return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN:
         level, frame = level + 1, frame.f_back

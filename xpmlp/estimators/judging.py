@@ -43,7 +43,8 @@ class Judge:
         host = self.data.place.backend.to_numpy
         loss, weight, sums = 0.0, 0.0, np.zeros(1)
         if self.origin is None and not isinstance(self.targets, Classes):
-            self.origin = self.data.encode(self.data.shards.y(0), None, self.data.shards.rows[0])[0].mean(axis=0)
+            y = self.data.shards.sample()[1]
+            self.origin = self.data.encode(y, None, len(y))[0].mean(axis=0)
         for x, y, w in self.data.batches(None):
             if int(x.shape[0]) == 0:
                 continue

@@ -4,6 +4,7 @@ What a fit of arrays learns by looking at all of them (the classes, what they we
 learned shard by shard here, and nothing has the length of the data. Whatever is decided is decided by all processes.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -142,6 +143,7 @@ class _First(NamedTuple):
 
     settings: Settings
     inputs: Inputs  # one row
+    y: Any  # its target
     anew: bool
 
 
@@ -155,10 +157,10 @@ def _prepared(
     said: list[_Facts],
 ) -> tuple[Any, ...]:
     """The problem, and all that belongs to it."""
-    settings, inputs, anew = first
+    settings, inputs, y, anew = first
     stochastic = settings.solver != "lbfgs"
     facts, place = said[0], inputs.place
-    targets, sample = _learned(estimator, shards, inputs, said, anew)
+    targets, sample = _learned(estimator, shards, inputs, y, said, anew)
     network = fitting.build_network(settings, targets, sample)
     before = facts.before
     rng = _random_state(settings, facts, group)
@@ -170,14 +172,13 @@ def _prepared(
     held_out: HeldOut | None = None
     if settings.early_stopping and stochastic and held_shards is None and held_arrays is None:
         held_out, held_shards = HeldOut(settings.validation_fraction, chosen=False), shards
-    n = sum(n if held_out is None else n - held_out.count(n) for n in shards.rows)
-    batch_size = posing.batch_size_of(settings, n) if stochastic else min(JUDGED_ROWS, n)
-    data = deal.data(shards, batch_size, held_out, shuffle=settings.shuffle)
+    data = deal.data(shards, batch_size_of(settings, shards.rows, held_out), held_out, shuffle=settings.shuffle)
     together = _together(group, place, network.layout.size, inputs.dtype, data)
     judge = None
     if held_shards is not None:
-        chosen = None if held_out is None else held_out._replace(chosen=True)
-        judge = Judge(network, deal.data(held_shards, JUDGED_ROWS, chosen, shuffle=False), targets, settings, together)
+        chosen, like = (None, None) if held_out is None else (held_out._replace(chosen=True), data)
+        held_data = deal.data(held_shards, JUDGED_ROWS, chosen, shuffle=False, like=like)
+        judge = Judge(network, held_data, targets, settings, together)
     options: Any = {"judge": judge, "together": together, "checkpoints": asked.folder is not None}
     options["held_out"] = None if held_arrays is None else posing.looked_at(held_arrays, network)
     if stochastic:
@@ -204,7 +205,9 @@ class _Deal(NamedTuple):
     seed: int
     group: Group
 
-    def data(self, shards: Shards, batch_size: int, held: HeldOut | None, *, shuffle: bool) -> LaneData:
+    def data(
+        self, shards: Shards, batch_size: int, held: HeldOut | None, *, shuffle: bool, like: LaneData | None = None
+    ) -> LaneData:
         """The batches of shards."""
         weighted = shards.weighted or getattr(self.targets, "weights", None) is not None
         return LaneData(
@@ -221,7 +224,14 @@ class _Deal(NamedTuple):
             weighted=weighted,
             held=held,
             shuffle=shuffle,
+            like=like,
         )
+
+
+def batch_size_of(settings: Settings, rows: Sequence[int], held: HeldOut | None) -> int:
+    """The rows of a batch, of shards of so many."""
+    n = sum(rows if held is None else map(held.kept, rows))
+    return posing.batch_size_of(settings, n) if settings.solver != "lbfgs" else min(JUDGED_ROWS, n)
 
 
 def _first_weights(
@@ -248,11 +258,11 @@ def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: l
     check_parameters(estimator)
     settings = settings_of(estimator)
     anew = not (hasattr(estimator, "coefs_") and settings.warm_start)
-    X = shards.read(0)[0]
+    X, y = shards.sample()
     place = working_place(settings.backend, settings.device, X)
     reset = anew or not hasattr(estimator, "n_features_in_")
     inputs = check_inputs(estimator, X, place=place, dtype=settings.dtype, reset=reset)
-    first.append(_First(settings, inputs._replace(x=inputs.x[:1]), anew))
+    first.append(_First(settings, inputs._replace(x=inputs.x[:1]), y[:1], anew))
     known, counts = None, None
     balanced = getattr(estimator, "class_weight", None) == "balanced"
     if hasattr(estimator, "class_weight") and (shards.classes is None or balanced):
@@ -267,7 +277,7 @@ def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: l
 def _counted(shards: Shards, group: Group, inputs: Inputs, *, balanced: bool) -> tuple[HostArray, HostArray]:
     """The labels of this process's shards, and what they weigh."""
     found: dict[Any, float] = {}
-    for i in range(len(shards) * group.rank // group.size, len(shards) * (group.rank + 1) // group.size):
+    for i in shards.looked_at(group.rank, group.size):
         w = None
         if balanced and shards.weighted:
             _, y, w = shards.read(i)
@@ -295,9 +305,10 @@ def _demand_same(said: list[_Facts]) -> None:
                 raise InvalidInputError(f"all processes need the same {what}{told}; rank {rank} has others.")
 
 
-def _learned(estimator: Any, shards: Shards, inputs: Inputs, said: list[_Facts], anew: bool) -> tuple[Targets, Samples]:
+def _learned(
+    estimator: Any, shards: Shards, inputs: Inputs, y: Any, said: list[_Facts], anew: bool
+) -> tuple[Targets, Samples]:
     """What y means, and one sample that shows its shape."""
-    y = shards.y(0)[:1]
     if not hasattr(estimator, "class_weight"):
         targets = estimator._known_targets()
         return targets, targets.encode(y, None, inputs)

@@ -45,6 +45,10 @@ class HeldOut(NamedTuple):
         """Rows held out of n."""
         return min(round(self.fraction * n), max(n - 1, 0))
 
+    def kept(self, n: int) -> int:
+        """Rows of n that are in these batches."""
+        return self.count(n) if self.chosen else n - self.count(n)
+
 
 def draw(seed: int, *which: int) -> np.random.Generator:
     """The generator of one purpose: the same wherever it is asked for."""
@@ -60,6 +64,11 @@ def dealt(rows: list[int], lanes: int, batch_size: int) -> list[range]:
         if count == 1 or all(size == 0 or size * batch_size >= n for size in sizes):
             return of
         count = count // 2
+
+
+def lanes_of(rank: int, size: int, lanes: int) -> range:
+    """The lanes of one of several processes."""
+    return range(lanes * rank // size, lanes * (rank + 1) // size)
 
 
 class LaneData(Data):
@@ -78,6 +87,8 @@ class LaneData(Data):
     held : HeldOut or None
     shuffle : bool
         Otherwise shards and rows keep the order they have.
+    like : LaneData or None
+        Data of the same shards, whose lanes these have too: then a process reads the same ones.
     """
 
     whole = False
@@ -98,27 +109,23 @@ class LaneData(Data):
         weighted: bool = False,
         held: HeldOut | None = None,
         shuffle: bool = True,
+        like: "LaneData | None" = None,
     ) -> None:
         self.place, self.shards, self.encode, self.dtype, self.width = place, shards, encode, dtype, width
         self.seed, self.held, self.shuffle, self.n_outputs = seed, held, shuffle, n_outputs
-        self.kept = [self._kept(n) for n in shards.rows]
+        self.kept = [n if held is None else held.kept(n) for n in shards.rows]
         self.n = self.n_there = sum(self.kept)
         self.batch_size = min(batch_size, self.n)
-        self.lanes = dealt(self.kept, shards.lanes, self.batch_size)
-        count = len(self.lanes)
-        self.lane_blocks = [(count * r // size, count * (r + 1) // size) for r in range(size)]
-        self.mine = range(*self.lane_blocks[rank])
+        self.lanes: list[range] = dealt(self.kept, shards.lanes, self.batch_size) if like is None else like.lanes
+        blocks = [lanes_of(r, size, len(self.lanes)) for r in range(size)]
+        self.lane_blocks = [(block.start, block.stop) for block in blocks]
+        self.mine = blocks[rank]
         ends = np.cumsum([0] + [sum(self.kept[i] for i in lane) for lane in self.lanes])
         self.before: list[int] = [int(end) for end in ends]
         self.w = np.zeros(0, dtype) if weighted else None  # whether there are weights
         self.x = self.y = None
         self.parts: list[Part] = []  # of the present batch
         self.waited = 0.0  # seconds for the reader
-
-    def _kept(self, n: int) -> int:
-        if self.held is None:
-            return n
-        return self.held.count(n) if self.held.chosen else n - self.held.count(n)
 
     def given(self, lane: int, step: int) -> int:
         """Rows that a lane has given before a batch."""

@@ -73,6 +73,15 @@ class Shards(Sequence[Any]):
         """The targets of a shard."""
         return self.read(i)[1] if self.read_y is None else self.read_y(i)
 
+    def sample(self) -> tuple[Any, Any]:
+        """X and y of some rows, the same in every process: what they look like."""
+        X, y, *_ = self.read(next(i for i, n in enumerate(self.rows) if n))
+        return X, y
+
+    def looked_at(self, rank: int, size: int) -> range:
+        """The shards that one of several processes looks at where all must be seen once, by one of them."""
+        return range(len(self) * rank // size, len(self) * (rank + 1) // size)
+
     def name(self, i: int) -> str:
         """What a shard is called in an error."""
         return f"shard {i}" + ("" if self.names is None else f" ({self.names(i)})")
