@@ -13,9 +13,9 @@ from xpmlp.network import Layout, Network, forward
 from xpmlp.network.activations import ACTIVATIONS, activation
 from xpmlp.network.losses import loss
 from xpmlp.optim.optimizers import optimizer
-from xpmlp.runners import Data, HostData, Task, find_runner, numpy
+from xpmlp.runners import Data, HostData, Task, find_runner
 from xpmlp.runners.lbfgs import objective
-from xpmlp.runners.passes import InPlacePass
+from xpmlp.runners.passes import find_pass, outputs_of_few
 from xpmlp.training import evaluate, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -137,7 +137,7 @@ def test_the_pass_in_place_is_the_forward_pass(name, units, many):
     row = activation(name)
     network = Network(layout, (row, row, row), loss("squared_error"))
     p = layout.unpack(np.random.default_rng(1).uniform(-0.5, 0.5, size=(3, layout.size) if many else layout.size))
-    go = InPlacePass(network, p, numpy.Runner.columns)
+    go = find_pass(network, p, select("numpy"))
     x = np.random.default_rng(2).normal(size=(17, 4))
     expected = forward(network, p, x)
     for layer in (1, 2, -1):
@@ -145,6 +145,32 @@ def test_the_pass_in_place_is_the_forward_pass(name, units, many):
             z, a = go(x[:rows], layer)
             np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_few_rows_are_those_of_the_forward_pass(name):
+    layout, row = Layout((4, 5, 3)), activation(name)
+    network = Network(layout, (row, row), loss("squared_error"))
+    p = layout.unpack(np.random.default_rng(1).uniform(-0.5, 0.5, size=layout.size))
+    x = np.random.default_rng(2).normal(size=(3, 4))
+    before = x.copy()
+    found = outputs_of_few(network, p, x)
+    np.testing.assert_allclose(found, forward(network, p, x).a[-1], rtol=1e-12, atol=1e-12)
+    assert np.array_equal(x, before)
+
+
+def test_a_small_probability_keeps_its_digits_however_many_rows_are_asked_for():
+    layout = Layout((1, 1, 1))
+    network = Network(layout, (activation("identity"), activation("sigmoid")), loss("binary_cross_entropy"))
+    p = layout.unpack(np.ones(layout.size))
+    p.b[1][...] = p.b[2][...] = 0.0
+    x = np.linspace(-700.0, 30.0, 200)[:, None]
+    expected = np.exp(x) / (1.0 + np.exp(x))
+    for found in (
+        outputs_of_few(network, p, x),
+        outputs(network, p, HostData(select("numpy"), x, None, None, 64, dtype="float64")),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
 def a_network(backend, n=23, w=None):
