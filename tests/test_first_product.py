@@ -8,7 +8,7 @@ from scipy import sparse
 
 from xpmlp import MLPClassifier, MLPRegressor
 from xpmlp.backends import select
-from xpmlp.estimators import validation
+from xpmlp.estimators import checkpointing, validation
 from xpmlp.network import Layout, Network, forward
 from xpmlp.network.activations import ACTIVATIONS, activation
 from xpmlp.network.losses import loss
@@ -127,6 +127,36 @@ def test_nothing_as_large_as_x_is_made(kind, dtype, early_stopping, monkeypatch)
         tracemalloc.stop()
         # A block of 655 rows, what is made of y, and little else: float32 of all X would be 12.8 MB, of uint8 4 X.
         assert peak < 8e6, f"{peak / x_bytes:.2f} X"
+
+
+@pytest.mark.parametrize(("early_stopping", "bytes_a_row"), [(False, 12), (True, 30)])
+def test_what_is_made_of_y_and_of_the_order_is_little(early_stopping, bytes_a_row, monkeypatch):
+    monkeypatch.setattr(validation, "COPIED_BYTES", 0)
+    monkeypatch.setattr(checkpointing, "MANY", 0)
+    n = 200_000
+    X, y = np.random.default_rng(0).integers(0, 4, size=(n, 5), dtype=np.uint8), np.arange(n) % 2
+    model = MLPClassifier(
+        (4,), max_iter=2, batch_size=200, random_state=0, dtype="float32", early_stopping=early_stopping, tol=0.0
+    )
+    model.fit(X[:1_000], y[:1_000]).predict(X[:2_000])  # what is made once
+    # Targets as float32 and an order as int32 are 8 bytes a row, the sort of a split by classes 8 and 4 more; labels
+    # that are predicted are 8 bytes, the outputs 4 and which side of 1/2 they are on 1.
+    for call, most in ((lambda: model.fit(X, y), bytes_a_row), (lambda: model.predict(X), 14)):
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most * n + 3e5, f"{peak / n:.1f} bytes a row"
+
+
+def test_the_order_of_very_many_samples_is_that_of_fewer(monkeypatch):
+    found = []
+    for many in (2**20, 0):
+        monkeypatch.setattr(checkpointing, "MANY", many)
+        model = MLPClassifier((4,), max_iter=3, batch_size=7, random_state=0, early_stopping=True).fit(COUNTS, Y)
+        found.append([*model.coefs_, model.validation_scores_])
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one network", "three networks"])
