@@ -288,6 +288,18 @@ def test_the_split_keeps_the_shares_of_two_and_of_many_classes():
         np.testing.assert_array_equal(np.bincount(strata[held]), np.divide(shares, 10))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_split_that_keeps_shares_is_scikit_learns(seed):
+    here = np.random.default_rng(seed)
+    n, n_strata, fraction = int(here.integers(50, 400)), int(here.integers(2, 6)), float(here.choice([0.1, 0.25, 0.5]))
+    strata = np.concatenate([np.repeat(np.arange(n_strata), 2), here.integers(n_strata, size=n)])
+    ours, theirs = np.random.RandomState(seed), np.random.RandomState(seed)
+    expected = train_test_split(np.arange(len(strata)), random_state=theirs, test_size=fraction, stratify=strata)
+    for found, rows in zip(rows_of(strata, len(strata), fraction, ours), expected, strict=True):
+        np.testing.assert_array_equal(found, rows)
+    assert ours.random_sample() == theirs.random_sample()  # and it has drawn as much
+
+
 def test_the_only_sample_of_a_class_is_trained_on_and_many_classes_are_drawn_from_as_they_come():
     strata = np.array([0] * 20 + [1] * 19 + [2])
     for seed in range(20):

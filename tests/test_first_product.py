@@ -8,14 +8,14 @@ from scipy import sparse
 
 from xpmlp import MLPClassifier, MLPRegressor
 from xpmlp.backends import select
-from xpmlp.estimators import validation
+from xpmlp.estimators import checkpointing, validation
 from xpmlp.network import Layout, Network, forward
 from xpmlp.network.activations import ACTIVATIONS, activation
 from xpmlp.network.losses import loss
 from xpmlp.optim.optimizers import optimizer
-from xpmlp.runners import Data, HostData, Task, find_runner, numpy
+from xpmlp.runners import Data, HostData, Task, find_runner
 from xpmlp.runners.lbfgs import objective
-from xpmlp.runners.passes import InPlacePass
+from xpmlp.runners.passes import find_pass, outputs_of_few
 from xpmlp.training import evaluate, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -129,6 +129,36 @@ def test_nothing_as_large_as_x_is_made(kind, dtype, early_stopping, monkeypatch)
         assert peak < 8e6, f"{peak / x_bytes:.2f} X"
 
 
+@pytest.mark.parametrize(("early_stopping", "bytes_a_row"), [(False, 12), (True, 30)])
+def test_what_is_made_of_y_and_of_the_order_is_little(early_stopping, bytes_a_row, monkeypatch):
+    monkeypatch.setattr(validation, "COPIED_BYTES", 0)
+    monkeypatch.setattr(checkpointing, "MANY", 0)
+    n = 200_000
+    X, y = np.random.default_rng(0).integers(0, 4, size=(n, 5), dtype=np.uint8), np.arange(n) % 2
+    model = MLPClassifier(
+        (4,), max_iter=2, batch_size=200, random_state=0, dtype="float32", early_stopping=early_stopping, tol=0.0
+    )
+    model.fit(X[:1_000], y[:1_000]).predict(X[:2_000])  # what is made once
+    # Targets as float32 and an order as int32 are 8 bytes a row, the sort of a split by classes 8 and 4 more; labels
+    # that are predicted are 8 bytes, the outputs 4 and which side of 1/2 they are on 1.
+    for call, most in ((lambda: model.fit(X, y), bytes_a_row), (lambda: model.predict(X), 14)):
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most * n + 3e5, f"{peak / n:.1f} bytes a row"
+
+
+def test_the_order_of_very_many_samples_is_that_of_fewer(monkeypatch):
+    found = []
+    for many in (2**20, 0):
+        monkeypatch.setattr(checkpointing, "MANY", many)
+        model = MLPClassifier((4,), max_iter=3, batch_size=7, random_state=0, early_stopping=True).fit(COUNTS, Y)
+        found.append([*model.coefs_, model.validation_scores_])
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["one network", "three networks"])
 @pytest.mark.parametrize("units", [3, 20], ids=["few units", "many units"])
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -137,7 +167,7 @@ def test_the_pass_in_place_is_the_forward_pass(name, units, many):
     row = activation(name)
     network = Network(layout, (row, row, row), loss("squared_error"))
     p = layout.unpack(np.random.default_rng(1).uniform(-0.5, 0.5, size=(3, layout.size) if many else layout.size))
-    go = InPlacePass(network, p, numpy.Runner.columns)
+    go = find_pass(network, p, select("numpy"))
     x = np.random.default_rng(2).normal(size=(17, 4))
     expected = forward(network, p, x)
     for layer in (1, 2, -1):
@@ -145,6 +175,32 @@ def test_the_pass_in_place_is_the_forward_pass(name, units, many):
             z, a = go(x[:rows], layer)
             np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_few_rows_are_those_of_the_forward_pass(name):
+    layout, row = Layout((4, 5, 3)), activation(name)
+    network = Network(layout, (row, row), loss("squared_error"))
+    p = layout.unpack(np.random.default_rng(1).uniform(-0.5, 0.5, size=layout.size))
+    x = np.random.default_rng(2).normal(size=(3, 4))
+    before = x.copy()
+    found = outputs_of_few(network, p, x)
+    np.testing.assert_allclose(found, forward(network, p, x).a[-1], rtol=1e-12, atol=1e-12)
+    assert np.array_equal(x, before)
+
+
+def test_a_small_probability_keeps_its_digits_however_many_rows_are_asked_for():
+    layout = Layout((1, 1, 1))
+    network = Network(layout, (activation("identity"), activation("sigmoid")), loss("binary_cross_entropy"))
+    p = layout.unpack(np.ones(layout.size))
+    p.b[1][...] = p.b[2][...] = 0.0
+    x = np.linspace(-700.0, 30.0, 200)[:, None]
+    expected = np.exp(x) / (1.0 + np.exp(x))
+    for found in (
+        outputs_of_few(network, p, x),
+        outputs(network, p, HostData(select("numpy"), x, None, None, 64, dtype="float64")),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
 def a_network(backend, n=23, w=None):

@@ -40,6 +40,7 @@ class Wanted(NamedTuple):
 
 
 NO_CHECKPOINTS = Wanted()
+MANY = 2**20  # samples whose order takes megabytes: half of them as int32, which is shuffled a little slower
 
 
 class Known(NamedTuple):
@@ -52,7 +53,7 @@ class Known(NamedTuple):
 
 
 class Shuffles:
-    """The orders of the epochs as scikit-learn draws them: each shuffles the one before."""
+    """The orders of the epochs as scikit-learn draws them: each shuffles the one before, and takes its place."""
 
     def __init__(self, rng: np.random.RandomState, kept: bool) -> None:
         self.rng, self.draws, self.last = rng, False, np.arange(0)
@@ -60,16 +61,14 @@ class Shuffles:
 
     def of(self, n: int, draws: bool) -> "Shuffles":
         """Those of n samples."""
-        self.last, self.draws = np.arange(n), draws
+        self.last, self.draws = np.arange(n, dtype=np.int32 if n > MANY else np.int64), draws
         return self
 
     def order(self) -> HostArray | None:
         """See `Draws`."""
         if not self.draws:
             return None
-        shuffled = np.arange(len(self.last))
-        self.rng.shuffle(shuffled)
-        self.last = self.last[shuffled]
+        self.rng.shuffle(self.last)
         return self.last
 
     def go_on(self, state: tuple[Mapping[str, Any], HostArray]) -> None:
@@ -78,7 +77,7 @@ class Shuffles:
         if len(order) != len(self.last):
             raise InvalidInputError(f"the checkpoint is of {len(order)} samples, not {len(self.last)}.")
         self.rng.set_state(random_state_of(now).get_state())
-        self.last = order
+        self.last = order.astype(self.last.dtype)
 
 
 def known(estimator: Attributes, settings: Settings, wanted: Wanted, place: Place, dtype: str) -> Known | None:

@@ -63,10 +63,9 @@ class Classes:
         """Targets of shape (n, n_outputs), as booleans."""
         if self.kind == "multilabel":
             return np.asarray(y, dtype=bool)
-        codes = self.codes(y)
-        if self.kind == "binary":
-            return np.asarray(codes[:, None] == 1)
-        return np.asarray(codes[:, None] == np.arange(len(self.classes)))
+        if self.kind == "binary":  # the second class, if there is one
+            return np.isin(y, self.classes[1:])[:, None]
+        return np.asarray(self.codes(y)[:, None] == np.arange(len(self.classes)))
 
     def codes(self, y: HostArray) -> HostArray:
         """The place of each label in `classes`."""
@@ -77,15 +76,14 @@ class Classes:
         to_numpy = place.backend.to_numpy
         if self.kind == "multilabel":
             return caller.asarray(to_numpy(yhat > 0.5).astype(np.int64))
-        if self.kind == "binary":
-            codes = to_numpy(yhat[:, 0] > 0.5).astype(np.int64)
-        elif "int64" in place.backend.lacks(place.device):  # argmax is int64 by the standard
-            codes = np.argmax(to_numpy(yhat), axis=-1)
-        else:
-            codes = to_numpy(place.xp.argmax(yhat, axis=-1))
         if len(self.classes) == 1:
-            codes = np.zeros_like(codes)
-        labels = self.classes[codes]
+            labels = np.repeat(self.classes, int(yhat.shape[0]))
+        elif self.kind == "binary":  # without their numbers, which would be as large as the answer
+            labels = np.where(to_numpy(yhat[:, 0] > 0.5), self.classes[1:], self.classes[:1])
+        elif "int64" in place.backend.lacks(place.device):  # argmax is int64 by the standard
+            labels = self.classes[np.argmax(to_numpy(yhat), axis=-1)]
+        else:
+            labels = self.classes[to_numpy(place.xp.argmax(yhat, axis=-1))]
         # Strings live nowhere but on the host.
         return labels if caller.backend.name == "numpy" or labels.dtype.kind not in "biuf" else caller.asarray(labels)
 

@@ -36,6 +36,7 @@ from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network, Parameters, backward, forward
 from xpmlp.network.losses import Loss
 from xpmlp.runners import Data
+from xpmlp.runners.passes import outputs_of_few
 from xpmlp.training import outputs, rows_at_once
 from xpmlp.training.evaluation import MANY
 
@@ -110,7 +111,7 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
                 with our_errors():
                     checks.demand_no_loss(X, "X", np, dtype.name)
             if X.shape[0] <= MANY:
-                return forward(network, p, X.astype(dtype, copy=False)).a[-1], NUMPY, NUMPY
+                return outputs_of_few(network, p, X.astype(dtype, copy=False)), NUMPY, NUMPY
             return outputs(network, p, _blocks(Inputs(X, NUMPY, dtype.name), network)), NUMPY, NUMPY
     place, network, p, inputs, caller = _prepare(estimator, X, method)
     with _working(place):
