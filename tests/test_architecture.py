@@ -48,6 +48,7 @@ MOST_FLAT = 4  # modules that lie flat, those that Python asks for and _typing n
 CALLED_LATE = {
     ("xpmlp.estimators.conversion", "xpmlp.interop.onnx"),  # to_onnx
     ("xpmlp.estimators.conversion", "xpmlp.interop.torch"),  # to_torch
+    ("xpmlp.estimators.tabular.estimator", "xpmlp.interop.onnx_tables"),  # to_onnx
     ("xpmlp.mlp.mlp", "xpmlp.interop.onnx"),  # to_onnx
 }
 

@@ -238,10 +238,3 @@ def test_every_part_is_tested():
         for row in layer
     }
     assert tested == set(PARTS)
-
-
-@pytest.mark.parametrize("arguments", [NETWORKS["layer_norm"], NETWORKS["members that share the input"]], ids=str)
-def test_what_knows_no_parts_says_so_and_does_not_leave_them_out(arguments, rng, tmp_path):
-    net, *_ = net_and_samples(rng, **arguments)
-    with pytest.raises(ValueError, match="this network has"):
-        net.to_onnx(tmp_path / "net.onnx")

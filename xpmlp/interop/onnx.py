@@ -1,7 +1,8 @@
 """Models for other runtimes: ONNX, written node by node with onnx.helper.
 
-To export another activation, write its row of ACTIVATIONS here: from the name of z to the name of a. The nodes are of
-the standard domain, in opset 17, and of those kinds that runtimes compute in float64 as well as in float32.
+To export another activation, write its row of ACTIVATIONS here: from the name of z to the name of a; another part, its
+row of PARTS. The nodes are of the standard domain, in opset 17, and of those kinds that runtimes compute in float64 as
+well as in float32. Of members the graph has the mean of their outputs, as `predict` does.
 """
 
 import os
@@ -16,8 +17,11 @@ from xpmlp.io import storage
 from xpmlp.network import Network, Parameters
 from xpmlp.network.activations import ACTIVATIONS as ROWS
 from xpmlp.network.activations import GELU_CUBIC, GELU_SCALE, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, Activation
+from xpmlp.network.parts import EPSILON, Part
+from xpmlp.network.parts import PARTS as PART_ROWS
 
-OPSET, IR_VERSION = 17, 8
+OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
+ML = "ai.onnx.ml"  # the domain of what is no arithmetic: labels
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 
 
@@ -57,16 +61,27 @@ class Graph:
         self.initializers.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
+    def free(self, name: str) -> str:
+        """A name for one more constant."""
+        return f"{name}_{len(self.initializers)}"
+
     def number(self, value: float) -> str:
         """A number of the model's dtype."""
         if value not in self.numbers:
             self.numbers[value] = self.constant(f"number_{len(self.numbers)}", np.asarray(value, dtype=self.dtype))
         return self.numbers[value]
 
+    def whole(self, name: str, values: Sequence[int]) -> str:
+        """Whole numbers, for what takes them as an input: axes, bounds."""
+        return self.constant(self.free(name), np.asarray(values, dtype=np.int64))
+
     def write(
-        self, path: str | os.PathLike[str], x: tuple[str, list[Any]], outputs: list[tuple[str, Any, Any]]
+        self,
+        path: str | os.PathLike[str],
+        inputs: list[tuple[str, Any, Any]],
+        outputs: list[tuple[str, Any, Any]],
     ) -> None:
-        """Check the model and write it to a file; `outputs` are (name, dtype, shape)."""
+        """Check the model and write it to a file; inputs and outputs are (name, dtype, shape)."""
         make = self.onnx.helper
 
         def info(name: str, dtype: Any, shape: Any) -> Any:
@@ -76,13 +91,14 @@ class Graph:
         graph = make.make_graph(
             self.nodes,
             "xpmlp",
-            [info(x[0], self.dtype, x[1])],
+            [info(*each) for each in inputs],
             [info(*output) for output in outputs],
             initializer=self.initializers,
         )
         model = make.make_model(
             graph,
-            opset_imports=[make.make_opsetid("", OPSET)],
+            opset_imports=[make.make_opsetid("", OPSET)]
+            + [make.make_opsetid(ML, ML_OPSET)] * any(node.domain == ML for node in self.nodes),
             ir_version=IR_VERSION,
             producer_name="xpmlp",
         )
@@ -147,17 +163,77 @@ def _activation(row: Activation) -> Callable[[Graph, str], str]:
     return ACTIVATIONS[row.name]
 
 
+# --- Parts ---
+
+
+def _piecewise(g: Graph, part: Part, own: dict[str, HostArray], x: str, n: int) -> str:
+    F, d = len(part.parameters["edges"]), part.parameters["width"]
+    left, scale, low, high = (g.constant(g.free("bins"), it) for it in part.constants(np.zeros(1, g.dtype)))
+    several = own["bins"].ndim > 3  # of m networks
+    z = g.op("Transpose", _columns(g, x, 0, F), perm=[1, 0])  # (F, batch)
+    z = g.op("Unsqueeze", z, g.whole("axis", [2]))
+    code = g.op("Min", g.op("Max", g.op("Mul", g.op("Sub", z, left), scale), low), high)  # (F, batch, T)
+    slope, offset = (g.constant(g.free(name), own[name][..., None, :]) for name in ("slope", "offset"))
+    o = g.op("MatMul", code, g.constant(g.free("bins"), own["bins"]))  # (..., F, batch, d)
+    o = g.op("Add", g.op("Add", o, g.op("Mul", z, slope)), offset)
+    o = g.op("Transpose", o, perm=[0, 2, 1, 3] if several else [1, 0, 2])
+    o = g.op("Reshape", o, g.whole("shape", [0, 0, F * d] if several else [0, F * d]))
+    if n == F:
+        return o
+    rest = _columns(g, x, F, n)
+    if several:  # as many times as there are networks
+        rest = g.op("Add", rest, g.constant(g.free("zeros"), np.zeros((len(own["bins"]), 1, 1), g.dtype)))
+    return g.op("Concat", o, rest, axis=-1)
+
+
+def _columns(g: Graph, x: str, start: int, stop: int) -> str:
+    bounds = (g.whole(name, [value]) for name, value in (("start", start), ("stop", stop), ("axis", 1)))
+    return g.op("Slice", x, *bounds)
+
+
+def _layer_norm(g: Graph, part: Part, own: dict[str, HostArray], z: str, n: int) -> str:  # noqa: ARG001
+    centred = g.op("Sub", z, g.op("ReduceMean", z, axes=[-1], keepdims=1))
+    variance = g.op("ReduceMean", g.op("Mul", centred, centred), axes=[-1], keepdims=1)
+    n = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, EPSILON)))
+    gain, shift = (g.constant(g.free(name), own[name]) for name in ("gain", "shift"))
+    return g.op("Add", g.op("Mul", n, gain), shift)
+
+
+def _member_scale(g: Graph, part: Part, own: dict[str, HostArray], x: str, n: int) -> str:  # noqa: ARG001
+    return g.op("Mul", x, g.constant(g.free("scale"), own["scale"]))
+
+
+# From the part, its arrays, the name of what it takes and how many inputs that has, to the name of what it makes
+PARTS: dict[str, Callable[[Graph, Part, dict[str, HostArray], str, int], str]] = {
+    "piecewise": _piecewise,
+    "layer_norm": _layer_norm,
+    "member_scale": _member_scale,
+}
+
+
+def _through_parts(g: Graph, network: Network, p: Parameters, k: int, x: str) -> str:
+    n = network.n_inputs if k == 0 else network.layout.sizes[k]
+    for part in network.parts[k] if k < len(network.parts) else ():
+        row = PART_ROWS.get(part.name)
+        if part.name not in PARTS or row is None or row.forward is not part.forward:
+            raise ValueError(f"ONNX has no word for the part {part.name!r}; choose of {', '.join(sorted(PARTS))}.")
+        own = {name: np.asarray(array, dtype=g.dtype) for name, array in part.own(p.own[k]).items()}
+        x = PARTS[part.name](g, part, own, x, n)
+        n += part.adds
+    return x
+
+
 # --- Models ---
 
 
 def network_to_onnx(path: str | os.PathLike[str], network: Network, p: Parameters, dtype: str = "float32") -> None:
-    """Write a network: input "X" (batch, n_0), output "yhat" (batch, n_K), or (m, batch, n_K) of m networks."""
-    network.demand_plain("to_onnx")
+    """Write a network: input "X" (batch, n_inputs), output "yhat" (batch, n_K), or (m, batch, n_K) of m networks."""
     g = Graph(dtype)
     yhat = g.op("Identity", outputs_of(g, "X", network, p), name="yhat")
-    lead = [int(p.W[1].shape[0])] if p.W[1].ndim == 3 else []
-    sizes = network.layout.sizes
-    g.write(path, ("X", ["batch", sizes[0]]), [(yhat, dtype, [*lead, "batch", sizes[-1]])])
+    lead = [int(p.W[1].shape[0])] if p.W[1].ndim == 3 and not network.members else []
+    g.write(
+        path, [("X", dtype, ["batch", network.n_inputs])], [(yhat, dtype, [*lead, "batch", network.layout.sizes[-1]])]
+    )
 
 
 def estimator_to_onnx(
@@ -172,8 +248,12 @@ def estimator_to_onnx(
     """Write an estimator: a classifier where there are `labels`, (kind, classes), and a regressor otherwise."""
     g = Graph(dtype)
     answers = answers_of(g, "X", network, p, labels=labels, quantiles=quantiles)
-    outputs = [(g.op("Identity", name, name=what), kind, ["batch", *rest]) for what, name, kind, rest in answers]
-    g.write(path, ("X", ["batch", network.layout.sizes[0]]), outputs)
+    g.write(path, [("X", dtype, ["batch", network.n_inputs])], named_answers(g, answers))
+
+
+def named_answers(g: Graph, answers: Sequence["Answer"]) -> list[tuple[str, Any, Any]]:
+    """Answers as the outputs of a model."""
+    return [(g.op("Identity", name, name=what), kind, ["batch", *rest]) for what, name, kind, rest in answers]
 
 
 class Answer(NamedTuple):
@@ -193,14 +273,21 @@ def answers_of(
     *,
     labels: tuple[str, HostArray] | None = None,
     quantiles: Sequence[float] = (),
+    scales: Sequence[HostArray] = (),
 ) -> list[Answer]:
-    """Draw what an estimator answers to the inputs named `x`; see `estimator_to_onnx`."""
+    """Draw what an estimator answers to the inputs named `x`; see `estimator_to_onnx`.
+
+    `scales` are (centre, scale, lowest, highest) of numbers that the network has in other units: shapes (n_K,) or (1,).
+    """
     if labels is not None and labels[0] != "multilabel":
         classes_for_onnx(labels[1])  # refuses, before anything is drawn, what ONNX has no type for
     yhat = outputs_of(g, x, network, p)
     n = network.layout.sizes[-1]
     if labels is not None:
         return _classify(g, yhat, *labels)
+    if scales:
+        centre, scale, low, high = (g.constant(g.free("units"), np.asarray(it, dtype=g.dtype)) for it in scales)
+        yhat = g.op("Min", g.op("Max", g.op("Add", g.op("Mul", yhat, scale), centre), low), high)
     if len(quantiles) > 1:  # sorted, so that they do not cross
         yhat = _sorted(g, yhat, np.argsort(np.argsort(quantiles)))
     return [Answer("variable", yhat, g.dtype, [n])]
@@ -210,16 +297,16 @@ def outputs_of(g: Graph, x: str, network: Network, p: Parameters) -> str:
     """Draw the forward pass from the inputs named `x`; the name of the outputs."""
     W, b = p.W, p.b
     functions = [_activation(row) for row in network.activations]
-    a = x
+    a = _through_parts(g, network, p, 0, x)
     for k, function in enumerate(functions, start=1):
         weights = g.constant(f"W{k}", np.asarray(W[k], dtype=g.dtype))
         biases = g.constant(f"b{k}", np.asarray(b[k], dtype=g.dtype))
-        if W[k].ndim == 2:
+        if W[k].ndim == 2 and not network.members:
             z = g.op("Gemm", a, weights, biases, name=f"z{k}")
-        else:  # m networks: (m, batch, n)
+        else:  # m networks, or members: (m, batch, n)
             z = g.op("Add", g.op("MatMul", a, weights), biases, name=f"z{k}")
-        a = function(g, z)
-    return a
+        a = function(g, _through_parts(g, network, p, k, z))
+    return g.op("ReduceMean", a, axes=[0], keepdims=0) if network.members else a
 
 
 def _sorted(g: Graph, yhat: str, ranks: HostArray) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xpmlp.backends import HostArray
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.estimators.copying import demand_version, versioned
 from xpmlp.estimators.tabular import serialization
 from xpmlp.estimators.tabular.attributes import TabularAttributes
@@ -59,6 +60,36 @@ class TabularEstimator(TabularAttributes):
             If the file cannot be written.
         """
         serialization.save(self, path)
+
+    def to_onnx(self, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+        """Write what this predicts of a table as an ONNX model, the preparation included; needs onnx.
+
+        Each column is an input of its own, (batch, 1), by its name: numbers as float64 with NaN for a gap, categories
+        as text, and the empty text where there is a gap. Numbers written as texts ("1,200 EUR") are given as the
+        numbers that they are. A table of numbers without names is one input "X", (batch, n_features). Outputs are
+        "label" and "probabilities" of a classifier, "variable" (batch, n_outputs) of a regressor: the mean of the
+        members, quantiles sorted, numbers kept within those of the training.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+            Of the network's arithmetic, and of what comes out.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed.
+        NotFittedError
+            If it has not been fitted.
+        ValueError
+            If ONNX has no words for a column (dates), an activation or the labels. `network_.to_onnx` then exports the
+            network alone, which takes what `preparation_.transform` makes of a table.
+        """
+        from xpmlp.interop.onnx_tables import table_to_onnx
+
+        check_is_fitted(self)
+        net, tail = self.network_, self._known_targets().onnx_tail
+        table_to_onnx(path, self.preparation_, net.network, net.layout.unpack(to_numpy(net.parameters)), dtype, **tail)
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain words and NumPy arrays, so that a model of a GPU loads where there is none."""

@@ -49,6 +49,11 @@ class NumbersOfTables(Numbers):
         """See `Targets`."""
         return {"_scales": (self.centre, self.scale, self.low, self.high)}
 
+    @property
+    def onnx_tail(self) -> dict[str, Any]:
+        """See `Targets`."""
+        return super().onnx_tail | {"scales": tuple(map(np.asarray, (self.centre, self.scale, self.low, self.high)))}
+
     def learned(self, samples: Samples) -> "NumbersOfTables":
         """These numbers with what the scales of some samples are; what weighs nothing says nothing of them."""
         y = samples.y.reshape(len(samples.y), -1).astype(np.float64)
