@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import array_api_compat
@@ -162,13 +163,19 @@ def get_backend(name: str, device: str | None = None) -> Place:
     return select(name, device)
 
 
-def at_home(doing: str, cure: str = "Use fewer samples at once.") -> Callable[[Method], Method]:
-    """Make a method a door: it runs on the device of `self.place`, and memory that runs out is one MemoryError."""
+def at_home(
+    doing: str, cure: str = "Use fewer samples at once.", of: Callable[[Any], Place] = attrgetter("place")
+) -> Callable[[Method], Method]:
+    """Make a function a door: it runs on the device of its first argument, and out of memory is one MemoryError.
+
+    `of` tells the place of that argument.
+    """
 
     def decorate(method: Method) -> Method:
         @functools.wraps(method)
         def inside(owner: Any, *args: Any, **kwargs: Any) -> Any:
-            with owner.place.here(), telling_of_memory(owner.place, doing, cure):
+            place = of(owner)
+            with place.here(), telling_of_memory(place, doing, cure):
                 return method(owner, *args, **kwargs)
 
         return inside  # type: ignore[return-value]

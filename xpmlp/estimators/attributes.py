@@ -75,7 +75,7 @@ def place_of_weights(estimator: Attributes) -> Place:
             dtype = place.dtype_name(dtype_of(estimator))
             estimator.coefs_ = [building.on_place(c, place, dtype) for c in estimator.coefs_]
             estimator.intercepts_ = [building.on_place(c, place, dtype) for c in estimator.intercepts_]
-    return caller_place(estimator.coefs_[0])
+    return caller_place(next(iter(estimator.coefs_), None))
 
 
 def dtype_of(estimator: Attributes) -> str:

@@ -8,7 +8,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, array_namespace
+from xpmlp.backends import HostArray, Place
 from xpmlp.distributed import Group
 from xpmlp.estimators import prediction
 from xpmlp.estimators.checkpointing import Wanted
@@ -335,19 +335,22 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def predict_log_proba(self, X: Any) -> Array:
         """The logarithm of `predict_proba`; minus infinity where a probability is 0."""
-        p = self._probabilities(X, "predict_log_proba")
-        with np.errstate(divide="ignore"):
-            return array_namespace(p).log(p)
+        return self._probabilities(X, "predict_log_proba", log=True)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of samples whose prediction is right (of several labels: all of them)."""
         return prediction.score(self, X, y, sample_weight)
 
-    def _probabilities(self, X: Any, method: str) -> Array:
-        yhat, place, caller = prediction.outputs_of(self, X, method)
-        if self._known_targets().kind == "binary":  # of one class, too: that of all others has a column
-            yhat = place.xp.concat([1.0 - yhat, yhat], axis=1)
-        return bring(yhat, place, caller)
+    def _probabilities(self, X: Any, method: str, *, log: bool = False) -> Array:
+        def say(p: Array, place: Place, caller: Place) -> Array:
+            if self._known_targets().kind == "binary":  # of one class, too: that of all others has a column
+                p = place.xp.concat([1.0 - p, p], axis=1)
+            if log:
+                with np.errstate(divide="ignore"):
+                    p = place.xp.log(p)
+            return bring(p, place, caller)
+
+        return prediction.outputs_of(self, X, method, say)
 
     def _known_targets(self) -> Classes:
         kind = "multiclass" if self.out_activation_ == "softmax" else "multilabel"

@@ -1,7 +1,8 @@
 """An estimator's face of a fit: its parameters and data become a `Problem`, what came of it becomes its attributes."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from xpmlp import training
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace, place_of, warn
+from xpmlp.backends import Place, array_namespace, place_of, warn
 from xpmlp.estimators import building, checkpointing, posing
 from xpmlp.estimators.attributes import Attributes, dtype_of, give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
@@ -84,10 +85,36 @@ def fit_estimator(
     settings = settings_of(estimator)
     if incremental and settings.early_stopping:
         raise InvalidInputError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
+    with our_errors():
+        place = working_place(settings.backend, settings.device, X)
+    options: Any = {"incremental": incremental, "classes": classes, "validation": validation, "asked": asked}
+    with training_on(place, settings):
+        return _fit_there(estimator, settings, place, X, y, sample_weight, **options)
+
+
+@contextlib.contextmanager
+def training_on(place: Place, settings: Settings) -> Iterator[None]:
+    """Within it, work is done on the device of `place`, and memory that runs out is one MemoryError."""
+    with place.here(), telling_of_memory(place, f"training with batch_size={settings.batch_size}", SMALLER):
+        yield
+
+
+def _fit_there(
+    estimator: Attributes,
+    settings: Settings,
+    place: Place,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    incremental: bool,
+    classes: Any,
+    validation: tuple[Any, Any, Any],
+    asked: Wanted,
+) -> Any:
     anew = not hasattr(estimator, "coefs_") or not (settings.warm_start or incremental)
     stochastic = settings.solver != "lbfgs"
     with our_errors():
-        place = working_place(settings.backend, settings.device, X)
         reset = anew or not hasattr(estimator, "n_features_in_")
         # A model that goes on keeps its dtype, whatever that of the new samples.
         dtype = settings.dtype if anew or settings.dtype is not None else dtype_of(estimator)
@@ -143,11 +170,8 @@ def train_and_give(
     incremental: bool = False,
 ) -> Any:
     """Train, and give the estimator what came of it."""
-    place, context = problem.data.place, watcher.context
-    with (
-        np.errstate(all="ignore"),
-        telling_of_memory(place, f"training with batch_size={settings.batch_size}", SMALLER),
-    ):  # what is not finite ends training, and the message says where it began
+    context = watcher.context
+    with np.errstate(all="ignore"):  # what is not finite ends training, and the message says where it began
         try:
             fitted = training.fit(problem, begin, [watcher], keep=keep, saved=saved)
         except DivergenceError as error:

@@ -1,19 +1,17 @@
 """What a fitted estimator says of new samples: outputs, hidden layers, derivatives with respect to the inputs."""
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.utils.validation import check_is_fitted
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place
+from xpmlp.backends import HostArray, Place, at_home
 from xpmlp.estimators import building
 from xpmlp.estimators.attributes import (
     Attributes,
@@ -32,7 +30,6 @@ from xpmlp.estimators.validation import (
     host,
     our_errors,
 )
-from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network, Parameters, backward, forward
 from xpmlp.network.losses import Loss
 from xpmlp.runners import Data
@@ -40,13 +37,13 @@ from xpmlp.runners.passes import outputs_of_few
 from xpmlp.training import outputs, rows_at_once
 from xpmlp.training.evaluation import MANY
 
+at_weights = at_home("predicting", "Predict for fewer samples at once.", of=place_of_weights)
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def predict(estimator: Attributes, X: Any) -> Array:
     """The predictions for X, where the caller is."""
-    yhat, place, caller = outputs_of(estimator, X, "predict")
-    return estimator._known_targets().decode(yhat, place, caller)
+    return outputs_of(estimator, X, "predict", lambda *found: estimator._known_targets().decode(*found))
 
 
 def score(estimator: Attributes, X: Any, y: Any, sample_weight: Any) -> float:
@@ -55,6 +52,7 @@ def score(estimator: Attributes, X: Any, y: Any, sample_weight: Any) -> float:
     return estimator._known_targets().score(y, predicted, host(sample_weight))
 
 
+@at_weights
 def hidden_activations(estimator: Attributes, X: Any, layer: int) -> Array:
     """What a hidden layer makes of X."""
     place, network, p, x, caller = _prepare(estimator, X, "hidden_activations")
@@ -64,10 +62,10 @@ def hidden_activations(estimator: Attributes, X: Any, layer: int) -> Array:
         if not k < n_hidden:
             raise InvalidInputError(f"layer must count one of {n_hidden} hidden layers, 0 the first; got {layer}.")
     k = k % n_hidden + 1
-    with _working(place):
-        return bring(outputs(network, p, _blocks(x, network), k), place, caller)
+    return bring(outputs(network, p, _blocks(x, network), k), place, caller)
 
 
+@at_weights
 def input_gradients(estimator: Attributes, X: Any, y: Any, output: int | None) -> Array:
     """The derivative of the loss, or of the outputs, with respect to the inputs."""
     place, network, p, x, caller = _prepare(estimator, X, "input_gradients")
@@ -88,8 +86,11 @@ def input_gradients(estimator: Attributes, X: Any, y: Any, output: int | None) -
     return bring(result, place, caller)
 
 
-def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place, Place]:
-    """The network's outputs for X, where they live, and where the caller lives; `method` is who asks."""
+def outputs_of(estimator: Attributes, X: Any, method: str, say: Callable[[Array, Place, Place], Array]) -> Array:
+    """What `say` makes of the network's outputs for X, where they live and where the caller lives.
+
+    `method` is who asks.
+    """
     state = vars(estimator)
     if (
         # The short way of what is asked most: a plain array, for weights that are NumPy's.
@@ -111,11 +112,15 @@ def outputs_of(estimator: Attributes, X: Any, method: str) -> tuple[Array, Place
                 with our_errors():
                     checks.demand_no_loss(X, "X", np, dtype.name)
             if X.shape[0] <= MANY:
-                return outputs_of_few(network, p, X.astype(dtype, copy=False)), NUMPY, NUMPY
-            return outputs(network, p, _blocks(Inputs(X, NUMPY, dtype.name), network)), NUMPY, NUMPY
+                return say(outputs_of_few(network, p, X.astype(dtype, copy=False)), NUMPY, NUMPY)
+            return say(outputs(network, p, _blocks(Inputs(X, NUMPY, dtype.name), network)), NUMPY, NUMPY)
+    return _outputs_there(estimator, X, method, say)
+
+
+@at_weights
+def _outputs_there(estimator: Attributes, X: Any, method: str, say: Callable[[Array, Place, Place], Array]) -> Array:
     place, network, p, inputs, caller = _prepare(estimator, X, method)
-    with _working(place):
-        return outputs(network, p, _blocks(inputs, network)), place, caller
+    return say(outputs(network, p, _blocks(inputs, network)), place, caller)
 
 
 def viewer(estimator: Attributes, fitted: Mapping[str, Any], place: Place) -> Any:
@@ -167,7 +172,6 @@ def _is_finite(X: HostArray) -> bool:
 
 
 def _prepare(estimator: Attributes, X: Any, method: str) -> tuple[Place, Network, Parameters, Inputs, Place]:
-    check_is_fitted(estimator)
     with our_errors():
         demand_weights_that_fit(estimator)
         place, caller = place_of_weights(estimator), caller_place(X)
@@ -198,24 +202,15 @@ def _check_same_namespace(owner: str, place: Place, caller: Place, method: str) 
     )
 
 
-def _working(place: Place) -> ExitStack:
-    """Within it, work is done on the device of the weights, and memory that runs out is one MemoryError."""
-    stack = ExitStack()
-    stack.enter_context(place.here())
-    stack.enter_context(telling_of_memory(place, "predicting", "Predict for fewer samples at once."))
-    return stack
-
-
 def _slopes(place: Place, network: Network, p: Parameters, x: Inputs, targets: Array | None) -> Array:
     parts, at = [], 0
-    with _working(place):
-        for part in _blocks(x, network).x_blocks():
-            trace = forward(network, p, part)
-            n = int(part.shape[0])
-            y = trace.a[-1] if targets is None else targets[at : at + n, :]
-            # L is the mean over the block; each sample's own loss is n times its share.
-            parts.append(backward(network, p, trace, y, inputs=True).da[0] * float(n))
-            at += n
+    for part in _blocks(x, network).x_blocks():
+        trace = forward(network, p, part)
+        n = int(part.shape[0])
+        y = trace.a[-1] if targets is None else targets[at : at + n, :]
+        # L is the mean over the block; each sample's own loss is n times its share.
+        parts.append(backward(network, p, trace, y, inputs=True).da[0] * float(n))
+        at += n
     return parts[0] if len(parts) == 1 else place.xp.concat(parts, axis=0)
 
 

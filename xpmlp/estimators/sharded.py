@@ -132,10 +132,14 @@ def fit_shards(
         first: list[_First] = []
         said = agreed(group, lambda: _facts(estimator, X, asked, group, first))
         _demand_same(said)
-        found: list[tuple[Any, ...]] = []  # every process prepares for itself: one that fails must not be waited for
-        agreed(group, lambda: found.append(_prepared(estimator, X, validation, asked, group, first[0], said)))
-    ((settings, targets, problem, begin, watcher), keep, saved) = found[0]
-    return fitting.train_and_give(estimator, settings, targets, problem, begin, watcher, keep=keep, saved=saved)
+    with fitting.training_on(first[0].inputs.place, first[0].settings):
+        with our_errors():
+            found: list[
+                tuple[Any, ...]
+            ] = []  # every process prepares for itself: one that fails must not be waited for
+            agreed(group, lambda: found.append(_prepared(estimator, X, validation, asked, group, first[0], said)))
+        ((settings, targets, problem, begin, watcher), keep, saved) = found[0]
+        return fitting.train_and_give(estimator, settings, targets, problem, begin, watcher, keep=keep, saved=saved)
 
 
 class _First(NamedTuple):

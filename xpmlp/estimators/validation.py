@@ -68,7 +68,8 @@ class Inputs(NamedTuple):
         if _is_host(self.x):
             return self._replace(x=self.x[rows])
         here = place_of(self.x)
-        return self._replace(x=here.xp.take(self.x, here.asarray(rows.astype(np.int32)), axis=0))
+        with here.here():
+            return self._replace(x=here.xp.take(self.x, here.asarray(rows.astype(np.int32)), axis=0))
 
     def data(self, y: HostArray, w: HostArray | None, batch_size: int) -> Data:
         """The samples, ready to be trained on: on the device, but for those that stay on the host as they are.
@@ -126,6 +127,11 @@ def check_inputs(estimator: Any, X: Any, *, place: Place, dtype: str | None, res
     """X as finite floating numbers of shape (n, n_0); sets, or compares, `n_features_in_` and `feature_names_in_`."""
     if X is not None and (odd := odd_inputs(X)):
         raise InvalidInputError(odd)
+    with caller_place(X).here():
+        return _checked_inputs(estimator, X, place, dtype, reset)
+
+
+def _checked_inputs(estimator: Any, X: Any, place: Place, dtype: str | None, reset: bool) -> Inputs:
     if caller_place(X) is NUMPY:
         # Integers stay what they are until their batch comes, and columns lie as they do in a frame.
         dtypes = None if _holds_integers(X) else [np.float64, np.float32]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.backends import HostArray, place_of
+from xpmlp.backends import HostArray, at_home, place_of
 from xpmlp.inspection.differences import Compared, LossSurface, resolved
-from xpmlp.inspection.models import open_up
+from xpmlp.inspection.models import open_up, place_of_model
 from xpmlp.inspection.precise import Precise
 from xpmlp.inspection.report import GradientReport, GradientRow
 from xpmlp.inspection.slips import factor_between, slip_in
@@ -25,6 +25,7 @@ PRECISE_TOLERANCE = 1e-12
 TINY = float(np.finfo(np.float64).tiny)  # where nothing depends on a parameter, 0 / 0 is agreement
 
 
+@at_home("checking gradients", of=place_of_model)
 def check_gradients(
     net: Any,
     X: Any,

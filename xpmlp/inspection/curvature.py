@@ -16,10 +16,10 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray
+from xpmlp.backends import HostArray, at_home
 from xpmlp.inspection.differences import LossSurface
 from xpmlp.inspection.kinks import same_side
-from xpmlp.inspection.models import open_up
+from xpmlp.inspection.models import open_up, place_of_model
 from xpmlp.network import Layout, Trace, backward
 
 STEP = 1e-5  # of w along a direction of length 1: truncation and rounding both leave 1e-10 or so of H v
@@ -27,6 +27,7 @@ MOST_PRODUCTS = 100
 TOLERANCE = 1e-4  # the residual of the eigenvector; the eigenvalue's error is of its square
 
 
+@at_home("measuring the curvature", of=place_of_model)
 def curvature(
     net: Any,
     X: Any,

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp.backends import HostArray
+from xpmlp.backends import HostArray, at_home
 from xpmlp.inspection.health import slope_of
+from xpmlp.inspection.models import place_of_model
 from xpmlp.inspection.observed import Observed
 from xpmlp.network.activations import Activation
 
@@ -63,6 +64,7 @@ class Diagnosis:
         return "\n".join(wrap.fill(line) for line in lines)
 
 
+@at_home("diagnosing", of=place_of_model)
 def diagnose(model: Any, X: Any = None, y: Any = None, sample_weight: Any = None) -> Diagnosis:
     """Say in sentences what is wrong with a training, each with its evidence and its cure.
 

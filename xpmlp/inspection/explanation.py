@@ -19,10 +19,10 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray
+from xpmlp.backends import HostArray, at_home
 from xpmlp.inspection import page as pages
 from xpmlp.inspection.equations import BACKWARD, FORWARD, STEP, Equation, equations_of
-from xpmlp.inspection.models import batch_with_targets, open_up
+from xpmlp.inspection.models import batch_with_targets, open_up, place_of_model
 from xpmlp.inspection.parts import of_each_member, parts_of_step
 from xpmlp.inspection.passes import Pass
 from xpmlp.inspection.paths import Path, path_to, target_of
@@ -216,6 +216,7 @@ class StepExplanation:
         return "\n".join([r"\begin{aligned}", *rows, r"\end{aligned}"])
 
 
+@at_home("explaining a step", of=place_of_model)
 def explain_step(
     net: Any,
     X: Any,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place, backend_of, place_of
+from xpmlp.backends import HostArray, Place, backend_of, place_of, select
 from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.mlp import MLP, content_of
 from xpmlp.mlp import descent_of as plain_descent_of
@@ -44,6 +44,18 @@ class Batch(NamedTuple):
     x: Array
     y: Array | None
     w: Array | None
+
+
+def place_of_model(model: Any) -> Place:
+    """Where the weights of an MLP or a fitted estimator live; NumPy of what is neither: `open_up` says so."""
+    if isinstance(model, MLP):
+        return model.place
+    if _is_of_tables(model) and hasattr(model, "network_"):
+        return model.network_.place  # type: ignore[no-any-return]
+    from xpmlp.estimators.attributes import Attributes, place_of_weights
+
+    known = isinstance(model, Attributes) and hasattr(model, "coefs_")
+    return place_of_weights(model) if known else select("numpy")
 
 
 def open_up(model: Any) -> Opened:

@@ -7,9 +7,9 @@ from typing import Any, Self
 import numpy as np
 
 from xpmlp import checks
-from xpmlp.backends import HostArray
-from xpmlp.inspection.models import batch_of, host, open_up, per_network
-from xpmlp.network import backward, forward
+from xpmlp.backends import HostArray, at_home
+from xpmlp.inspection.models import Opened, batch_of, host, open_up, per_network, place_of_model
+from xpmlp.network import Layers, backward, forward
 from xpmlp.plotting.canvas import Display, colors, diverging, panels, pyplot, shorten, whole_numbers
 
 MOST_PANELS = 12
@@ -223,12 +223,11 @@ class ActivationsDisplay(_HistogramDisplay):
         nothing is chosen.
         """
         pyplot()
-        model = open_up(estimator)
-        trace = forward(model.network, model.parameters, batch_of(estimator, X).x)
+        model, found, _ = _passed(estimator, X)
         values, titles, notes = [], [], []
         for k in _layers(layers, model.network.layout.n_layers):
             row = model.network.activations[k - 1]
-            a = per_network(host(trace.a[k]), model, network)
+            a = per_network(host(found[k]), model, network)
             values.append(a)
             titles.append(f"a[{k}]  {shorten(row.name, 18)}, {a.shape[-1]} unit{'s' if a.shape[-1] > 1 else ''}")
             zeros = float(np.mean(a == 0.0))
@@ -263,10 +262,7 @@ class GradientsDisplay(_HistogramDisplay):
         nothing is chosen.
         """
         pyplot()
-        model = open_up(estimator)
-        batch = batch_of(estimator, X, y)
-        trace = forward(model.network, model.parameters, batch.x)
-        dW = backward(model.network, model.parameters, trace, batch.y, batch.w).dW
+        model, _, dW = _passed(estimator, X, y)
         values: list[HostArray] = []
         titles, notes = [], []
         for k in _layers(layers, len(dW) - 1):
@@ -279,6 +275,16 @@ class GradientsDisplay(_HistogramDisplay):
                 + (f"\n{zeros:.0%} are 0" + (", not drawn" if zeros < 1.0 else "") if zeros else "")
             )
         return cls(values, titles, notes).plot(ax=ax, **kw)
+
+
+@at_home("a pass to be drawn", of=place_of_model)
+def _passed(estimator: Any, X: Any, y: Any = None) -> tuple[Opened, Layers, Layers]:
+    """The model opened up, every a[k], and with targets every dW[k]."""
+    model, batch = open_up(estimator), batch_of(estimator, X, y)
+    trace = forward(model.network, model.parameters, batch.x)
+    if batch.y is None:
+        return model, trace.a, []
+    return model, trace.a, backward(model.network, model.parameters, trace, batch.y, batch.w).dW
 
 
 def _layers(layers: Sequence[int] | None, K: int) -> list[int]:
