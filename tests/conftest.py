@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _names_one(item: pytest.Item) -> bool:
     # Tests of the libraries themselves, of their states and of what moves between them, ask for no fixture.
-    return item.path.stem in {"test_backends", "test_transfer"}
+    return item.path.stem in {"test_backends", "test_transfer", "test_torch_graph"}
 
 
 @dataclass(frozen=True)
