@@ -69,13 +69,15 @@ COMBINATIONS = (
 )
 
 
-ENGINES = {"dask", "gloo", "mpi"}  # of several processes: for XPMLP_REQUIRE, in test_dask.py and test_processes.py
+# For XPMLP_REQUIRE too: what joins processes, in tests/test_processes.py, and CUDA's compiler and one of C++, by which
+# the kernels are tested without a GPU.
+TOOLS = {"dask", "gloo", "mpi", "nvrtc", "c++"}
 
 
 def named_in(variable: str) -> set[str]:
     """The ids and names that an environment variable lists."""
     names = {name.strip() for name in os.environ.get(variable, "").split(",")} - {""}
-    known = {combination.id for combination in COMBINATIONS} | set(BACKENDS) | ENGINES
+    known = {combination.id for combination in COMBINATIONS} | set(BACKENDS) | TOOLS
     if names - known:
         raise pytest.UsageError(f"{variable} names {sorted(names - known)}; choose from {sorted(known)}.")
     return names
@@ -97,7 +99,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _names_one(item: pytest.Item) -> bool:
     # Tests of the libraries themselves, of their states and of what moves between them, ask for no fixture.
-    return item.path.stem in {"test_backends", "test_transfer"}
+    return item.path.stem in {"test_backends", "test_transfer", "test_torch_graph"}
 
 
 @dataclass(frozen=True)

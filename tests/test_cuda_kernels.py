@@ -24,17 +24,17 @@ PITCH = 16  # of the two networks of these tests, elements
 each_dtype = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
-def missing(what: str) -> None:
-    """Skip, or fail where CuPy is demanded."""
-    if "cupy" in REQUIRED:
-        pytest.fail(f"XPMLP_REQUIRE wants cupy, and {what}", pytrace=False)
+def missing(what: str, tool: str) -> None:
+    """Skip, or fail where the tool is demanded, or CuPy, which needs it."""
+    if {"cupy", tool} & REQUIRED:
+        pytest.fail(f"XPMLP_REQUIRE wants it, and {what}", pytrace=False)
     pytest.skip(what)
 
 
 @pytest.fixture
 def shim() -> Any:
     if COMPILER is None:
-        missing("there is no C++ compiler to run the kernels with")
+        missing("there is no C++ compiler to run the kernels with", "c++")
     return Kernels
 
 
@@ -303,7 +303,7 @@ def nvrtc() -> Any:
         found = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
         found.getVersion()
     except Exception as error:  # noqa: BLE001 - a missing library has many faces
-        missing(f"NVRTC cannot be loaded: {type(error).__name__}")
+        missing(f"NVRTC cannot be loaded: {type(error).__name__}", "nvrtc")
     return found
 
 
@@ -418,7 +418,7 @@ def test_the_numbers_of_cublas_are_those_of_its_headers():
             text = "\n".join(header.read_text(encoding="utf-8") for header in headers)
             break
     else:
-        missing("the headers of cuBLAS are not here")
+        missing("the headers of cuBLAS are not here", "cublas")
     names = {
         "CUBLAS_OP_N": cublas.OP_N,
         "CUBLAS_OP_T": cublas.OP_T,
@@ -437,7 +437,7 @@ def test_the_real_library_has_our_functions_and_says_that_there_is_no_driver():
     try:
         found = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublas")
     except Exception as error:  # noqa: BLE001 - a missing library has many faces
-        missing(f"cuBLAS cannot be loaded: {type(error).__name__}")
+        missing(f"cuBLAS cannot be loaded: {type(error).__name__}", "cublas")
     library = cublas._declared(ctypes.CDLL(found.abs_path))
     handle = ctypes.c_void_p()
     if library.cublasCreate_v2(ctypes.byref(handle)) == 0:

@@ -59,8 +59,8 @@ class CapturesNothing(ShimMachine):
 def a_compiler(request: pytest.FixtureRequest) -> None:
     if COMPILER is None and "on_a_gpu" not in request.node.name:
         reason = "there is no C++ compiler to run the kernels with"
-        if "cupy" in REQUIRED:
-            pytest.fail(f"XPMLP_REQUIRE wants cupy, and {reason}", pytrace=False)
+        if {"cupy", "c++"} & REQUIRED:
+            pytest.fail(f"XPMLP_REQUIRE wants it, and {reason}", pytrace=False)
         pytest.skip(reason)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_runners import BATCH, CASES, EPOCHS, TOLERANCE, N, check_partial_fits, trained, writable
+from test_runners import BATCH, CASES, EPOCHS, EVERY, PARTS, TOLERANCE, N, check_partial_fits, trained, writable
 
 torch = pytest.importorskip("torch")
 
@@ -77,12 +77,15 @@ def there(array: Any) -> Any:
     return torch.tensor(np.array(array), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
-@pytest.mark.parametrize("name", [name for name in CASES if name != "full-batch"])
+@pytest.mark.parametrize(
+    ("name", "m"), [pytest.param(*it, id=f"{it[0]}-{it[1]}") for it in EVERY if it[0] != "full-batch"]
+)
 def test_a_graph_takes_the_steps_of_the_eager_runner(name: str, m: int | None) -> None:
-    wanted, losses_wanted = trained(CASES[name], m, eager.Runner, writable, select("numpy"))
-    got, losses = trained(CASES[name], m, find_runner, there, select("torch"))
-    assert CUDAGraph.replays == EPOCHS * -(-N // BATCH) - 2 * WARM_UP  # two sizes of batch, each warmed up
+    case = (CASES | PARTS)[name]
+    wanted, losses_wanted = trained(case, m, eager.Runner, writable, select("numpy"))
+    got, losses = trained(case, m, find_runner, there, select("torch"))
+    sizes = 1 if case.rows % BATCH == 0 else 2  # of batches, each warmed up
+    assert CUDAGraph.replays == EPOCHS * -(-case.rows // BATCH) - sizes * WARM_UP
     for value, expected in zip((got.p, *got.slots, *losses), (wanted.p, *wanted.slots, *losses_wanted), strict=True):
         scale = np.max(np.abs(expected))
         np.testing.assert_allclose(np.asarray(value), expected, rtol=0.0, atol=TOLERANCE["float64"] * scale)

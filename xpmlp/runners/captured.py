@@ -39,7 +39,7 @@ class Runner(GraphRunner):
         data, dtype = self.data, str(self.data.x.dtype)
         if dtype not in ("float32", "float64"):
             raise CannotRunError(f"products are captured in float32 and float64, not in {dtype}")
-        if data.n >= 2**31:
+        if data.n_there >= 2**31:
             raise CannotRunError("there are more than 2^31 samples")
         machine = type(self).machine(dtype, data.place.device, tf32=self.task.precision == "high")
         self._pool = machine.xp.cuda.MemoryPool()

@@ -54,6 +54,8 @@ class Buffers:
         What dropout masks are hashed from.
     p, slots : arrays of shape (m, pitch)
         Parameters and the optimizer's arrays, made by the caller: they outlive a training.
+    n : int
+        The samples of an epoch.
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class Buffers:
         *,
         p: Array,
         slots: tuple[Array, ...],
+        n: int,
         batch: int,
         n_batches: int,
     ) -> None:
         network, dtype, (m, pitch) = task.network, p.dtype, p.shape
-        sizes, n = network.layout.sizes, int(samples.x.shape[-2])
+        sizes = network.layout.sizes
         K = len(sizes) - 1
         n_y = int(samples.y.shape[-1])
         weighted = samples.w is not None
@@ -78,7 +81,8 @@ class Buffers:
             return xp.zeros(math.prod(shape), dtype=dtype)
 
         self.task, self.samples, self.seeds, self.p, self.slots = task, samples, seeds, p, slots
-        self.networks, self.pitch, self.batch, self.n_batches, self.n_y = int(m), int(pitch), batch, n_batches, n_y
+        self.networks, self.pitch, self.n, self.batch, self.n_y = int(m), int(pitch), n, batch, n_y
+        self.n_batches = n_batches
         self.order = room(m, n, dtype="int32")
         self.cells = room(3, dtype="int32")
         self.rates = room(n_batches, n_rates(task.optimizer))
@@ -169,7 +173,7 @@ def _gather(buffers: Buffers, rows: int) -> Launch:
     arguments = (
         *(samples.x, n * n_x if samples.x.ndim == 3 else 0, samples.y, n * n_y if samples.y.ndim == 3 else 0),
         *weights,
-        *(buffers.order, n, buffers.cells, buffers.x, buffers.y, buffers.batch, rows, n_x, n_y),
+        *(buffers.order, buffers.n, buffers.cells, buffers.x, buffers.y, buffers.batch, rows, n_x, n_y),
     )
     return Launch("gather", rows * (n_x + n_y), buffers.networks, arguments)
 

@@ -76,6 +76,7 @@ class Runner(GraphRunner):
             *(xp, task, samples, seeds),
             p=flat[0],
             slots=tuple(flat[1:]),
+            n=data.n,
             batch=data.batch_size,
             n_batches=data.n_batches,
         )
@@ -112,7 +113,7 @@ class Runner(GraphRunner):
         """sum(w) of every batch of the epoch, shape (m, n_batches)."""
         xp, data, buffers = self._machine.xp, self.data, self._arrays
         m = buffers.networks
-        w = xp.broadcast_to(buffers.samples.w, (m, data.n))
+        w = xp.broadcast_to(buffers.samples.w, (m, data.n_there))
         w = xp.take_along_axis(w, buffers.order.reshape(m, data.n), axis=1)
         missing = data.n_batches * data.batch_size - data.n
         w = xp.concatenate([w, xp.zeros((m, missing), dtype=w.dtype)], axis=1)
@@ -135,10 +136,12 @@ class Runner(GraphRunner):
 def _limits(task: Task, data: Data, dtype: str) -> str:
     if dtype not in ("float32", "float64"):
         return f"kernels are made for float32 and float64, not for {dtype}"
-    if data.n != data.n_there:
-        return "its kernels take all samples in every epoch"
     sizes = task.network.layout.sizes
     widest = max(*sizes, sizes[0] + int(data.y.shape[-1]))
-    if data.n >= MOST_THREADS or data.batch_size * widest >= MOST_THREADS or task.network.layout.size >= MOST_THREADS:
+    if (
+        data.n_there >= MOST_THREADS
+        or data.batch_size * widest >= MOST_THREADS
+        or task.network.layout.size >= MOST_THREADS
+    ):
         return "there are more than 2^31 elements in one array of a step"
     return ""

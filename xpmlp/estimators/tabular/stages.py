@@ -128,7 +128,7 @@ def posed(
     )
     held_out = None
     if held is not None:
-        held_out = _data(net, *held, rows_at_once(net.network, net.place, stage.members))
+        held_out = _data(net, *held, rows_at_once(net.network, net.place))
     problem = Problem(
         _task(settings, net, data),
         data,
@@ -144,8 +144,9 @@ def posed(
 def _task(settings: TableSettings, net: Content, data: Data) -> Task:
     method = optimizer("adamw", beta_2=BETA_2, weight_decay=float(settings.weight_decay))
     method = replace(method, average=float(settings.average) * data.n_batches)
-    decays = net.network.layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None
-    return Task(net.network, method, factors=factors_of(net, None), decays=decays)
+    with net.place.here():
+        decays = net.network.layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None
+        return Task(net.network, method, factors=factors_of(net, None), decays=decays)
 
 
 def _data(net: Content, inputs: HostArray, samples: Samples, batch_size: int, rows: int | None = None) -> Data:
