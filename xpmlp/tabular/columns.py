@@ -156,6 +156,10 @@ def _of_series(name: str, series: Any) -> Column:
     kind = series.dtype
     if kind == nw.Boolean:
         return _of_cells(name, series.to_list(), "truths")
+    if kind.is_integer() or kind.is_float():
+        values = _at_once(series)
+        if values is not None and not (kind.is_integer() and np.any(np.abs(values) >= LARGEST)):
+            return Column(name, "numbers", values)
     if kind.is_integer():
         cells = [None if _nothing(cell) else cell for cell in series.to_list()]
         if any(cell is not None and abs(cell) >= LARGEST for cell in cells):
@@ -173,6 +177,12 @@ def _of_series(name: str, series: Any) -> Column:
     if kind == nw.Date:
         return Column(name, "dates", np.array(series.to_list(), dtype="datetime64[s]"))
     return _of_cells(name, series.to_list())
+
+
+def _at_once(series: Any) -> HostArray | None:
+    """A column of numbers without a look at each cell; None where its gaps are objects."""
+    values = np.asarray(series.to_numpy())
+    return values.astype(np.float64) if values.dtype.kind in "iuf" else None
 
 
 def _of_lists(parts: Mapping[Any, list[Any]], n: int) -> Table:

@@ -213,14 +213,15 @@ def _snapshot(
         raise ValueError(f"scale must lie in (0, 1]; got {scale!r}.")
     if not isinstance(document["stopped_by"], str):
         raise TypeError(f"stopped_by must be text; got {document['stopped_by']!r}.")
+    seen = [per_network(name, kind) for name, kind in zip(LISTS[:4], "fibb", strict=True)]
+    seen.append(per_network(LISTS[4], "f", otherwise=float("inf")))
     return Snapshot(
         State(vector("p"), slots, _count(document, "t")),
         _count(document, "epoch"),
         _count(document, "samples"),
         scale,
         document["stopped_by"] if document["stopped_by"] in FINAL else "epochs",
-        *(per_network(name, kind) for name, kind in zip(LISTS[:4], "fibb", strict=True)),
-        per_network(LISTS[4], "f", otherwise=float("inf")),
+        *seen,
         *(vector(name) if PREFIX + name in arrays else None for name in VECTORS),
     )
 

@@ -3,18 +3,14 @@
 import os
 from typing import Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xpmlp.backends import HostArray
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.estimators.copying import demand_version, versioned
-from xpmlp.estimators.tabular import serialization
+from xpmlp.estimators.tabular import answers, serialization
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.tabular import TablePreparation
-from xpmlp.tabular.columns import table_of
-
-ROWS = 4096  # of a table that are prepared and looked at together
 
 
 class TabularEstimator(TabularAttributes):
@@ -105,14 +101,23 @@ class TabularEstimator(TabularAttributes):
             state["preparation_"] = TablePreparation.from_dict(state["preparation_"])
         super().__setstate__(state)
 
+    def feature_importances(self, X: Any, y: Any, sample_weight: Any = None) -> HostArray:
+        """How much the loss of these rows depends on each column, by its derivative: one pass there and back.
+
+        The mean over the rows of |dL/dz|, z being what the column has become for the network (a number on the scale of
+        its quartiles, a level as 0 or 1), summed where it has become several. It says what the model looks at, nearby;
+        what it would lose without a column, `sklearn.inspection.permutation_importance` measures, on frames too.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as in `fit`
+
+        Returns
+        -------
+        ndarray of shape (n_features_in_,)
+            0 for columns that are left out.
+        """
+        return answers.feature_importances(self, X, y, sample_weight)
+
     def _outputs(self, X: Any, *, of_each: bool = False) -> HostArray:
-        """The mean of the members' outputs, shape (n, n_outputs), or those of each, (k, n, n_outputs); on the host."""
-        check_is_fitted(self)
-        net, table = self.network_, table_of(X)
-        inputs = self.preparation_.transform(table)
-        found = []
-        for start in range(0, len(inputs), ROWS):
-            block = net.place.asarray(inputs[start : start + ROWS], net.dtype)
-            yhat = net.forward(block) if of_each else net.predict(block)
-            found.append(np.asarray(net.place.backend.to_numpy(yhat)))
-        return np.concatenate(found, axis=-2)
+        return answers.outputs(self, X, of_each=of_each)

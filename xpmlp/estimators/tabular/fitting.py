@@ -6,30 +6,36 @@ there is no second stage, and the first one has all members.
 """
 
 import math
-from collections.abc import Sequence
-from functools import partial
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 
 from xpmlp import training
 from xpmlp.backends import HostArray
 from xpmlp.estimators.attributes import give
+from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.fitting import NOT_FINITE, SMALLER, all_or_nothing
 from xpmlp.estimators.splitting import rows_of
+from xpmlp.estimators.tabular import checkpointing
 from xpmlp.estimators.tabular.attributes import TabularAttributes
+from xpmlp.estimators.tabular.checkpointing import Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
-from xpmlp.estimators.tabular.stages import FEW_MEMBERS, Held, Posed, Stage, epochs_of, posed, prepared
+from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, place_and_dtype, posed, prepared
 from xpmlp.estimators.tabular.targets import TargetsOfTables
-from xpmlp.estimators.tabular.watching import observers
+from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of
+from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, our_errors
 from xpmlp.faults import telling_of_memory
 from xpmlp.mlp import mlp_of
 from xpmlp.tabular.columns import Table, table_of
 from xpmlp.training import Fitted
-from xpmlp.training.loop import DivergenceError
+from xpmlp.training.loop import DivergenceError, Notes
 
 ENDS_ALL = ("interrupt", "callback")  # what stops a stage, and the fit with it
 
@@ -40,40 +46,64 @@ class Given(NamedTuple):
     table: Table
     samples: Samples
     targets: TargetsOfTables
-    table_val: Table | None = None
-    samples_val: Samples | None = None
+    held: tuple[Table, Samples] | None  # X_val and what goes with it
+
+
+@dataclass
+class Fit:
+    """A fit while it runs."""
+
+    estimator: TabularAttributes
+    settings: TableSettings
+    given: Given
+    wanted: Wanted
+    looking: Looking
+    seed: int
+    began: float
+    prepare: float = 0.0  # seconds that a preparation takes
+    goal: Goal = field(default_factory=lambda: Goal(1))
+
+    @property
+    def left(self) -> float:
+        """Seconds until the time limit."""
+        limit = self.settings.time_limit
+        return math.inf if limit is None else limit - (time.perf_counter() - self.began)
 
 
 @all_or_nothing
+@with_callbacks  # type: ignore[untyped-decorator]
 def fit_table(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any] = (None, None, None)
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    validation: tuple[Any, Any, Any] = (None, None, None),
+    wanted: Wanted = NO_CHECKPOINTS,
 ) -> Any:
     """Train an estimator of tables; it comes back."""
+    began = time.perf_counter()
     settings = settings_of_table(estimator)
     with our_errors():
+        place, dtype = place_and_dtype(settings)
         given = _given(estimator, X, y, sample_weight, validation)
         seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
-        first = _first(settings, given, seed)
-    found = _train(estimator, settings, first)
-    best = best_epoch(found.history, averaged=settings.average > 0.0)
+        before = checkpointing.known(estimator, wanted, 1, place, dtype)
+        looking = Looking(estimator, X, y, sample_weight)
+        fit = Fit(estimator, settings, given, wanted, looking, seed if before is None else before.seed, began)
+        first = _first(fit, before)
+    found = _train(fit, first, before)
+    best = _best_epoch(found.history, averaged=settings.average > 0.0)
     if best == 0 and found.stopped_by == "divergence":
         raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
-    stopped, notes, error = [found.stopped_by], list(found.notes), found.error
     _show(estimator, first, found)
-    if _refits(settings, given) and best and error is None and found.stopped_by not in ENDS_ALL:
-        before = dict(vars(estimator))
-        with our_errors():
-            second = _second(settings, given, first, best, seed)
-        again = _train(estimator, settings, second)
-        stopped.append(again.stopped_by)
-        notes, error = notes + list(again.notes), again.error
-        if again.stopped_by == "epochs":
-            give(estimator, {"refit_history_": again.history})
-            _show(estimator, second, again)
-        else:  # half a training is worth less than the one that is whole
-            vars(estimator).clear()
-            vars(estimator).update(before)
-    give(estimator, {"stopped_by_": tuple(stopped), "_died": error, "_notes": notes})
+    stopped_by, notes, error = [found.stopped_by], list(found.notes), found.error
+    if fit.goal.refits and best and error is None and found.stopped_by not in ENDS_ALL:
+        again, more = _second(fit, first, found, best)
+        stopped_by.append(again.stopped_by if again else "time")
+        notes += more
+        error = again.error if again else None
+    give(estimator, {"stopped_by_": tuple(stopped_by), "_died": error, "_notes": notes})
+    looking.done()
     return estimator
 
 
@@ -85,12 +115,11 @@ def _given(estimator: TabularAttributes, X: Any, y: Any, w: Any, validation: tup
     targets, samples = estimator._learn(y, w, _numbered(table))
     X_val, y_val, w_val = validation
     if X_val is None and y_val is None and w_val is None:
-        return Given(table, samples, targets)
+        return Given(table, samples, targets, None)
     if X_val is None or y_val is None:
         raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
-    table_val = table_of(X_val)
-    held = targets.encode(y_val, w_val, _numbered(table_val), "sample_weight_val")
-    return Given(table, samples, targets, table_val, held)
+    held = table_of(X_val)
+    return Given(table, samples, targets, (held, targets.encode(y_val, w_val, _numbered(held), "sample_weight_val")))
 
 
 def _numbered(table: Table) -> Inputs:
@@ -98,86 +127,135 @@ def _numbered(table: Table) -> Inputs:
     return Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
 
 
-def _refits(settings: TableSettings, given: Given) -> bool:
-    return bool(settings.refit) and given.table_val is None
-
-
-# --- The stages ---
-
-
-def _first(settings: TableSettings, given: Given, seed: int) -> Posed:
-    rows = np.arange(given.table.n_rows)
-    trained, held = rows, rows[:0]
-    if given.samples_val is None:
-        strata = given.targets.strata(given.samples)
-        trained, held = _split(strata, len(rows), settings, np.random.RandomState(seed))
-    for some, which in ((trained, "leaves to train on"), (held, "holds out")):
-        if len(some) and given.samples.w is not None and not np.any(given.samples.w[some]):
-            raise InvalidInputError(
-                f"all that validation_fraction={settings.validation_fraction:g} {which} has weight 0; pass X_val, "
-                "y_val, or other weights."
-            )
-    preparation = prepared(settings, given.table, trained)
-    inputs = preparation.transform(given.table)
-    targets = given.targets.learned(given.samples.take(trained))
-    samples = targets.rescaled(given.samples)
-    if given.table_val is not None and given.samples_val is not None:
-        judged = Held(preparation.transform(given.table_val), targets.rescaled(given.samples_val))
-    else:
-        judged = Held(inputs[held], samples.take(held))
-    epochs = epochs_of(settings, len(trained))
-    members = min(settings.n_members, FEW_MEMBERS) if _refits(settings, given) else settings.n_members
-    stage = Stage(1, members, epochs, epochs)
-    return posed(
-        settings, stage, preparation, targets, inputs[trained], samples.take(trained), judged, seed, checkpoints=False
-    )
-
-
-def _second(settings: TableSettings, given: Given, first: Posed, best: int, seed: int) -> Posed:
-    preparation = prepared(settings, given.table, None)
-    targets = given.targets.learned(given.samples)
-    stage = Stage(2, settings.n_members, first.stage.epochs, best)
-    inputs, samples = preparation.transform(given.table), targets.rescaled(given.samples)
-    return posed(settings, stage, preparation, targets, inputs, samples, None, seed, checkpoints=False)
-
-
-def _split(
-    strata: HostArray | None, n: int, settings: TableSettings, rng: np.random.RandomState
-) -> tuple[HostArray, HostArray]:
+def _split(given: Given, settings: TableSettings, seed: int) -> tuple[HostArray, HostArray]:
+    """The rows that the first stage is trained on, and those that it is judged by."""
+    n, w = given.table.n_rows, given.samples.w
+    if given.held is not None:
+        return np.arange(n), np.arange(0)
     if n < 2:
         raise InvalidInputError(
             "X must hold at least two rows, one to learn from and one to judge by; got one sample (n_samples=1). "
             "Pass more, or X_val and y_val."
         )
-    return rows_of(strata, n, settings.validation_fraction, rng)
+    rng = np.random.RandomState(seed)
+    trained, held = rows_of(given.targets.strata(given.samples), n, settings.validation_fraction, rng)
+    for some, which in ((trained, "leaves to train on"), (held, "holds out")):
+        if w is not None and not np.any(w[some]):
+            raise InvalidInputError(
+                f"all that validation_fraction={settings.validation_fraction:g} {which} has weight 0; pass X_val, "
+                "y_val, or other weights."
+            )
+    return trained, held
+
+
+# --- The stages ---
+
+
+def _first(fit: Fit, before: Known | None) -> Posed:
+    settings, given = fit.settings, fit.given
+    rows, held_rows = _split(given, settings, fit.seed)
+    began = time.perf_counter()
+    preparation = prepared(settings, given.table, rows)
+    inputs = preparation.transform(given.table)
+    fit.prepare = time.perf_counter() - began
+    targets = given.targets.learned(given.samples.take(rows))
+    samples = targets.rescaled(given.samples)
+    if given.held is None:
+        held = Held(inputs[held_rows], samples.take(held_rows))
+    else:
+        held = Held(preparation.transform(given.held[0]), targets.rescaled(given.held[1]))
+    epochs, refits = epochs_of(settings, len(rows)), bool(settings.refit) and given.held is None
+    fit.goal = Goal(epochs, refits=refits)
+    stage = Stage(1, members_first(settings.n_members, refits), epochs, epochs)
+    trained = inputs[rows], samples.take(rows)
+
+    def pose(stage: Stage, judged: Held) -> Posed:
+        checkpoints = fit.wanted.folder is not None
+        return posed(settings, stage, preparation, targets, *trained, judged, fit.seed, checkpoints=checkpoints)
+
+    if before is not None:
+        fit.goal = Goal(before.stage.epochs, before.stage.rows, before.held, before.refits)
+        return pose(before.stage._replace(seconds=fit.left), held.take(before.held))
+    made = pose(stage, held)
+    if settings.time_limit is None:
+        return made
+    batches = made.problem.data.n_batches, max(given.table.n_rows // settings.batch_size, 1)
+    prepare, size = fit.prepare if refits else math.inf, made.problem.data.batch_size
+    n_held = len(held.inputs)
+    fit.goal = goal_of(pace_of(made), fit.left, epochs, settings.n_members, batches, n_held, size, prepare)
+    members = members_first(settings.n_members, fit.goal.refits)
+    stage = Stage(1, members, fit.goal.epochs, fit.goal.epochs, fit.goal.rows, max(fit.left, 0.0))
+    return pose(stage, held.take(fit.goal.held))
+
+
+def _second(fit: Fit, first: Posed, found: Fitted, best: int) -> tuple[Fitted | None, Notes]:
+    """The second stage, and what is to be said; None where there is no time for it."""
+    estimator, settings, given = fit.estimator, fit.settings, fit.given
+    kept = dict(vars(estimator))
+    try:
+        with our_errors():
+            place, dtype = first.content.place, first.content.dtype
+            before = checkpointing.known(estimator, fit.wanted, 2, place, dtype)
+            if before is None and _would_take(fit, first, best) > fit.left:
+                return None, []
+            preparation = prepared(settings, given.table, None)
+            inputs = preparation.transform(given.table)
+            targets = given.targets.learned(given.samples)
+            stage = Stage(2, settings.n_members, first.stage.epochs, best, seconds=fit.left)
+            second = posed(
+                *(settings, stage, preparation, targets, inputs, targets.rescaled(given.samples), None, fit.seed),
+                checkpoints=fit.wanted.folder is not None,
+            )
+    except KeyboardInterrupt:
+        told = "Training interrupted by user before the second training; what the first one learned is kept."
+        return replace(found, stopped_by="interrupt"), [(told, UserWarning)]
+    again = _train(fit, second, before)
+    if again.stopped_by == "epochs":
+        _show(estimator, second, again)
+    else:  # half a training is worth less than the one that is whole
+        estimator.__dict__.clear()
+        estimator.__dict__.update(kept)
+    return again, list(again.notes)
+
+
+def _would_take(fit: Fit, first: Posed, best: int) -> float:
+    """Seconds that a second stage of so many epochs would take, by what the first one took."""
+    if fit.settings.time_limit is None:
+        return 0.0
+    more = fit.settings.n_members / first.stage.members * fit.given.table.n_rows / first.problem.data.n
+    return fit.prepare + best * more * fit.looking.seconds_an_epoch
 
 
 # --- Training ---
 
 
-def _train(estimator: TabularAttributes, settings: TableSettings, stage: Posed) -> Fitted:
-    net, place = stage.content, stage.content.place
-    begin = Fitted(net.network, net.p)
-    show = partial(_show, estimator, stage)
-    watching = observers(settings, stage, show, lambda: estimator.network_._p)
+def _train(fit: Fit, stage: Posed, before: Known | None) -> Fitted:
+    estimator, settings, net = fit.estimator, fit.settings, stage.content
+    keep = checkpointing.asked(estimator, fit.wanted, stage, fit.seed, fit.goal.held, fit.goal.refits, _show)
+    watching = observers(
+        settings, stage, fit.looking, lambda now: _show(estimator, stage, now), lambda: estimator.network_._p
+    )
+    saved = None if before is None else before.saved
     doing = f"training with batch_size={settings.batch_size}"
-    with np.errstate(all="ignore"), telling_of_memory(place, doing, SMALLER):
-        return training.fit(stage.problem, begin, watching)
+    with np.errstate(all="ignore"), telling_of_memory(net.place, doing, SMALLER):
+        return training.fit(stage.problem, Fitted(net.network, net.p), watching, keep=keep, saved=saved)
 
 
 def _show(estimator: TabularAttributes, stage: Posed, now: Fitted) -> TabularAttributes:
     """The estimator as it is when a stage has come this far."""
-    which = "history_" if stage.stage.number == 1 else "refit_history_"
-    give(estimator, {which: now.history} | stage.targets.attributes)
+    history: Any = now.history
+    give(estimator, stage.targets.attributes)
     if stage.stage.number == 1:
-        best = best_epoch(now.history, averaged=stage.problem.plan.averaged)
-        give(estimator, {"refit_history_": None, "best_epoch_": best, "stopped_by_": ()} | at_best(now.history, best))
-    net = mlp_of(stage.content._replace(p=now.p, history=now.history))
-    estimator._show(net, stage.preparation)
+        best = _best_epoch(history, averaged=stage.problem.plan.averaged)
+        give(estimator, {"history_": history, "refit_history_": None, "best_epoch_": best, "stopped_by_": ()})
+        give(estimator, _at_best(history, best))
+    else:
+        estimator.refit_history_ = history
+    estimator._show(mlp_of(stage.content._replace(p=now.p, history=history)), stage.preparation)
     return estimator
 
 
-def best_epoch(history: dict[str, Sequence[float]], *, averaged: bool) -> int:
+def _best_epoch(history: Mapping[str, Sequence[float]], *, averaged: bool) -> int:
     """The epoch, counted from 1, of the least loss on what was held out; of equals the last where it is averaged."""
     losses = np.asarray(history.get("validation_loss", ()), dtype=np.float64)
     if not np.any(np.isfinite(losses)):
@@ -186,7 +264,7 @@ def best_epoch(history: dict[str, Sequence[float]], *, averaged: bool) -> int:
     return int(equal[-1 if averaged else 0]) + 1
 
 
-def at_best(history: dict[str, Sequence[float]], best: int) -> dict[str, float]:
+def _at_best(history: Mapping[str, Sequence[float]], best: int) -> dict[str, float]:
     """What the history says of that epoch."""
     names = {"validation_loss_": "validation_loss", "validation_score_": "validation_score"}
     return {

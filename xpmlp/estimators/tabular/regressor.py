@@ -1,11 +1,13 @@
 """TabularRegressor: numbers, and their quantiles, from tables as they are."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, Self
 
 from sklearn.base import RegressorMixin
 
 from xpmlp.backends import HostArray
+from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.tabular.estimator import TabularEstimator
 from xpmlp.estimators.tabular.fitting import fit_table
 from xpmlp.estimators.tabular.targets import NumbersOfTables, numbers_of_tables, numbers_read
@@ -145,9 +147,52 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         self.loss = loss
         self.quantile = quantile
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn from a table X, shape (n, p), and numbers y, shape (n,) or (n, n_outputs)."""
-        return fit_table(self, X, y, sample_weight)  # type: ignore[no-any-return]
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> Self:
+        """Learn from a table.
+
+        Parameters
+        ----------
+        X : frame of pandas, polars or pyarrow, array, list of dicts, shape (n, p)
+            Numbers as people write them, names, truths, dates, gaps: see `TablePreparation`. In `predict` columns are
+            found by their names.
+        y : array-like of shape (n,) or (n, n_outputs)
+        sample_weight : array-like of shape (n,), or float, optional
+            The loss is sum(w l) / sum(w), in training and in the choice of the epoch.
+        X_val, y_val, sample_weight_val : table and array-like, optional
+            Rows to choose the epoch by. There is one training then, on X.
+        checkpoint : path, optional
+            A folder. `last.safetensors` there is the whole state after an epoch, `best.safetensors` the estimator with
+            the least loss on what is held out; the second training has a folder in it, `refit`. `xpmlp.load` reads all.
+        checkpoint_every : int
+            Epochs between two checkpoints; there is always one at the end.
+        resume : bool
+            Go on from there, in whichever training it was, as if it had never stopped: with the same data and
+            parameters the outcome is the same, on NumPy bit for bit. See also `xpmlp.resume`.
+        overwrite : bool
+            Let a checkpoint go that another run, on other data or with other parameters, has left in the folder.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For parameters and data that cannot be, with the place of a cell; a fitted estimator then stays what it was.
+        """
+        wanted = Wanted(checkpoint, checkpoint_every, resume, overwrite)
+        return fit_table(  # type: ignore[no-any-return]
+            self, X, y, sample_weight, (X_val, y_val, sample_weight_val), wanted
+        )
 
     def predict(self, X: Any) -> HostArray:
         """The number of each row, shape (n,) or (n, n_outputs); of several quantiles a column for each."""

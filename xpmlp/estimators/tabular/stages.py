@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpmlp.backends import HostArray, select
+from xpmlp.backends import HostArray, Place, select
 from xpmlp.estimators import building
 from xpmlp.estimators.parameters import InvalidParameterError
 from xpmlp.estimators.tabular.parameters import TableSettings
 from xpmlp.estimators.tabular.targets import TargetsOfTables
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import scale_of
+from xpmlp.estimators.validation import NUMPY, scale_of
 from xpmlp.mlp import MLP, content_of
 from xpmlp.mlp.content import Content
 from xpmlp.mlp.fitting import Permutations, dropout_seed, factors_of, whole_batches
@@ -25,6 +25,7 @@ from xpmlp.runners.step import Task
 from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import Table
 from xpmlp.training import Problem, rows_at_once
+from xpmlp.training.checkpoints import data_digest
 from xpmlp.training.loop import Plan
 
 FEWEST_EPOCHS, MOST_EPOCHS, STEPS = 32, 256, 900  # "auto": about 900 steps, within these
@@ -51,6 +52,10 @@ class Held(NamedTuple):
     inputs: HostArray  # of shape (n, n_inputs), prepared
     samples: Samples
 
+    def take(self, n: int | None) -> "Held":
+        """The first n of them."""
+        return self if n is None else Held(self.inputs[:n], self.samples.take(np.arange(min(n, len(self.inputs)))))
+
 
 @dataclass(frozen=True)
 class Posed:
@@ -62,6 +67,15 @@ class Posed:
     targets: TargetsOfTables
     problem: Problem
     held: Held | None
+    digest: str = ""  # what tells its data from others, where there are checkpoints
+
+
+def place_and_dtype(settings: TableSettings) -> tuple[Place, str]:
+    """Where the network is trained, and in which dtype."""
+    if settings.device is not None and settings.backend is None:
+        raise InvalidParameterError(f"device={settings.device!r} needs a backend, whose device it is.")
+    place = NUMPY if settings.backend is None else select(settings.backend, settings.device)
+    return place, place.dtype_name(settings.dtype or "float32")
 
 
 def epochs_of(settings: TableSettings, n: int) -> int:
@@ -90,8 +104,6 @@ def posed(
     checkpoints: bool,
 ) -> Posed:
     """The stage on prepared inputs of shape (n, n_inputs) and their samples."""
-    if settings.device is not None and settings.backend is None:
-        raise InvalidParameterError(f"device={settings.device!r} needs a backend, whose device it is.")
     loss = targets.loss(samples.targets.shape[1])
     n_outputs = loss.n_outputs or samples.targets.shape[1]
     net = content_of(
@@ -103,7 +115,7 @@ def posed(
             dropout=settings.dropout,
             parts={0: front(settings, preparation, stage.members)},
             members=stage.members,
-            backend=settings.backend or select(None).backend.name,
+            backend=settings.backend or NUMPY.backend.name,
             device=settings.device,
             dtype=settings.dtype or "float32",
             random_state=seed,
@@ -138,7 +150,10 @@ def posed(
         monitor="loss" if held is None else "validation_loss",
         seed=dropout_seed(net, 0),
     )
-    return Posed(stage, net, preparation, targets, problem, held)
+    parts = [inputs, samples.targets, samples.w]
+    parts += [] if held is None else [held.inputs, held.samples.targets, held.samples.w]
+    digest = data_digest(*parts) if checkpoints else ""
+    return Posed(stage, net, preparation, targets, problem, held, digest)
 
 
 def _task(settings: TableSettings, net: Content, data: Data) -> Task:

@@ -91,7 +91,8 @@ class NumbersOfTables(Numbers):
     def unscaled(self, yhat: HostArray) -> HostArray:
         """Numbers again, of outputs of shape (..., n_outputs)."""
         wide = np.asarray(yhat, np.float64) * np.asarray(self.scale) + np.asarray(self.centre)
-        return np.clip(wide, np.asarray(self.low), np.asarray(self.high))
+        within: HostArray = np.clip(wide, np.asarray(self.low), np.asarray(self.high))
+        return within
 
     def watched(self, held_out: Samples) -> Score:
         """See `Targets`; the outputs are scaled, and so is what they are judged by."""

@@ -1,6 +1,7 @@
-"""Who looks at a fit of an estimator of tables: the score, the user's callbacks, the progress bar."""
+"""Who looks at a fit of an estimator of tables: score, progress bar, the user's callbacks, scikit-learn's own."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from xpmlp._typing import Array
 from xpmlp.estimators.scores import Score
+from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings
 from xpmlp.estimators.tabular.stages import Posed
 from xpmlp.mlp.observers import Callbacks
@@ -15,6 +17,57 @@ from xpmlp.training import Fitted, Observer, Outcome
 from xpmlp.training.progress import Bar
 
 TITLES = {1: "finding the epoch", 2: "training on all rows"}
+
+
+class Looking(Observer):
+    """Watches all of a fit: its epochs are subtasks for scikit-learn's callbacks, and their time is taken."""
+
+    def __init__(self, estimator: TabularAttributes, X: Any, y: Any, sample_weight: Any) -> None:
+        self.estimator = estimator
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self.task = {"X": X, "y": y, "metadata": metadata}
+        self.context: Any = None
+        self.subcontext: Any = None
+        self.began, self.seconds, self.epochs = 0.0, 0.0, 0
+        if getattr(estimator, "_skl_callbacks", None):  # nobody else asks for a context
+            self.context = estimator._init_callback_context(max_subtasks=None)
+            self.context.call_on_fit_task_begin(estimator=estimator, **self.task)
+
+    @property
+    def seconds_an_epoch(self) -> float:
+        """What an epoch has taken so far, looks and all."""
+        return self.seconds / max(self.epochs, 1)
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        self.began = time.perf_counter()
+        if self.context is not None:
+            self.subcontext = self.context.subcontext(task_name="epoch")
+            self.subcontext.call_on_fit_task_begin(estimator=self.estimator, **self.task)
+
+    def end(self, now: Fitted, logs: dict[str, Any]) -> bool:  # noqa: ARG002 - as an Observer's
+        """An epoch has ended; whoever shows the estimator has done so."""
+        self.seconds += time.perf_counter() - self.began
+        self.epochs += 1
+        if self.subcontext is None:
+            return False
+        subcontext, self.subcontext = self.subcontext, None
+        return bool(
+            subcontext.call_on_fit_task_end(
+                estimator=self.estimator, reconstruction_attributes=lambda: dict(vars(self.estimator)), **self.task
+            )
+        )
+
+    def close(self) -> None:
+        """End a task that was begun and broken off."""
+        if self.subcontext is not None:
+            self.subcontext.call_on_fit_task_end(estimator=self.estimator)
+            self.subcontext = None
+
+    def done(self) -> None:
+        """The fit is over."""
+        if self.context is not None:
+            self.context.call_on_fit_task_end(estimator=self.estimator, reconstruction_attributes={}, **self.task)
 
 
 class Scores(Observer):
@@ -31,6 +84,18 @@ class Scores(Observer):
         return {"validation_score": self.score(yhat) if np.all(np.isfinite(yhat)) else math.nan}
 
 
+class Shown(Observer):
+    """Brings the estimator to where training is, for who looks after it."""
+
+    def __init__(self, show: Callable[[Fitted], Any]) -> None:
+        self.show = show
+
+    def end(self, now: Fitted, logs: dict[str, Any]) -> bool:  # noqa: ARG002 - as an Observer's
+        """An epoch has ended."""
+        self.show(now)
+        return False
+
+
 class StageCallbacks(Callbacks):
     """The user's functions of (estimator, epoch, logs), told which stage it is."""
 
@@ -44,7 +109,11 @@ class StageCallbacks(Callbacks):
 
 
 def observers(
-    settings: TableSettings, posed: Posed, show: Callable[[Fitted], Any], parameters: Callable[[], Array]
+    settings: TableSettings,
+    posed: Posed,
+    looking: Looking,
+    show: Callable[[Fitted], Any],
+    parameters: Callable[[], Array],
 ) -> list[Observer]:
     """All who look at a stage; `show` and `parameters` are those of `Callbacks`."""
     found: list[Observer] = []
@@ -57,4 +126,6 @@ def observers(
         given = settings.callbacks
         functions = [given] if callable(given) else list(given)
         found.append(StageCallbacks(posed.stage.number, functions, show, parameters))
-    return found
+    elif looking.context is not None:
+        found.append(Shown(show))
+    return [*found, looking]
