@@ -50,6 +50,7 @@ CALLED_LATE = {
     ("xpmlp.estimators.conversion", "xpmlp.interop.torch"),  # to_torch
     ("xpmlp.estimators.tabular.estimator", "xpmlp.interop.onnx_tables"),  # to_onnx
     ("xpmlp.mlp.mlp", "xpmlp.interop.onnx"),  # to_onnx
+    ("xpmlp.mlp.mlp", "xpmlp.interop.torch"),  # to_torch
 }
 
 LIBRARIES = {

@@ -196,6 +196,18 @@ def test_all_mended_learns_the_circles(circles):
     assert float(right.group(1)) > 97.0
 
 
+def test_the_page_opens_on_a_path_that_carries_something(browser, server):
+    open_at(browser, f"{server}/circles.html", 390)
+    products = browser.execute_script(
+        "return [...document.querySelectorAll('ul.paths li > .factor:last-child data')].map(it => Number(it.value))"
+    )
+    assert any(products)
+    assert "press One epoch, or Play" in browser.find_element("id", "loss").text
+    browser.find_element("id", "epoch").click()
+    assert len(browser.find_elements("css selector", "#loss svg, #edge svg")) == 2
+    assert complaints(browser) == []
+
+
 def test_the_buttons_are_the_three_verbs(circles):
     circles.execute_script("document.getElementById('published').click()")
     told = circles.find_element("id", "told")

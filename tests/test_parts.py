@@ -1,5 +1,7 @@
 """Parts and members: gradients against differences and autodiff, first values, fits on every backend, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from witnesses import relative
@@ -238,3 +240,37 @@ def test_every_part_is_tested():
         for row in layer
     }
     assert tested == set(PARTS)
+
+
+# --- In other hands ---
+
+
+@pytest.mark.parametrize("loss, n_outputs", LOSSES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torchs_modules_give_the_same_outputs_and_gradients(name, loss, n_outputs, rng):
+    torch = pytest.importorskip("torch")
+    net, x, y, _ = net_and_samples(rng, loss, n_outputs, **NETWORKS[name])
+    module = net.to_torch()
+    np.testing.assert_allclose(module(torch.tensor(x)).detach().numpy(), net.predict(x), rtol=1e-12)
+    each = (module[:-1] if net.network.members else module)(torch.tensor(x))
+    if loss == "squared_error":
+        losses = 0.5 * (each - torch.tensor(y)) ** 2
+    else:
+        losses = -torch.tensor(y) * torch.log(each)
+        losses = losses if n_outputs > 1 else losses - (1 - torch.tensor(y)) * torch.log(1 - each)
+    # The mean over the members; of several networks each has its own
+    losses.sum(-1).mean(-1).sum().backward() if net.n_networks else losses.sum(-1).mean().backward()
+    d = gradient(net.network, net.parameters, x, y, None).d
+    ours = sorted(np.abs(array).sum() for k in range(4) for array in (d.W[k], d.b[k]) if array is not None)
+    ours += sorted(np.abs(array).sum() for own in d.own for array in own.values())
+    theirs = [np.abs(it.grad.numpy()).sum() for it in module.parameters()]
+    np.testing.assert_allclose(sorted(theirs), sorted(ours), rtol=1e-10)  # float64; 1e-14 here
+    shapes = sorted(tuple(it.shape) for it in module.parameters() if it.ndim > 2)
+    assert (len(shapes) > 0) is bool(net.n_networks or net.network.members or "piecewise" in name)
+
+
+def test_torch_refuses_a_part_of_your_own():
+    pytest.importorskip("torch")
+    row = replace(PARTS["layer_norm"], forward=lambda part, own, z: (z, None))
+    with pytest.raises(ValueError, match="PyTorch has no module for the part 'layer_norm' of layer 1"):
+        MLP([5, 6, 2], parts={1: row}).to_torch()

@@ -74,18 +74,25 @@ class Pass:
         def vector(values: HostArray) -> HostArray:
             return values[i, 0] if values.ndim == 3 else values
 
-        shared, each = range(self.K), [self.dW_members[k] if k < self.K else self.dW[k] for k in range(self.K + 1)]
+        def ones(layers: list[HostArray]) -> list[HostArray]:
+            return [one(it) for it in layers]
+
         return replace(
             self,
-            **{
-                name: [one(it) for it in getattr(self, name)]
-                for name in ("z", "u", "a", "slope", "W", "dz", "du", "da")
-            },
-            dW=[one(it) for it in each],
-            **{name: [vector(it) for it in getattr(self, name)] for name in ("b", "db")},
+            z=ones(self.z),
+            u=ones(self.u),
+            a=ones(self.a),
+            slope=ones(self.slope),
+            W=ones(self.W),
+            b=[vector(it) for it in self.b],
+            dz=ones(self.dz),
+            du=ones(self.du),
+            da=ones(self.da),
+            dW=ones([*self.dW_members[: self.K], self.dW[self.K]]),
+            db=[vector(it) for it in self.db],
             parts=[
                 [replace(it, own={name: vector(array) for name, array in it.own.items()}) for it in row] if k else row
-                for k, row in zip(shared, self.parts, strict=False)
+                for k, row in enumerate(self.parts)
             ],
         )
 

@@ -187,16 +187,15 @@ def _piecewise(g: Graph, part: Part, own: dict[str, HostArray], x: str, n: int) 
 
 
 def _columns(g: Graph, x: str, start: int, stop: int) -> str:
-    bounds = (g.whole(name, [value]) for name, value in (("start", start), ("stop", stop), ("axis", 1)))
-    return g.op("Slice", x, *bounds)
+    return g.op("Slice", x, g.whole("start", [start]), g.whole("stop", [stop]), g.whole("axis", [1]))
 
 
 def _layer_norm(g: Graph, part: Part, own: dict[str, HostArray], z: str, n: int) -> str:  # noqa: ARG001
     centred = g.op("Sub", z, g.op("ReduceMean", z, axes=[-1], keepdims=1))
     variance = g.op("ReduceMean", g.op("Mul", centred, centred), axes=[-1], keepdims=1)
-    n = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, EPSILON)))
+    normed = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, EPSILON)))
     gain, shift = (g.constant(g.free(name), own[name]) for name in ("gain", "shift"))
-    return g.op("Add", g.op("Mul", n, gain), shift)
+    return g.op("Add", g.op("Mul", normed, gain), shift)
 
 
 def _member_scale(g: Graph, part: Part, own: dict[str, HostArray], x: str, n: int) -> str:  # noqa: ARG001

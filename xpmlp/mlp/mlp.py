@@ -347,6 +347,22 @@ class MLP(Passes):
 
         network_to_onnx(path, self.network, self.layout.unpack(to_numpy(self._p)), dtype)
 
+    def to_torch(self) -> Any:
+        """The network as a `torch.nn.Sequential` with weights of its own, ready to be trained on; needs PyTorch.
+
+        It gives what `predict` gives. Of members its last module takes their mean, and `module[:-1]` gives each.
+
+        Raises
+        ------
+        ImportError
+            If PyTorch is not installed.
+        ValueError
+            If an activation or a part is a function of your own.
+        """
+        from xpmlp.interop.torch import sequential
+
+        return sequential(self.network, self.layout.unpack(to_numpy(self._p)))
+
     def _as_of(self, now: Fitted) -> Self:
         # During a fit: this network as it is after an epoch.
         self._p, self.history = now.p, now.history

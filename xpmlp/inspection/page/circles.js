@@ -42,6 +42,15 @@
   };
   const oneEpoch = () => { upTo.update(); forward(); backward(); };
 
+  // To begin with, the weight of layer 1 with the largest derivative, in the sample that weighs most in it.
+  function chooseLargest() {
+    const all = grads.dW[1].flatMap((row, i) => row.map((d, j) => ({ k: 1, i, j, d: Math.abs(d) })));
+    const { k, i, j } = all.reduce((best, it) => (it.d > best.d ? it : best));
+    const shares = X.map((x, s) => Math.abs(x[i] * grads.dz[1][s][j]));
+    state.chosen = { k, i, j };
+    state.sample = shares.indexOf(Math.max(...shares));
+  }
+
   function collect() {
     const K = net.sizes.length - 1, arrays = {};
     for (let k = 0; k <= K; k++) {
@@ -69,8 +78,10 @@
       + `${(100 * right).toFixed(1)} % right, rate × curvature ${edge.toFixed(2)}. `,
       edge > 2 ? make("span", { class: "warn" }, "Above 2: the next steps grow.") : "",
       next === "forward" ? " Updated: press Forward to see what it did." : next === "backward" ? " Forward is done: next, Backward." : "");
-    at("loss").replaceChildren(Drawing.chart(history.loss, { title: `Mean loss over ${epoch} epochs` }));
-    at("edge").replaceChildren(Drawing.chart(history.edge, { title: `Rate times curvature over ${epoch} epochs, with a line at 2`, line: 2, least: 0 }));
+    if (done < 1) for (const id of ["loss", "edge"])
+      at(id).replaceChildren(make("p", { class: "soft" }, "A line from the second epoch on: press One epoch, or Play."));
+    else at("loss").replaceChildren(Drawing.chart(history.loss, { title: `Mean loss over ${epoch} epochs` }));
+    if (done > 0) at("edge").replaceChildren(Drawing.chart(history.edge, { title: `Rate times curvature over ${epoch} epochs, with a line at 2`, line: 2, least: 0 }));
     boundary();
   }
 
@@ -128,6 +139,7 @@
   function changed() { forward(); backward(); show(); }
 
   reset();
+  chooseLargest();
   show();
   window.circles = { run: epochs => { for (let e = 0; e < epochs; e++) oneEpoch(); show(); return history; } };
 })();
