@@ -23,7 +23,8 @@ from xpmlp.cli.tables import Reading, read
 
 pytest.importorskip("pandas", reason="pip install pandas pyarrow")
 
-QUICK = ("--epochs", "1", "--hidden", "2")
+QUICK = ("--epochs", "1", "--hidden", "2", "--members", "2", "--no-refit")
+SMALL = ("--hidden", "8", "--members", "2", "--no-refit", "--batch-size", "16", "--learning-rate", "0.05")
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_labels_are_answered_letter_for_letter(here, capsys):
     ):
         rows = "".join(f"{k % 2 + k / 1000:.3f},{labels[k % 2]}\n" for k in range(60))
         (here / "t.csv").write_text("x,agent\n" + rows, encoding="utf-8")
-        options = ("--epochs", "60", "--learning-rate", "0.05", "--task", "classification")
+        options = (*SMALL, "--epochs", "40", "--task", "classification")
         assert run("train", "t.csv", "--target", "agent", *options) == 0
         capsys.readouterr()
         assert run("predict", "model.safetensors", "t.csv") == 0
@@ -153,7 +154,7 @@ def test_one_truth_in_another_writing_is_scored(here, capsys):
     for file, truths in (("a.csv", ("True", "False")), ("b.csv", ("TRUE", "false"))):
         rows = "".join(f"{k % 2 + k / 1000:.3f},{truths[k % 2]},{truths[k % 2]}\n" for k in range(60))
         (here / file).write_text("x,flag,y\n" + rows, encoding="utf-8")
-    assert run("train", "a.csv", "--target", "y", "--epochs", "60", "--learning-rate", "0.05") == 0
+    assert run("train", "a.csv", "--target", "y", *SMALL, "--epochs", "40") == 0
     capsys.readouterr()
     assert run("predict", "model.safetensors", "b.csv") == 0
     out, err = capsys.readouterr()
@@ -270,15 +271,13 @@ def test_ctrl_c_ends_with_a_sentence_and_130(here, late):
         "y",
         "--epochs",
         "100000",
-        "--patience",
-        "100000",
         PYTHONUNBUFFERED="1",
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "begun\n"
     if late:
-        while not child.stdout.readline().startswith("rows"):
-            pass
+        while not (line := child.stdout.readline()).startswith("rows"):
+            assert line, child.communicate()[1]
         time.sleep(0.5)
     else:
         time.sleep(0.02)  # in the midst of NumPy, seldom later

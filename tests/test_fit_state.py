@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xpmlp
-from xpmlp import MLP, DivergenceWarning
+from xpmlp import MLP, DivergenceWarning, MLPRegressor
 from xpmlp.training import checkpoints
 
 SIZES = [3, 6, 1]
@@ -58,6 +58,36 @@ def test_an_interrupt_in_a_callback_leaves_the_epoch_that_was_whole(every, data,
     assert epochs_in(tmp_path) == 3
     went_on = net().fit(*data, epochs=6, checkpoint=tmp_path, checkpoint_every=every, resume=True)
     np.testing.assert_array_equal(went_on.parameters, net().fit(*data, epochs=6).parameters)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_an_interrupt_that_a_callback_raises_keeps_its_epoch(optimizer, data):
+    def interrupt(net, epoch, logs):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="interrupted by user in epoch 3"):
+        fitted = net().fit(*data, epochs=6, optimizer=optimizer, callbacks=[interrupt])
+    straight = net().fit(*data, epochs=3, optimizer=optimizer)
+    np.testing.assert_array_equal(fitted.parameters, straight.parameters)
+    assert len(fitted.history["loss"]) == 3
+
+
+def test_an_epoch_that_was_broken_off_is_not_in_the_checkpoint(data, tmp_path):
+    asked = []
+
+    def interrupting(progress):
+        if progress.epoch > 2.3 and not asked:  # in the midst of the third epoch
+            asked.append(progress)
+            signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    arguments = {"epochs": 4, "batch_size": 8, "schedule": interrupting}
+    with pytest.warns(UserWarning, match="interrupted by user in epoch 3"):
+        net().fit(*data, checkpoint=tmp_path, **arguments)
+    assert epochs_in(tmp_path) == 2
+    resumed = net().fit(*data, checkpoint=tmp_path, resume=True, **arguments)
+    np.testing.assert_array_equal(resumed.parameters, net().fit(*data, **arguments).parameters)
 
 
 def test_a_callback_that_fails_where_patience_runs_out_does_not_hide_that_it_has(data, tmp_path):
@@ -123,6 +153,18 @@ def test_parameters_that_a_callback_sets_are_trained_on(how, m, data, backend):
     assert float(np.max(np.abs(backend.get(fitted.parameters)))) < 3.0
 
 
+def test_parameters_that_a_callback_sets_are_the_average_too(data):
+    # An average that went on from what it was would bring back a share of the parameters that were replaced.
+    arguments = {"optimizer": "sgd", "learning_rate": 1e-12, "average": 2.0}
+
+    def set_to_2(it, epoch, logs):
+        if epoch == 2:
+            it.parameters = 0.0 * it.parameters + 2.0
+
+    fitted = net().fit(*data, epochs=4, callbacks=[set_to_2], **arguments)
+    np.testing.assert_allclose(fitted.parameters, 2.0, rtol=1e-9)
+
+
 def test_parameters_set_after_the_last_epoch_are_those_that_stay(data):
     fitted = net().fit(*data, epochs=1, callbacks=[lambda it, *_: setattr(it, "parameters", 0.0 * it.parameters)])
     np.testing.assert_array_equal(fitted.parameters, 0.0)
@@ -139,6 +181,41 @@ def test_a_callback_that_measures_adds_to_the_history(data):
     fitted = net().fit(*data, epochs=3).fit(*data, epochs=2, callbacks=[Norm()])
     assert np.isnan(fitted.history["norm"]).tolist() == [True, True, True, False, False]
     assert fitted.history["norm"][-1] == np.linalg.norm(fitted.parameters)
+
+
+def test_every_curve_is_as_long_as_the_history(data):
+    # Nobody measures in the second fit what was measured in the first.
+    fitted = net().fit(*data, epochs=2, early_stopping=True, patience=9).fit(*data, epochs=3)
+    assert {len(curve) for curve in fitted.history.values()} == {5}
+    assert np.isnan(fitted.history["validation_loss"]).tolist() == [False, False, True, True, True]
+
+
+# --- A best value is the best of one quantity ---
+
+QUANTITIES = {
+    "the loss": {},
+    "the score": {"early_stopping": True},
+    "the loss held out": {"early_stopping": True, "scoring": "loss"},
+    "another loss": {"loss": "absolute_error"},
+    "with a penalty": {"alpha": 5.0},
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("second", QUANTITIES)
+@pytest.mark.parametrize("first", QUANTITIES)
+def test_a_best_value_is_of_what_is_monitored_now(first, second, data):
+    X, y = 4.0 * data[0], 9.0 * data[1][:, 0]
+    usual = {"loss": "squared_error", "early_stopping": False, "scoring": None, "alpha": 0.0}
+    model = MLPRegressor(hidden_layer_sizes=(6,), max_iter=4, random_state=0, warm_start=True)
+    for parameters in (QUANTITIES[first], QUANTITIES[second]):
+        model.set_params(**usual | parameters).fit(X, y)
+    if model.early_stopping:
+        curve, found, best = model.validation_scores_, model.best_validation_score_, max
+    else:
+        curve, found, best = model.loss_curve_, model.best_loss_, min
+    # An equal quantity is carried on: its best is that of both fits.
+    assert found == best(curve if first == second else curve[-4:])
 
 
 # --- What is held out has weight ---
@@ -221,6 +298,7 @@ def test_lbfgs_stops_early_and_by_time(data):
         ({"dropout": 0.5}, {}, "dropout makes the loss change from call to call"),
         ({}, {"learning_rate": 0.1, "clip_norm": 1.0}, "leave out learning_rate and clip_norm."),
         ({}, {"schedule": "cosine"}, "leave out schedule."),
+        ({}, {"average": 2.0}, "leave out average."),
     ],
 )
 def test_what_lbfgs_cannot_do_is_told(options, arguments, message, data):

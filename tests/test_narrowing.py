@@ -153,6 +153,19 @@ def test_weights_of_any_size_train_as_their_shares_do(kind, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_weights_of_any_size_judge_what_is_held_out_block_by_block(size, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 4 * 4 * 7)  # seven rows at once
+    curves = []
+    for scale in (1.0, size):
+        model = regressor(alpha=0.0, backend="torch").fit(
+            X, NUMBERS, X_val=X, y_val=NUMBERS, sample_weight_val=scale * WEIGHTS
+        )
+        curves.append(model.validation_loss_curve_)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)  # of float32
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_weights_of_any_size_train_an_mlp_as_their_shares_do(optimizer, size, backend):
     if not backend.float64:

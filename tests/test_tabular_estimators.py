@@ -1,11 +1,14 @@
 """TabularClassifier and TabularRegressor: what they learn, what they answer, what they refuse."""
 
+import copy
+
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
-from xpmlp import TabularClassifier, TabularRegressor
+import xpmlp
+from xpmlp import TablePreparation, TabularClassifier, TabularRegressor
 
 SMALL = {"hidden_layer_sizes": (16, 16), "max_iter": 20, "batch_size": 32, "n_bins": 8, "random_state": 0}
 
@@ -94,3 +97,27 @@ def test_a_clone_has_the_same_parameters(model):
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="at least two classes"):
         TabularClassifier().fit(np.ones((5, 2)), np.ones(5))
+
+
+def test_a_preparation_that_knows_the_columns_keeps_what_it_knows(tmp_path):
+    # Of rows 20 to 59 alone "1,250" would be a thousand, and there would be no gap and no town C.
+    rows = [{"price": "1,250" if 10 < k < 70 else "7,5", "size": str(k % 7), "town": "AB"[k % 2]} for k in range(80)]
+    rows[0] |= {"size": "", "town": "C"}
+    rows[1]["town"] = "C"
+    y = np.arange(80) % 2
+    known = TablePreparation(missing=["none"]).fit(rows)
+    before = known.to_dict()
+    some, labels = rows[20:60], y[20:60]
+    model = TabularClassifier(preparation=known, **SMALL).fit(some, labels)
+    assert known.to_dict() == before
+    assert model.preparation_.kinds_ == known.kinds_
+    assert model.preparation_.missing == ["none"]
+    assert model.preparation_.to_dict() == copy.deepcopy(known).fit_scales(some).to_dict()
+    anew = TabularClassifier(preparation=clone(known), **SMALL).fit(some, labels)
+    assert anew.preparation_.to_dict() == TablePreparation(missing=["none"]).fit(some).to_dict()
+    model.save(tmp_path / "model.safetensors")
+    back = xpmlp.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(back.predict_proba(rows), model.predict_proba(rows))
+    assert back.preparation is None
+    with pytest.raises(ValueError, match="'preparation' parameter"):
+        TabularClassifier(preparation="piecewise").fit(some, labels)

@@ -8,6 +8,13 @@ from typing import Any, NamedTuple
 from xpmlp.backends import BACKENDS
 from xpmlp.cli.screen import width
 
+# Options of `train` up to version 0.1, and what is to be said of them.
+GONE = {
+    "--activation": "the hidden units of networks for tables are SiLU; MLPClassifier and MLPRegressor take others.",
+    "--patience": "training finds its best epoch by a rule of its own; --epochs and --time-limit bound it.",
+    "--l2": "weights decay by AdamW's rule, whose strength is --weight-decay.",
+}
+
 
 class Command(NamedTuple):
     """One command; `run` is "file:function" of this folder, imported when the command is run."""
@@ -52,20 +59,21 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _words(parser)
     parser.add_argument("--drop", metavar="COLUMNS", default="", help="leave out; as id,name or extra_*")
     parser.add_argument("--categorical", metavar="COLUMNS", default="", help="numbers that are names: as zip,code_*")
-    parser.add_argument("--hidden", metavar="SIZES", type=sizes, default=(128, 64), help="as 128,64 (the default)")
-    parser.add_argument("--activation", default="relu", help="of the hidden layers (default: relu)")
-    parser.add_argument("--epochs", type=int, default=200, help="at most (default: 200)")
-    parser.add_argument(
-        "--patience", type=int, default=10, help="epochs without progress before it stops (default: 10)"
-    )
-    parser.add_argument("--batch-size", type=int, help="default: min(200, rows)")
-    parser.add_argument("--learning-rate", type=float, default=0.001, help="default: 0.001")
-    parser.add_argument("--l2", type=float, default=1e-4, help="strength of the penalty (default: 0.0001)")
-    parser.add_argument("--dropout", type=float, default=0.0, help="share of hidden units left out (default: 0)")
+    parser.add_argument("--hidden", metavar="SIZES", type=sizes, help="hidden units, as 128,64 (default: 256,256)")
+    parser.add_argument("--members", type=int, help="networks that share their weights (default: 8)")
+    parser.add_argument("--epochs", type=int, help="at most (default: about 900 steps, 32 to 256 epochs)")
+    parser.add_argument("--time-limit", metavar="SECONDS", type=float, help="of the training (default: none)")
+    parser.add_argument("--no-refit", dest="refit", action="store_false", help="do not train anew on all these rows")
+    parser.add_argument("--batch-size", type=int, help="rows a step (default: 256)")
+    parser.add_argument("--learning-rate", type=float, help="at its peak (default: 0.01)")
+    parser.add_argument("--weight-decay", type=float, help="of the weights, by AdamW (default: 0.01)")
+    parser.add_argument("--dropout", type=float, help="share of hidden units left out (default: 0.2)")
     parser.add_argument("--balanced", action="store_true", help="let every class weigh the same (classification)")
     parser.add_argument("--test-size", type=float, default=0.2, help="share of rows held out (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the weights (default: 0)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32")
+    for name in GONE:
+        parser.add_argument(name, help=argparse.SUPPRESS)
     _backend(parser)
 
 

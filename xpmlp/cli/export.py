@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpmlp.cli.models import open_model
-from xpmlp.cli.screen import columns, dump, say
+from xpmlp.cli.screen import CliError, columns, dump, say
 from xpmlp.io import storage
 from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.scales import SOFT
@@ -16,6 +16,8 @@ from xpmlp.tabular.scales import SOFT
 def export(options: argparse.Namespace) -> int:
     """Load, write, put the scaling before the first layer."""
     opened = open_model(options.model)
+    if not hasattr(opened.model, "to_onnx"):
+        raise CliError(f"a {type(opened.model).__name__} cannot be written as ONNX yet.")
     opened.model.to_onnx(options.onnx, dtype=options.dtype)
     inputs = None
     if opened.preparation is not None:

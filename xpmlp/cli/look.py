@@ -5,16 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from xpmlp.backends import select
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli import scores
-from xpmlp.cli.models import Opened, open_model
+from xpmlp.cli.models import Opened, in_words, network_of, open_model
 from xpmlp.cli.screen import CliError, columns, dump, paint
 from xpmlp.cli.tables import Reading, read
 from xpmlp.cli.targets import as_classes, read_target
+from xpmlp.estimators.validation import NUMPY, Inputs
 from xpmlp.inspection import check_gradients
 from xpmlp.inspection.models import batch_of, open_up
 from xpmlp.io import storage
-from xpmlp.mlp import MLP
+from xpmlp.mlp import MLP, content_of, mlp_of
 from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.kinds import CategoryKind, DateKind, Kind, LeftOut, NumberKind
 
@@ -43,7 +45,8 @@ def inspect(options: argparse.Namespace) -> int:
         for layer in found["layers"]
     ]
     print("\n" + "\n".join(columns(rows, right=(0, 4))))
-    rest = [("loss", found["loss"])]
+    rest = [("network", found["network"])] if found["network"] else []
+    rest.append(("loss", found["loss"]))
     if found["classes"] is not None:
         shown = ", ".join(map(str, found["classes"][:20]))
         rest.append(("classes", shown + (f", ... ({len(found['classes'])})" if len(found["classes"]) > 20 else "")))
@@ -88,9 +91,10 @@ def _column(kind: Kind, scales: Any) -> str:
 def describe(opened: Opened) -> dict[str, Any]:
     """What is in the file, as plain values."""
     model = opened.model
-    body = open_up(model)
+    body = open_up(network_of(model))
     W, b = ([to_numpy(values) for values in layers[1:]] for layers in (body.W, body.b))
-    curve = model.history.get("loss", []) if isinstance(model, MLP) else getattr(model, "loss_curve_", None) or []
+    seen = model.history if isinstance(model, MLP) else getattr(model, "history_", {})
+    curve = seen.get("loss", []) or getattr(model, "loss_curve_", None) or []
     layers = [
         {
             "layer": k,
@@ -107,6 +111,7 @@ def describe(opened: Opened) -> dict[str, Any]:
         "networks": body.n_networks,
         "parameters": body.network.layout.n_parameters * (body.n_networks or 1),
         "dtype": body.dtype,
+        "network": in_words(network_of(model)) if isinstance(network_of(model), MLP) else "",
         "loss": body.network.loss.name,
         "layers": layers,
         "classes": model.classes_.tolist() if hasattr(model, "classes_") else None,
@@ -114,7 +119,7 @@ def describe(opened: Opened) -> dict[str, Any]:
         "first_loss": float(np.mean(curve[0])) if curve else None,
         "last_loss": float(np.mean(curve[-1])) if curve else None,
         "inputs": None if opened.preparation is None else opened.preparation.get_feature_names_out().tolist(),
-        "preparation": opened.document.get("preparation"),
+        "preparation": None if opened.preparation is None else opened.preparation.to_dict(),
         "summary": opened.document.get("summary"),
         "versions": opened.document.get("versions"),
     }
@@ -126,17 +131,18 @@ def describe(opened: Opened) -> dict[str, Any]:
 def check(options: argparse.Namespace) -> int:
     """Build the same network as an MLP and check it."""
     opened = open_model(options.model)
-    body = open_up(opened.model)
-    if body.network.loss.name == "cross_entropy" and body.network.layout.sizes[-1] < 2:
+    model = network_of(opened.model)
+    if isinstance(model, MLP):
+        content = content_of(model)
+        p = to_numpy(content.p).astype(np.float64)
+        net = mlp_of(content._replace(place=select(None), dtype="float64", p=p))
+    else:
+        body = open_up(model)
+        net = MLP(body.network.layout.sizes, list(body.network.activations), body.network.loss, dtype="float64")
+        W, b = ([to_numpy(values).astype(np.float64) for values in layers[1:]] for layers in (body.W, body.b))
+        net.set_weights(W, b)
+    if net.network.loss.name == "cross_entropy" and net.network.layout.sizes[-1] < 2:
         raise CliError("cross entropy needs at least two outputs.")
-    net = MLP(
-        body.network.layout.sizes,
-        list(body.network.activations),
-        body.network.loss,
-        n_networks=body.n_networks,
-        dtype="float64",
-    )
-    net.set_weights(*([to_numpy(values).astype(np.float64) for values in layers[1:]] for layers in (body.W, body.b)))
     X, y = _random(net) if options.data is None else _from_table(opened, options)
     report = check_gradients(net, X, y)
     if options.json:
@@ -160,7 +166,7 @@ def _random(net: MLP) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     n, loss = net.layout.sizes[-1], net.network.loss
     width = loss.target_width or n
-    X = rng.normal(size=(ROWS, net.layout.sizes[0]))
+    X = rng.normal(size=(ROWS, net.network.n_inputs))
     match loss.targets:
         case "distribution":
             return X, np.eye(width)[rng.integers(width, size=ROWS)]
@@ -186,5 +192,8 @@ def _from_table(opened: Opened, options: argparse.Namespace) -> tuple[Any, Any]:
         if not len(some):
             raise CliError(f"the model knows none of the labels that {options.data} has.")
     X, _ = opened.preparation.transform_with_notes(file.table.take(some))
+    if opened.takes_tables:
+        samples = opened.model._known_targets().encode(values, None, Inputs(X, NUMPY, "float64"))
+        return X.astype(np.float64), samples.targets
     batch = batch_of(opened.model, X.astype(opened.model.dtype_), values)
     return to_numpy(batch.x).astype(np.float64), to_numpy(batch.y).astype(np.float64)

@@ -3,7 +3,7 @@
 import argparse
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,136 +12,77 @@ from xpmlp.backends import HostArray
 from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.cli.screen import CliError, say
 from xpmlp.cli.tables import File
-from xpmlp.cli.targets import Target
-from xpmlp.estimators import MLPClassifier, MLPRegressor
+from xpmlp.estimators.tabular import TabularClassifier, TabularRegressor
 from xpmlp.interop.loading import load
 from xpmlp.io import storage
 from xpmlp.mlp import MLP
-from xpmlp.tabular import TablePreparation
+from xpmlp.tabular import TablePreparation, TableWarning
 from xpmlp.tabular.columns import Table
 
-FAR = 1e4  # the mean of a target, in standard deviations, from which float32 loses what there is to learn
+# Options that are parameters of an estimator under another name; what is not given is the estimator's own default.
+SAME = ("batch_size", "weight_decay", "dropout", "time_limit", "refit", "dtype", "backend", "device")
+PARAMETERS = {
+    "hidden": "hidden_layer_sizes",
+    "members": "n_members",
+    "epochs": "max_iter",
+    "learning_rate": "learning_rate_init",
+    "seed": "random_state",
+} | {
+    name: name
+    for name in ("batch_size", "weight_decay", "dropout", "time_limit", "refit", "dtype", "backend", "device")
+}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of a table: to train on, to decide when to stop, held out."""
+    """Rows of a table: to train on, and held out."""
 
     X: list[Table]
     y: list[HostArray]
 
 
-@dataclass(frozen=True)
-class TableModel:
-    """A model that takes tables: a preparation, and an estimator behind it."""
-
-    preparation: TablePreparation
-    estimator: Any
-
-    @property
-    def classes(self) -> HostArray | None:
-        """The labels it knows, None of a regression."""
-        return getattr(self.estimator, "classes_", None)
-
-    def predict(self, table: Table) -> HostArray:
-        """Labels or amounts, shape (n,)."""
-        return to_numpy(self.estimator.predict(self._inputs(table)))
-
-    def predict_proba(self, table: Table) -> HostArray:
-        """The probability of each class, shape (n, classes)."""
-        return to_numpy(self.estimator.predict_proba(self._inputs(table)))
-
-    def _inputs(self, table: Table) -> HostArray:
-        return self.preparation.transform_with_notes(table)[0].astype(self.estimator.dtype_)
-
-
 def fit_model(
-    options: argparse.Namespace,
-    target: Target,
-    preparation: TablePreparation,
-    parts: Parts,
-    follow: Callable[..., object],
-) -> TableModel:
-    """Train on rows of a table: a model that answers in the target's own labels or units.
+    options: argparse.Namespace, task: str, preparation: TablePreparation, parts: Parts, follow: Callable[..., object]
+) -> Any:
+    """Train on rows of a table: an estimator that answers in the target's own labels or units.
 
     This is the one place where the command line chooses an estimator.
     """
-    keywords: dict[str, Any] = {
-        "hidden_layer_sizes": options.hidden,
-        "activation": options.activation,
-        "alpha": options.l2,
-        "batch_size": min(options.batch_size or 200, len(parts.y[0])),
-        "learning_rate_init": options.learning_rate,
-        "max_iter": options.epochs,
-        "n_iter_no_change": options.patience,
-        "early_stopping": True,
-        "scoring": "loss",
-        "dropout": options.dropout,
-        "random_state": options.seed,
-        "dtype": options.dtype or "float32",
-        "backend": options.backend,
-        "device": options.device,
-        "callbacks": follow,
-    }
-    mean, scale = 0.0, 1.0
-    y = parts.y
-    if target.task == "classification":
-        model: Any = MLPClassifier(**keywords, class_weight="balanced" if options.balanced else None)
+    given = {own: getattr(options, name) for name, own in PARAMETERS.items() if getattr(options, name) is not None}
+    if task == "classification":
+        model: Any = TabularClassifier(**given, class_weight="balanced" if options.balanced else None)
     else:
-        mean, scale = float(np.mean(y[0])), float(np.std(y[0])) or 1.0
-        keywords["dtype"] = _dtype_for(target.name, mean, scale, options.dtype)
-        model = MLPRegressor(**keywords)
-        y = [(values - mean) / scale for values in y]
-    X = [preparation.transform_with_notes(table)[0].astype(keywords["dtype"]) for table in parts.X[:2]]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Maximum iterations")  # said in the command's words
-        model.fit(X[0], y[0], X_val=X[1], y_val=y[1])
-    model.set_params(callbacks=None)
-    if target.task == "regression":  # so that predict answers in the target's own units
-        model.coefs_ = [*model.coefs_[:-1], model.coefs_[-1] * scale]
-        model.intercepts_ = [*model.intercepts_[:-1], model.intercepts_[-1] * scale + mean]
-    return TableModel(preparation, model)
-
-
-def _dtype_for(name: str, mean: float, scale: float, asked: str | None) -> str:
-    """The dtype whose weights can hold the target's own units, unless another was asked for."""
-    if asked == "float64" or abs(mean) <= FAR * scale:
-        return asked or "float32"
-    far = f"{name} lies far from 0 for how little it varies"
-    if abs(mean) > np.finfo(np.float32).max / 10:
-        step = "not hold it"
-    else:
-        step = f"round it to steps of {np.spacing(np.float32(abs(mean))):.2g}"
-    if asked is None:
-        say(f"{far}: float64, so that float32 does not {step}.", "note: ")
-        return "float64"
-    say(f"{far}: float32 {step.replace('round', 'rounds')}, and its standard deviation is {scale:.2g}.", "warning: ")
-    return asked
-
-
-def best_epoch(model: Any) -> int | None:
-    """The epoch whose weights were kept, counted from 1."""
-    curve = getattr(model, "validation_loss_curve_", None)
-    return int(np.argmin(curve)) + 1 if curve else None
+        model = TabularRegressor(**given)
+    model.set_params(preparation=preparation, callbacks=follow)
+    model.fit(parts.X[0], parts.y[0])
+    return model.set_params(preparation=None, callbacks=None)
 
 
 class Opened(NamedTuple):
     """What is in a model file."""
 
-    model: Any  # MLPClassifier, MLPRegressor or MLP
+    model: Any  # TabularClassifier, TabularRegressor, MLPClassifier, MLPRegressor or MLP
     document: dict[str, Any]
     preparation: TablePreparation | None  # where `train` wrote the file
     target: str | None
     task: str | None
 
-    def inputs(self, file: File, drop: list[str]) -> HostArray:
-        """The inputs for a table, notes about it on stderr."""
-        if self.preparation is not None:
-            X, notes = self.preparation.transform_with_notes(file.table)
-            for note, loud in notes:
-                say(note, "warning: " if loud else "note: ")
-            return X.astype(self.model.dtype_)
-        return self._numbers(file, drop)
+    @property
+    def takes_tables(self) -> bool:
+        """Whether the preparation is the model's own, and not in front of it as `train` had it up to version 0.1."""
+        return hasattr(self.model, "preparation_")
+
+    def inputs(self, file: File, drop: list[str]) -> Table | HostArray:
+        """What the model takes for the rows of a table, notes about it on stderr."""
+        if self.preparation is None:
+            return self._numbers(file, drop)
+        kept = {name: column for name, column in file.table.columns.items() if name not in drop}
+        table = replace(file.table, columns=kept)
+        X, notes = self.preparation.transform_with_notes(table)
+        for note, loud in notes:
+            say(note, "warning: " if loud else "note: ")
+        warnings.simplefilter("ignore", TableWarning)  # for the rest of the command: it would say the same again
+        return table if self.takes_tables else X.astype(self.model.dtype_)
 
     def _numbers(self, file: File, drop: list[str]) -> HostArray:
         """The columns of a table as they are, for a model that knows no preparation."""
@@ -188,19 +129,23 @@ def open_model(path: str, backend: str | None = None, device: str | None = None)
     """
     document, _ = storage.read(path)
     with storage.believing(path):
-        found = document.get("preparation")
-        preparation = target = task = None
-        if found is not None:
-            preparation = TablePreparation.from_dict(found)
-            target, task = str(document["target"]), str(document["task"])
         model = load(path, backend=backend, device=device)
-        n = model.layout.sizes[0] if isinstance(model, MLP) else model.n_features_in_
-        if preparation is not None and len(preparation.groups_) != n:
-            raise ValueError(f"its preparation makes {len(preparation.groups_)} inputs, and its network takes {n}.")
+        preparation = getattr(model, "preparation_", None)
+        if preparation is None and "preparation" in document:
+            preparation = TablePreparation.from_dict(document["preparation"])
+            n = model.layout.sizes[0] if isinstance(model, MLP) else model.n_features_in_
+            if len(preparation.groups_) != n:
+                raise ValueError(f"its preparation makes {len(preparation.groups_)} inputs, and its network takes {n}.")
+        target, task = (None if name not in document else str(document[name]) for name in ("target", "task"))
     return Opened(model, document, preparation, target, task)
 
 
-def answers(model: Any, X: HostArray, proba: bool) -> dict[str, HostArray]:
+def some_of(X: Table | HostArray, rows: HostArray) -> Table | HostArray:
+    """Some rows, by their numbers or as a mask."""
+    return X[rows] if isinstance(X, np.ndarray) else X.take(np.arange(X.n_rows)[rows])
+
+
+def answers(model: Any, X: Table | HostArray, proba: bool) -> dict[str, HostArray]:
     """What a model answers for prepared rows, by the names of the answers' columns."""
     if isinstance(model, MLP):
         if model.n_networks is not None:
@@ -215,3 +160,20 @@ def answers(model: Any, X: HostArray, proba: bool) -> dict[str, HostArray]:
         p = to_numpy(model.predict_proba(X))
         columns |= {f"p({name})": p[:, j] for j, name in enumerate(model.classes_)}
     return columns
+
+
+def network_of(model: Any) -> Any:
+    """The MLP in an estimator of tables; another model itself."""
+    return getattr(model, "network_", model)
+
+
+def in_words(net: MLP) -> str:
+    """What stands in a network beside its layers, as a phrase; "" where nothing does."""
+    found = []
+    for part in (part for row in net.network.parts for part in row if not part.members):
+        edges = part.parameters.get("edges")
+        code = f"{len(edges or ())} numbers by their piecewise-linear code, {part.parameters.get('width')} inputs each"
+        found.append(part.name if edges is None else code)
+    if net.network.members:
+        found.append(f"{net.network.members} members that share their weights")
+    return "; ".join(found)

@@ -11,11 +11,12 @@ from xpmlp.backends import HostArray
 from xpmlp.backends.config import config_context
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.cli import scores
-from xpmlp.cli.models import Opened, answers, open_model
+from xpmlp.cli.models import Opened, answers, open_model, some_of
 from xpmlp.cli.screen import CliError, dump, say
 from xpmlp.cli.tables import File, Reading, read
 from xpmlp.cli.targets import as_classes, chosen, read_target
 from xpmlp.io import storage
+from xpmlp.tabular.columns import Table
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def predict(options: argparse.Namespace) -> int:
     elif options.out:
         with storage.replacing(options.out) as binary:
             binary.write(_csv_text(header, found).encode("utf-8"))
-        say(f"{len(X):,} answers in {options.out}")
+        say(f"{file.table.n_rows:,} answers in {options.out}")
     else:
         sys.stdout.write(_csv_text(header, found))
     _score(opened, file, X)
@@ -61,7 +62,7 @@ def _csv_text(header: list[str], columns: dict[str, HostArray]) -> str:
     return out.getvalue()
 
 
-def _score(opened: Opened, file: File, X: HostArray) -> None:
+def _score(opened: Opened, file: File, X: Table | HostArray) -> None:
     """Where the answers are known, say how many are right."""
     if opened.preparation is None or opened.target not in file.table.columns:
         return
@@ -69,7 +70,7 @@ def _score(opened: Opened, file: File, X: HostArray) -> None:
         target = read_target(file, str(opened.target), opened.task)
     except ValueError:  # all missing, or one class: nothing to score
         return
-    X, y = X[target.rows], target.values
+    X, y = some_of(X, target.rows), target.values
     have = f"{len(y):,} rows have the answer"
     if opened.task == "classification":
         labels, known = as_classes(y, opened.model.classes_)
@@ -80,7 +81,7 @@ def _score(opened: Opened, file: File, X: HostArray) -> None:
         if unknown:
             have = f"{np.sum(known):,} of {len(y):,} rows have an answer that the model knows; of {unknown:,} "
             have += f"{'label' if unknown == 1 else 'labels'} it knows nothing"
-        p = to_numpy(opened.model.predict_proba(X[known]))
+        p = to_numpy(opened.model.predict_proba(some_of(X, known)))
         found = scores.of_probabilities(p, labels[known], opened.model.classes_)
     else:
         found = scores.of_amounts(to_numpy(opened.model.predict(X)), y)

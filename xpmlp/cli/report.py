@@ -1,6 +1,7 @@
 """One page that shows how a training went: self-contained HTML, its pictures light or dark as the reader has it."""
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ import numpy as np
 from xpmlp.backends import HostArray
 from xpmlp.cli import figures
 from xpmlp.cli import scores as scoring
-from xpmlp.cli.models import TableModel
+from xpmlp.cli.models import in_words
 from xpmlp.io import storage
 from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import Table
@@ -40,13 +41,13 @@ svg { width: 100%; height: auto; max-width: 640px } svg text { fill: var(--ink);
 """
 
 
-def write_report(path: str, model: TableModel, summary: dict[str, Any], X: Table, y: HostArray) -> None:
+def write_report(path: str, model: Any, summary: dict[str, Any], X: Table, y: HostArray) -> None:
     """Write the page; X and y are the rows held out."""
     with storage.replacing(path) as file:
         file.write(page(model, summary, X, y).encode("utf-8"))
 
 
-def page(model: TableModel, summary: dict[str, Any], X: Table, y: HostArray) -> str:
+def page(model: Any, summary: dict[str, Any], X: Table, y: HostArray) -> str:
     """The page as text."""
     title = f"{summary['target']}: {summary['task']} from {summary['data']['file']}"
     others = [summary["baseline"], *([] if summary["linear"] is None else [summary["linear"]])]
@@ -59,8 +60,8 @@ def page(model: TableModel, summary: dict[str, Any], X: Table, y: HostArray) -> 
         f"if the answer were always {always}",
         "a linear model",
     )[: 2 + len(others)]
-    sections = [curves(model.estimator, summary)]
-    classes = model.classes
+    sections = [curves(model, summary)]
+    classes = getattr(model, "classes_", None)
     if classes is not None:
         p = model.predict_proba(X)
         sections += [confusion(classes, y, classes[np.argmax(p, axis=1)]), calibration(p, classes, y)]
@@ -80,8 +81,8 @@ def page(model: TableModel, summary: dict[str, Any], X: Table, y: HostArray) -> 
             '<div class="figures">',
             *(f"<section>{section}</section>" for section in sections if section),
             "</div>",
-            f"<section><h2>The network</h2>{_network(model.estimator)}</section>",
-            f"<section><h2>The columns</h2>{_columns(model.preparation, summary)}</section>",
+            f"<section><h2>The network</h2>{_network(model)}</section>",
+            f"<section><h2>The columns</h2>{_columns(model.preparation_, summary)}</section>",
             "</body></html>\n",
         ]
     )
@@ -96,10 +97,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _network(model: Any) -> str:
-    rows = [("layer", "inputs", "units", "parameters")]
-    for k, (W, b) in enumerate(zip(model.coefs_, model.intercepts_, strict=True), start=1):
-        rows.append((str(k), f"{W.shape[0]:,}", f"{W.shape[1]:,}", f"{W.shape[0] * W.shape[1] + b.shape[0]:,}"))
-    return _table(rows)
+    net = model.network_
+    told = f"<p>{html.escape(in_words(net))}</p>"
+    rows = [("layer", "inputs", "units", "weights and biases")]
+    for k, (W, b) in enumerate(zip(net.W[1:], net.b[1:], strict=True), start=1):
+        rows.append((str(k), f"{W.shape[-2]:,}", f"{W.shape[-1]:,}", f"{math.prod(W.shape) + math.prod(b.shape):,}"))
+    return told + _table(rows)
 
 
 def _columns(preparation: TablePreparation, summary: dict[str, Any]) -> str:
@@ -117,13 +120,14 @@ def _columns(preparation: TablePreparation, summary: dict[str, Any]) -> str:
 
 def curves(model: Any, summary: dict[str, Any]) -> str:
     """The loss by epoch."""
-    series = [("training", model.loss_curve_), ("validation", model.validation_loss_curve_)]
-    best = summary["best_epoch"]
+    best, seen = summary["best_epoch"], model.history_
+    series = [
+        (name, seen[key]) for name, key in (("training", "loss"), ("validation", "validation_loss")) if key in seen
+    ]
     unit = "" if summary["task"] == "classification" else " Of the target divided by its standard deviation."
-    return (
-        f"<h2>Loss</h2><p>The weights of epoch {best} are kept: the lowest loss in validation.{unit}</p>"
-        f"{figures.losses(series, best)}"
-    )
+    told = f"Epoch {best} is the best: the lowest loss in validation."
+    told += " Up to it the network was trained anew on all rows." if summary["refitted"] else ""
+    return f"<h2>Loss</h2><p>{told}{unit}</p>{figures.losses(series, best)}"
 
 
 def confusion(classes: HostArray, y: HostArray, predicted: HostArray) -> str:
@@ -171,12 +175,12 @@ def scatter(y: HostArray, predicted: HostArray) -> str:
     return f"<h2>Answers and truth</h2><p>On the line: right. {len(some):,} rows held out.</p>{picture}"
 
 
-def importance(model: TableModel, X: Table, y: HostArray) -> str:
+def importance(model: Any, X: Table, y: HostArray) -> str:
     """How much worse the score gets when a column is shuffled among the rows."""
     rng = np.random.default_rng(0)
     some = np.linspace(0, len(y) - 1, min(len(y), MOST_ROWS)).astype(int)
     X, y = X.take(some), y[some]
-    kinds = {kind.name: kind for kind in model.preparation.kinds_}
+    kinds = {kind.name: kind for kind in model.preparation_.kinds_}
     X = replace(X, columns={name: as_read(column, kinds[name]) for name, column in X.columns.items()})
     score = _score(model, X, y)
     losses = []
@@ -186,7 +190,7 @@ def importance(model: TableModel, X: Table, y: HostArray) -> str:
             losses.append((name, score - _score(model, replace(X, columns=mixed), y)))
     losses = sorted(losses, key=lambda pair: -pair[1])
     rest = len(losses) - MOST_BARS
-    what = "R2" if model.classes is None else "share of right answers"
+    what = "R2" if not hasattr(model, "classes_") else "share of right answers"
     more = f" {rest} columns that matter less are not shown." if rest > 0 else ""
     return (
         f"<h2>What the answers depend on</h2><p>How much the {what} falls ({score:.3f} now) when a column is shuffled "
@@ -195,8 +199,8 @@ def importance(model: TableModel, X: Table, y: HostArray) -> str:
     )
 
 
-def _score(model: TableModel, X: Table, y: HostArray) -> float:
+def _score(model: Any, X: Table, y: HostArray) -> float:
     """The share of right answers, or R2."""
-    if model.classes is None:
+    if not hasattr(model, "classes_"):
         return scoring.of_amounts(model.predict(X), y).get("r2", 0.0)
     return float(np.mean(model.predict(X) == y))

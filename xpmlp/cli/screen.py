@@ -109,9 +109,12 @@ def _plain(value: Any) -> Any:
 
 
 class Bar:
-    """A progress bar on stderr, redrawn in one line of a terminal; elsewhere nothing. A context manager."""
+    """A progress bar on stderr, redrawn in one line of a terminal; elsewhere nothing. A context manager.
 
-    def __init__(self, total: int, what: str = "epoch") -> None:
+    Without a `total` it is a line of numbers.
+    """
+
+    def __init__(self, total: int | None = None, what: str = "epoch") -> None:
         self.total, self.what, self.shown = total, what, sys.stderr.isatty()
         self.began = self.drawn = time.monotonic()
 
@@ -125,18 +128,18 @@ class Bar:
     def show(self, done: int, numbers: dict[str, float]) -> None:
         """Draw it, at most ten times a second."""
         now = time.monotonic()
-        if not self.shown or (now - self.drawn < 0.1 and done < self.total):
+        if not self.shown or (now - self.drawn < 0.1 and done != self.total):
             return
         self.drawn = now
         room = width() - 1
         seconds = f"  {now - self.began:.0f} s"
-        head = f"{self.what} {done}/{self.total} "
+        head = f"{self.what} {done}" + ("" if self.total is None else f"/{self.total} ")
         text = "".join(f"  {name} {value:.4g}" for name, value in numbers.items())
         if len(head + text) > room:  # a narrow one: the numbers matter, their names less
             text = "".join(f" {name[:4]} {value:.3g}" for name, value in numbers.items())
         if len(head + text + seconds) <= room:
             text += seconds
         left = room - len(head + text) - 2
-        filled = round(left * done / self.total)
-        bar = f"[{'#' * filled}{'.' * (left - filled)}]" if left >= 4 else ""
+        filled = 0 if self.total is None else round(left * done / self.total)
+        bar = f"[{'#' * filled}{'.' * (left - filled)}]" if left >= 4 and self.total is not None else ""
         print(f"\r\033[K{(head + bar + text)[:room]}", end="", file=sys.stderr, flush=True)

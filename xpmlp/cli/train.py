@@ -12,19 +12,19 @@ import numpy as np
 
 from xpmlp.backends.config import config_context
 from xpmlp.cli import scores
+from xpmlp.cli.commands import GONE
 from xpmlp.cli.figures import need_matplotlib
-from xpmlp.cli.models import Parts, TableModel, best_epoch, fit_model
+from xpmlp.cli.models import Parts, fit_model
 from xpmlp.cli.report import write_report
 from xpmlp.cli.screen import Bar, CliError, columns, dump, say
 from xpmlp.cli.tables import File, Reading, read
 from xpmlp.cli.targets import Target, chosen, read_target, split, words
-from xpmlp.estimators.serialization import stored
+from xpmlp.estimators.tabular.serialization import stored
 from xpmlp.io import storage
 from xpmlp.tabular import TablePreparation, TableWarning
 from xpmlp.tabular.columns import Table
 from xpmlp.tabular.kinds import CategoryKind, DateKind, NumberKind
 
-VALIDATION = 0.1  # of all rows, to decide when to stop
 FEWEST_ROWS = 10
 
 
@@ -60,19 +60,20 @@ def train(options: argparse.Namespace) -> int:
         print("\n".join(_describe(file, target, preparation, left_out, parts)), flush=True)
 
     with config_context(fallback="error" if options.fallback == "error" else "warn"):
-        table_model, seconds = _fit(options, target, preparation, parts)
-    found, baseline, linear, unscored = _scores(table_model, parts)
-    model = table_model.estimator
+        model, seconds = _fit(options, target, preparation, parts)
+    found, baseline, linear, unscored = _scores(model, parts)
     summary = {
         "data": {"file": Path(options.data).name, "rows": file.table.n_rows, "columns": len(file.table.columns)},
         "target": options.target,
         "task": target.task,
         "why": target.why,
-        "rows": {name: len(y) for name, y in zip(("training", "validation", "held_out"), parts.y, strict=True)},
+        "rows": {name: len(y) for name, y in zip(("training", "held_out"), parts.y, strict=True)},
         "inputs": len(preparation.groups_),
         "left_out": [list(pair) for pair in left_out],
+        "members": model.n_members,
         "epochs": model.n_iter_,
-        "best_epoch": best_epoch(model),
+        "best_epoch": model.best_epoch_,
+        "refitted": model.refit_history_ is not None,
         "seconds": round(seconds, 3),
         "backend": model.backend_,
         "device": model.device_,
@@ -83,11 +84,11 @@ def train(options: argparse.Namespace) -> int:
         "not_scored": unscored,
     }
     document, arrays = stored(model)
-    own = {"preparation": preparation.to_dict(), "target": options.target, "task": target.task, "summary": summary}
+    own = {"target": options.target, "task": target.task, "summary": summary}
     storage.write(options.out, document | own, arrays)
     summary["model"] = options.out
     if options.report:
-        write_report(options.report, table_model, summary, parts.X[2], parts.y[2])
+        write_report(options.report, model, summary, parts.X[1], parts.y[1])
         summary["report"] = options.report
     if unscored:
         told = ", ".join(map(repr, unscored[:5]))
@@ -102,7 +103,12 @@ def train(options: argparse.Namespace) -> int:
 def _demand(options: argparse.Namespace) -> None:
     if not 0.0 < options.test_size < 0.9:
         raise CliError(f"--test-size must lie between 0 and 0.9; got {options.test_size:g}.")
-    for name, least in (("epochs", 1), ("patience", 1), ("batch_size", 1), ("seed", 0)):
+    for option, why in GONE.items():
+        if getattr(options, option.removeprefix("--")) is not None:
+            raise CliError(f"{option} is no option any more: {why}")
+    if options.time_limit is not None and not options.time_limit > 0.0:
+        raise CliError(f"--time-limit must be above 0 seconds; got {options.time_limit:g}.")
+    for name, least in (("epochs", 1), ("members", 1), ("batch_size", 1), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise CliError(f"--{name.replace('_', '-')} must be at least {least}; got {value}.")
@@ -114,26 +120,25 @@ def _demand(options: argparse.Namespace) -> None:
 
 
 def _split(options: argparse.Namespace, target: Target) -> list[Any]:
-    """The rows of a target to train on, to decide when to stop, held out."""
+    """The rows of a target to train on, and held out."""
     n = len(target.rows)
     if n < FEWEST_ROWS:
         raise CliError(f"{options.data} must have at least {FEWEST_ROWS} rows with a target; it has {n}.")
     classes = codes = None
     if target.task == "classification":
         classes, codes = np.unique(target.values, return_inverse=True)
-    shares = (options.test_size, VALIDATION)
-    held_out, validation, training = split(codes, n, shares, np.random.default_rng(options.seed))
-    if not len(held_out) or not len(validation) or not len(training):
+    held_out, training = split(codes, n, (options.test_size,), np.random.default_rng(options.seed))
+    if not len(held_out) or len(training) < 2:
         raise CliError(
-            f"{n} rows with --test-size {options.test_size:g} leave {len(training)} to train on, {len(validation)} to "
-            f"decide when to stop and {len(held_out)} to score; each part needs some. More rows, or another share."
+            f"{n} rows with --test-size {options.test_size:g} leave {len(training)} to train on and {len(held_out)} to "
+            "score; each part needs some. More rows, or another share."
         )
     if classes is not None and len(np.unique(target.values[training])) < len(classes):
         raise CliError(
             f"{target.name!r} was taken for classes ({target.why}), and one of them has no row to train on; lower "
             "--test-size, or add rows of it."
         )
-    return [training, validation, held_out]
+    return [training, held_out]
 
 
 def _inputs(file: File, options: argparse.Namespace) -> tuple[Table, list[tuple[str, str]], list[str]]:
@@ -148,33 +153,31 @@ def _inputs(file: File, options: argparse.Namespace) -> tuple[Table, list[tuple[
     return table, [(name, "as asked for") for name in dropped], categorical
 
 
-def _fit(
-    options: argparse.Namespace, target: Target, preparation: TablePreparation, parts: Parts
-) -> tuple[TableModel, float]:
-    bar = Bar(options.epochs)
+def _fit(options: argparse.Namespace, target: Target, preparation: TablePreparation, parts: Parts) -> tuple[Any, float]:
+    bar = Bar()
 
     def follow(_: Any, epoch: int, logs: dict[str, Any]) -> None:
-        bar.show(epoch, {"loss": logs["loss"], "validation": logs["validation_loss"]})
+        names = {"loss": "loss", "validation_loss": "validation"}
+        bar.show(epoch, {name: logs[key] for key, name in names.items() if key in logs})
 
     began = time.perf_counter()
     with bar:
-        model = fit_model(options, target, preparation, parts, follow)
-    if model.estimator.n_iter_ == options.epochs:
-        say(f"it had not settled after {options.epochs} epochs; more --epochs may do better.", "note: ")
+        model = fit_model(options, target.task, preparation, parts, follow)
     return model, time.perf_counter() - began
 
 
-def _scores(model: TableModel, parts: Parts) -> tuple[dict[str, float], dict[str, Any], Any, list[Any]]:
+def _scores(model: Any, parts: Parts) -> tuple[dict[str, float], dict[str, Any], Any, list[Any]]:
     """Scores on the rows held out: the network's, a constant's, a linear model's; and classes that have none."""
-    X, y, classes = parts.X[2], parts.y[2], model.classes
+    (trained, X), (known, y) = parts.X, parts.y
+    classes = getattr(model, "classes_", None)
     if classes is None:
         found = scores.of_amounts(model.predict(X), y)
     else:
         found = scores.of_probabilities(model.predict_proba(X), y, classes)
     unscored = [] if classes is None else [c for c in classes.tolist() if c not in set(y.tolist())]
-    prepared = [model.preparation.transform_with_notes(table)[0] for table in (parts.X[0], X)]
-    linear = scores.of_linear(prepared, parts.y[0], y, classes)
-    return found, scores.of_constant(parts.y[0], y, classes), linear, unscored
+    prepared = [model.preparation_.transform_with_notes(table)[0] for table in (trained, X)]
+    linear = scores.of_linear(prepared, known, y, classes)
+    return found, scores.of_constant(known, y, classes), linear, unscored
 
 
 # --- In words ---
@@ -216,7 +219,7 @@ def _describe(
     if left_out:
         rows.append(("left out", "; ".join(f"{name} ({why})" for name, why in left_out)))
     told_ = [f"{len(y):,}" for y in parts.y]
-    rows.append(("rows", f"{told_[0]} to train on, {told_[1]} to decide when to stop, {told_[2]} held out"))
+    rows.append(("rows", f"{told_[0]} to train on, {told_[1]} held out"))
     return columns(rows)
 
 
@@ -225,8 +228,9 @@ def _list(names: Sequence[str], most: int = 6) -> str:
 
 
 def _results(summary: dict[str, Any], seconds: float) -> list[str]:
+    refitted = f"; then anew on all {summary['rows']['training']:,} rows" if summary["refitted"] else ""
     fit = (
-        f"{summary['epochs']} epochs, the best was {summary['best_epoch']}; {summary['seconds']:.1f} s on "
+        f"{summary['epochs']} epochs, the best was {summary['best_epoch']}{refitted}; {summary['seconds']:.1f} s on "
         f"{summary['backend']}, {summary['device']}, {summary['dtype']}; {seconds:.1f} s in all"
     )
     written = [(what, summary[what]) for what in ("model", "report") if what in summary]

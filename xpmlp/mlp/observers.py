@@ -70,5 +70,8 @@ class Callbacks(Observer):
 
     def assigned(self) -> Array | None:
         """Parameters that a callback has set."""
-        p, shown, self.shown = self.parameters(), self.shown, None
-        return None if shown is None or p is shown else p
+        shown, self.shown = self.shown, None
+        if shown is None:  # of an epoch that was broken off nothing was shown
+            return None
+        p = self.parameters()
+        return None if p is shown else p

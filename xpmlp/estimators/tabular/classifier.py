@@ -15,6 +15,7 @@ from xpmlp.estimators.tabular.targets import LabelsOfTables, labels_learned, lab
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import NUMPY, Inputs
 from xpmlp.network import Network
+from xpmlp.tabular import TablePreparation
 
 
 class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc]
@@ -49,6 +50,10 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         Epochs over which the exponential average of the weights reaches back; the average is the model.
     categorical_features : "from_dtype", or sequence of str, int or bool
         Columns that are categories although they hold numbers: see `TablePreparation`.
+    preparation : TablePreparation, default=None
+        How a table becomes numbers, in place of one with `categorical_features` and `n_bins`. Of one that is fitted,
+        what it knows of the columns is kept, and only their scales are learned anew. A file of the estimator has what
+        came of it, `preparation_`, and not this parameter.
     time_limit : float, default=None
         Seconds that `fit` may take: fewer epochs where that is short, and no second training where it is very short.
     random_state : int, RandomState instance or None, default=None
@@ -115,6 +120,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         refit: bool = True,
         average: float = 2.0,
         categorical_features: Any = "from_dtype",
+        preparation: TablePreparation | None = None,
         time_limit: float | None = None,
         random_state: Any = None,
         verbose: bool | int = False,
@@ -138,6 +144,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         self.refit = refit
         self.average = average
         self.categorical_features = categorical_features
+        self.preparation = preparation
         self.time_limit = time_limit
         self.random_state = random_state
         self.verbose = verbose

@@ -13,7 +13,9 @@ from xpmlp.estimators.parameters import (
     between,
     check_parameters,
     list_of,
+    of_type,
 )
+from xpmlp.tabular import TablePreparation
 
 POSITIVE = between(numbers.Real, 0, closed="neither")
 
@@ -33,6 +35,7 @@ CONSTRAINTS_OF_TABLES: dict[str, tuple[Constraint, ...]] = CONSTRAINTS | {
         Constraint("an array-like", lambda value: not isinstance(value, str) and hasattr(value, "__len__")),
         NONE,
     ),
+    "preparation": (of_type(TablePreparation), NONE),
     "time_limit": (POSITIVE, NONE),
     "quantile": (QUANTILE, list_of((QUANTILE,), "a list of such floats"), NONE),
     "verbose": (between(numbers.Integral, 0), *BOOLEAN),
@@ -56,6 +59,7 @@ class TableSettings(NamedTuple):
     refit: bool
     average: float
     categorical_features: Any
+    preparation: TablePreparation | None
     time_limit: float | None
     random_state: Any
     verbose: bool | int

@@ -43,7 +43,7 @@ def stored(estimator: TabularAttributes) -> Stored:
             arrays[start + name] = np.asarray(curve, dtype=np.float64)
     document |= {
         "kind": type(estimator).__name__,
-        "parameters": written_parameters(estimator),
+        "parameters": written_parameters(estimator, without=("preparation",)),
         "preparation": estimator.preparation_.to_dict(),
         "best_epoch": estimator.best_epoch_,
         "stopped_by": list(estimator.stopped_by_),

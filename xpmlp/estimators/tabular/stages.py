@@ -1,5 +1,6 @@
 """One stage of a fit: which preparation, which network, which schedule; what these do is done elsewhere."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -86,9 +87,14 @@ def epochs_of(settings: TableSettings, n: int) -> int:
 
 
 def prepared(settings: TableSettings, table: Table, rows: HostArray | None) -> TablePreparation:
-    """The preparation of a table: kinds by all its rows, numbers by `rows`."""
-    made = TablePreparation(categorical_features=settings.categorical_features, n_bins=settings.n_bins)
-    return made.fit(table, rows=rows)
+    """The preparation of a table: kinds by all its rows, or as the parameter knows them, numbers by `rows`."""
+    given = settings.preparation
+    if given is None:
+        made = TablePreparation(categorical_features=settings.categorical_features, n_bins=settings.n_bins)
+        return made.fit(table, rows=rows)
+    if hasattr(given, "kinds_"):
+        return copy.deepcopy(given).fit_scales(table, rows=rows)
+    return TablePreparation(**given.get_params()).fit(table, rows=rows)
 
 
 def posed(
