@@ -329,17 +329,33 @@ def test_a_module_that_is_missing_is_an_attribute_error():
 
 def test_ci_runs_the_test_command_of_the_readme():
     source = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", "")
-    *commands, again = [line for line in source.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
+    lines = [line for line in source.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
+    *commands, again, install, together = lines
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"    {' && '.join(commands)}\n" in readme
 
     # And then its last line once more, with other BLAS kernels, on some of the files: nothing else.
     settings, files = again.split(commands[-1])
     assert settings == "OPENBLAS_CORETYPE=Prescott XPMLP_BACKENDS=numpy "
+    named = names_in(files)
+    assert named == sorted(named)
+
+    # And the session `processes` of noxfile.py, in the same environment.
+    nox = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    (torch,) = re.findall(r'^TORCH = "(.*)"$', nox, flags=re.MULTILINE)
+    assert install == f".venv/bin/pip install -e . --group processes {torch}"
+    settings, files = together.split(commands[-1])
+    assert settings == "XPMLP_PROCESSES=1 XPMLP_REQUIRE=dask,gloo XPMLP_BACKENDS=numpy "
+    session = nox[nox.index("def processes(") :]
+    assert f"for name in {tuple(names_in(files))!r}".replace("'", '"') in session[: session.index("@nox.session")]
+
+
+def names_in(files: str) -> list[str]:
+    """The names of tests/test_{one,two}.py, which are there."""
     named = [name for group in re.findall(r"tests/test_\{([\w,]+)\}\.py", files) for name in group.split(",")]
     assert re.sub(r"tests/test_\{[\w,]+\}\.py", "", files).strip() == ""
-    assert named == sorted(named)
     assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in named), named
+    return named
 
 
 # The test is tested: each of these breaks one rule, and the checker must say so.

@@ -254,7 +254,7 @@ def test_who_has_no_restarts_left_is_told_which_worker_was_lost(client: Any, tmp
 
 
 def test_a_worker_that_hangs_is_not_waited_for(client: Any, tmp_path: Path) -> None:
-    hangs = at_epoch_4(tmp_path, lambda: time.sleep(15))
+    hangs = at_epoch_4(tmp_path, lambda: time.sleep(8))
     model = DaskMLPClassifier(**SETTINGS | LONG, client=client, callbacks=hangs, timeout=2.0).fit(*arrays(X, Y))
     same(model, MLPClassifier(**SETTINGS | LONG).fit(shards.from_arrays(X, Y, rows=ROWS)))
     assert time.time() - (tmp_path / "happened").stat().st_mtime < 60.0

@@ -1,4 +1,4 @@
-"""What each process of tests/test_processes.py runs: `train_in_group.py ENGINE CASE FOLDER`."""
+"""What each process of tests/test_processes.py runs: `train_in_group.py ENGINE 'CASE; CASE; ...' FOLDER`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ CASES: dict[str, dict[str, Any]] = {
     "balanced": {"class_weight": "balanced"},
     "lbfgs": {"solver": "lbfgs", "max_iter": 5, "batch_size": "auto"},
     "torch": {"backend": "torch"},
-    "fixed": {"dtype": "float32"},
+    "fixed": {},
 }
+ORDERED = ("fixed", "killed, in order")  # in float32, and the same bits for any number of processes
 BROKEN = (
     "killed",
+    "killed, in order",
     "hangs",
     "NaN",
     "odd parameter",
@@ -48,6 +50,8 @@ BROKEN = (
 def model_and_data(case: str) -> tuple[MLPClassifier, shards.Shards]:
     """The model and the shards of a case."""
     settings = SETTINGS | CASES.get(case, {"max_iter": 40, "learning_rate_init": 1e-4, "tol": 0.0})
+    if case in ORDERED:
+        settings["dtype"] = "float32"
     return MLPClassifier(**settings), shards.from_arrays(X, Y, W if case == "weights" else None, rows=61)
 
 
@@ -57,10 +61,10 @@ def disturb(case: str, rank: int, model: MLPClassifier, data: shards.Shards) -> 
     def at_epoch_4(estimator: Any, epoch: int, logs: Any) -> bool:
         if epoch < 4 or rank != 1:
             return False
-        if case == "killed":
+        if case.startswith("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         elif case == "hangs":
-            time.sleep(60)
+            time.sleep(10)
         elif case == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
         elif case == "terminate":
@@ -81,31 +85,43 @@ def disturb(case: str, rank: int, model: MLPClassifier, data: shards.Shards) -> 
         data.rows = (*data.rows[:-1], data.rows[-1] - 1)
 
 
-def main(engine: str, case: str, folder: str) -> None:
-    """Train, and leave what came of it, or of the failure, in a file for each rank."""
-    warnings.simplefilter("ignore")
-    fixed = case == "fixed"
+def group_of(engine: str, case: str) -> distributed.Group:
+    """The group that a case is trained by."""
+    fixed = case in ORDERED
     if engine == "mpi":
-        group = distributed.mpi(fixed_order=fixed)
-    elif engine == "torch":
-        group = distributed.torch(fixed_order=fixed, timeout=3.0 if case == "hangs" else 30.0)
-    else:
-        group = distributed.alone(fixed_order=fixed)
+        return distributed.mpi(fixed_order=fixed)
+    if engine == "torch":
+        return distributed.torch(fixed_order=fixed, timeout=3.0 if case == "hangs" else 30.0)
+    return distributed.alone(fixed_order=fixed)
+
+
+def run(engine: str, case: str, folder: Path) -> bool:
+    """Train, and leave what came of it, or of the failure, in a file for each rank; whether it went well."""
+    group = group_of(engine, case)
     model, data = model_and_data(case)
     if case in BROKEN:
         disturb(case, group.rank, model, data)
-    checkpoint = Path(folder) / "run" if case in BROKEN else None
-    out = Path(folder) / f"{group.rank}.npz"
+    folder.mkdir(exist_ok=True)
+    out = folder / f"{group.rank}.npz"
     try:
-        model.fit(data, group=group, checkpoint=checkpoint)
-    except (Exception, KeyboardInterrupt) as error:
+        model.fit(data, group=group, checkpoint=folder / "run" if case in BROKEN else None)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the next case has its turn
         told = {"error": f"{type(error).__name__}: {error}", "left": str(getattr(error, "checkpoint", None))}
         np.savez(out, at=time.time(), **told)
-        raise SystemExit(3) from error
+        return False
     loss = getattr(model, "loss_curve_", [model.loss_])
     coefs = {f"coef{k}": np.asarray(c) for k, c in enumerate(model.coefs_ + model.intercepts_)}
     scores = getattr(model, "validation_scores_", None) or []
     np.savez(out, loss=loss, scores=scores, n_iter=model.n_iter_, at=time.time(), **coefs)
+    return True
+
+
+def main(engine: str, cases: str, folder: str) -> None:
+    """Run the cases one after another, each in a folder of its own: what one leaves must not disturb the next."""
+    warnings.simplefilter("ignore")
+    went_well = [run(engine, case, Path(folder) / case) for case in cases.split("; ")]
+    if not all(went_well):
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":
