@@ -25,7 +25,7 @@ from xpmlp.optim.schedules import schedule as find_schedule
 from xpmlp.runners import Data, find_runner, lbfgs
 from xpmlp.runners.step import Task
 from xpmlp.shards import Shards
-from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, rows_at_once
+from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, even_blocks, rows_at_once
 from xpmlp.training.checkpoints import Stored
 from xpmlp.training.loop import Plan
 from xpmlp.training.progress import Bar
@@ -220,7 +220,7 @@ def _data(net: Content, samples: Samples, o: Options) -> Data:
 
 def _batch_size(o: Options, samples: Samples, net: Content) -> int:
     if o.optimizer == LBFGS:  # every step looks at all samples; in blocks, so that memory stays bounded
-        return rows_at_once(net.network, net.place)
+        return even_blocks(net.network, net.place, samples.n)
     return samples.n if o.batch_size is None else checks.integer(o.batch_size, "batch_size", least=1)
 
 
