@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.backends import select
-from xpmlp.estimators import checkpointing, validation
+from xpmlp.estimators import checkpointing
 from xpmlp.network import Layout, Network, forward
 from xpmlp.network.activations import ACTIVATIONS, activation
 from xpmlp.network.losses import loss
 from xpmlp.optim.optimizers import optimizer
-from xpmlp.runners import Data, HostData, Task, find_runner
+from xpmlp.runners import Data, HostData, Task, find_runner, host_data
 from xpmlp.runners.lbfgs import objective
 from xpmlp.runners.passes import find_pass, outputs_of_few
 from xpmlp.training import evaluate, outputs
@@ -52,7 +52,7 @@ def few(X):
 
 @pytest.fixture(params=[0, 2**25], ids=["batch by batch", "copied where small"])
 def copied_bytes(request, monkeypatch):
-    monkeypatch.setattr(validation, "COPIED_BYTES", request.param)
+    monkeypatch.setattr(host_data, "COPIED_BYTES", request.param)
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
@@ -110,7 +110,7 @@ def test_rows_with_many_numbers_are_made_dense(density, stays):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_nothing_as_large_as_x_is_made(kind, dtype, early_stopping, monkeypatch):
-    monkeypatch.setattr(validation, "COPIED_BYTES", 0)
+    monkeypatch.setattr(host_data, "COPIED_BYTES", 0)
     n, width = 8_000, 400
     large = np.random.default_rng(0).integers(0, 4, size=(n, width), dtype=np.uint8)
     large, y = DENSE[kind](large), np.arange(n) % 2
@@ -131,7 +131,7 @@ def test_nothing_as_large_as_x_is_made(kind, dtype, early_stopping, monkeypatch)
 
 @pytest.mark.parametrize(("early_stopping", "bytes_a_row"), [(False, 12), (True, 30)])
 def test_what_is_made_of_y_and_of_the_order_is_little(early_stopping, bytes_a_row, monkeypatch):
-    monkeypatch.setattr(validation, "COPIED_BYTES", 0)
+    monkeypatch.setattr(host_data, "COPIED_BYTES", 0)
     monkeypatch.setattr(checkpointing, "MANY", 0)
     n = 200_000
     X, y = np.random.default_rng(0).integers(0, 4, size=(n, 5), dtype=np.uint8), np.arange(n) % 2
@@ -256,3 +256,50 @@ def test_a_regression_on_sparse_rows_learns_what_it_learns_on_dense_ones():
     y = np.asarray(X.sum(axis=1)).ravel()
     models = [MLPRegressor(hidden_layer_sizes=(16,), max_iter=5, random_state=0).fit(x, y) for x in (X, X.toarray())]
     np.testing.assert_allclose(models[0].loss_curve_, models[1].loss_curve_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["by rows", "by columns", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 7},
+        {"batch_size": 7, "shuffle": False, "metric": "accuracy"},
+        {"batch_size": None},
+        {"batch_size": 7, "early_stopping": True, "metric": "accuracy"},
+        {"batch_size": 7, "drop_last": True},
+        {"batch_size": 7, "validation_data": True},
+        {"optimizer": "lbfgs"},
+    ],
+    ids=str,
+)
+def test_an_mlp_learns_the_same_from_an_x_that_is_not_copied(kind, dtype, settings, monkeypatch, tmp_path):
+    X, y = DENSE[kind](COUNTS), Y.astype(dtype)
+    w = np.linspace(0.5, 1.5, len(y)).astype(dtype)
+    if "validation_data" in settings:
+        settings = settings | {"validation_data": (X[::2], y[::2])}
+    found = []
+    for copied in (2**25, 0):
+        monkeypatch.setattr(host_data, "COPIED_BYTES", copied)
+        net = MLP([5, 6, 1], loss="binary_cross_entropy", dtype=dtype, random_state=0)
+        # The second goes on from what the first has left: to its checkpoint they are the same samples.
+        net.fit(X, y, epochs=4 + len(found), sample_weight=w, checkpoint=tmp_path / "run", resume=True, **settings)
+        alone = MLP([5, 6, 1], loss="binary_cross_entropy", dtype=dtype, random_state=0)
+        alone.fit(X, y, epochs=4, sample_weight=w, **settings)
+        found.append([alone.parameters, *alone.history.values(), alone.predict(X), alone.evaluate(X, y)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-12 if dtype == "float64" else 1e-5)
+
+
+def test_an_mlp_makes_nothing_as_large_as_x(monkeypatch):
+    monkeypatch.setattr(host_data, "COPIED_BYTES", 0)
+    X, y = np.random.default_rng(0).normal(size=(20_000, 200)), (np.arange(20_000) % 2).astype("float32")
+    net = MLP([200, 3, 1], loss="binary_cross_entropy", dtype="float32", random_state=0)
+    fit = {"epochs": 1, "batch_size": 200, "early_stopping": True}
+    net.fit(X[:1_200], y[:1_200], **fit).predict(X[:1_200])  # what is made once
+    for call in (lambda: net.fit(X, y, **fit), lambda: net.predict(X), lambda: net.evaluate(X, y)):
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 0.15 * X.nbytes, f"{peak / X.nbytes:.2f} X"  # as float32 it would be 0.5 X, of truth values 0.125

@@ -10,6 +10,8 @@ import pytest
 from scipy.optimize import minimize as scipy_minimize
 from scipy.optimize import rosen, rosen_der
 
+from xpmlp import MLP
+from xpmlp.backends import select
 from xpmlp.network import Network
 from xpmlp.network.activations import activation
 from xpmlp.network.losses import loss
@@ -18,6 +20,7 @@ from xpmlp.optim.optimizers import optimizer
 from xpmlp.runners import Data, Task, lbfgs
 from xpmlp.runners.lbfgs import minimize, objective
 from xpmlp.runners.step import State
+from xpmlp.training.evaluation import even_blocks, rows_at_once
 
 LIMITS = {"max_iter": 500, "max_fun": 1000, "tol": 1e-8}
 START = np.array([-1.2, 1.0] * 5)
@@ -280,3 +283,13 @@ def test_flat_ground_in_float32_ends_without_a_loop():
 def test_the_module_says_where_it_comes_from():
     assert re.search(r"Nocedal & Wright", lbfgs.__doc__)
     assert re.search(r"More & Thuente", lbfgs.__doc__)
+
+
+def test_the_blocks_of_an_objective_are_even():
+    network, place = MLP([4, 1000, 1]).network, select("numpy")
+    for n in (1, 511, 512, 513, 1_030, 5_000):
+        rows = even_blocks(network, place, n)
+        n_blocks = -(-n // rows)
+        assert rows <= rows_at_once(network, place) == 512
+        assert n_blocks == -(-n // 512)  # no more than there must be
+        assert n_blocks * rows - n < n_blocks  # and the last holds hardly less

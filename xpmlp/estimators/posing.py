@@ -19,7 +19,7 @@ from xpmlp.optim.schedules import schedule
 from xpmlp.runners import Data, lbfgs
 from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Task
-from xpmlp.training import Draws, Outcome, Problem, rows_at_once
+from xpmlp.training import Draws, Outcome, Problem, even_blocks, rows_at_once
 from xpmlp.training.loop import Plan
 
 
@@ -128,7 +128,7 @@ def problem_of_lbfgs(
     incremental: bool,  # noqa: ARG001  # there is none
 ) -> Problem:
     """The problem of L-BFGS, which sees all samples in each iteration."""
-    data = samples.inputs.data(samples.targets, samples.w, rows_at_once(network, samples.inputs.place))
+    data = samples.inputs.data(samples.targets, samples.w, even_blocks(network, samples.inputs.place, samples.inputs.n))
     return lbfgs_of_data(
         settings,
         network,

@@ -20,12 +20,10 @@ from xpmlp.backends.transfer import to_backend, to_numpy
 from xpmlp.checks import demand_no_loss, weight_scale
 from xpmlp.estimators.front_door import advised, odd_inputs, odd_targets
 from xpmlp.estimators.parameters import InvalidParameterError
-from xpmlp.runners import Data, HostData
+from xpmlp.runners import Data, HostData, host_data
+from xpmlp.runners.host_data import rows_of_cast_block
 
 NUMPY = select("numpy")
-COPIED_BYTES = 2**25  # of samples: what is no larger is copied where that makes its batches a little faster
-
-CAST_BYTES = 2**21  # of a block, where it is made to be looked at once
 
 
 class InvalidInputError(ValueError, TypeError):
@@ -88,7 +86,8 @@ class Inputs(NamedTuple):
     def looked_at(self, y: HostArray, w: HostArray | None, rows: int) -> Data:
         """The samples, to be looked at in order, `rows` at a time: each block leaves the host when its turn comes."""
         if not _is_host(self.x) or self.n <= rows or self.place.backend.name == "numpy":
-            return self.data(y, w, rows)
+            made = not sparse.issparse(self.x) and (self.which is not None or self.x.dtype != self.dtype)
+            return self.data(y, w, rows_of_cast_block(rows, self.x.shape[1]) if made else rows)
         place, dtype = self.place, self.dtype
         w = None if w is None else place.asarray(w * scale_of(w), dtype)
         return HostData(place, self.x, place.asarray(y, dtype), w, rows, dtype=dtype)
@@ -100,12 +99,12 @@ class Inputs(NamedTuple):
             if data.stays_sparse:
                 data.batch_size = min(2 * rows, data.n)  # they take little room
             elif data.here and (data.is_sparse or self.x.dtype != self.dtype):
-                data.batch_size = min(rows, data.n, max(CAST_BYTES // (8 * self.x.shape[1]), 256))
+                data.batch_size = min(rows_of_cast_block(rows, self.x.shape[1]), data.n)
             return data
         return Data(self.place, move(self.x, self.place, self.dtype), None, None, rows)
 
     def _is_large(self) -> bool:
-        return int(self.x.size) * np.dtype(self.dtype).itemsize > COPIED_BYTES
+        return int(self.x.size) * np.dtype(self.dtype).itemsize > host_data.COPIED_BYTES
 
 
 def working_place(backend: str | None, device: str | None, X: Any) -> Place:

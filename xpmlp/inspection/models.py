@@ -87,7 +87,7 @@ def batch_of(model: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Ba
     if isinstance(model, MLP):
         x, targets, w = (_brought(values, model) for values in (X, y, sample_weight))
         door = content_of(model).door
-        return Batch(door.inputs(x), None, None) if y is None else Batch(*door.samples(x, targets, w))
+        return Batch(door.inputs(x), None, None) if y is None else Batch(*door.samples(x, targets, w)[:3])
     _demand_estimator(model)
     if _is_of_tables(model):
         from xpmlp.estimators.tabular.looking import samples_for as samples_of_table

@@ -25,7 +25,7 @@ from xpmlp.optim.schedules import schedule as find_schedule
 from xpmlp.runners import Data, find_runner, lbfgs
 from xpmlp.runners.step import Task
 from xpmlp.shards import Shards
-from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, rows_at_once
+from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, even_blocks, rows_at_once
 from xpmlp.training.checkpoints import Stored
 from xpmlp.training.loop import Plan
 from xpmlp.training.progress import Bar
@@ -139,7 +139,7 @@ def fit_network(
         data,
         plan,
         draws,
-        held_out=None if held_out is None else Data(net.place, *held_out, rows),
+        held_out=None if held_out is None else held_out.looked_at(net.place, net.dtype, rows),
         monitor="loss" if held_out is None else "validation_loss",
         seed=dropout_seed(net, done),
         runner=_lbfgs_runner if o.optimizer == LBFGS else find_runner,
@@ -148,7 +148,7 @@ def fit_network(
     begin = Fitted(net.network, net.place.xp.asarray(net.p, copy=True), net.history)  # training owns what it changes
     keep = None
     if o.checkpoint is not None:
-        told = X.digest if samples is None else _digest(samples, held_out)
+        told = X.digest if samples is None else _digest(net, samples, held_out)
         run = {"arguments": _arguments(o, task, plan, data.batch_size, every), "data": told}
         keep = CheckpointRequest(o.checkpoint, every, partial(_stored, net), run, began, overwrite=bool(o.overwrite))
     observers: list[Observer] = [Bar(plan.n_epochs)] if o.progress and (parts is None or parts.writes) else []
@@ -181,10 +181,11 @@ def _stored(net: Content, fitted: Fitted) -> Stored:
 
 
 def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -> tuple[Samples, Samples | None]:
-    samples = door.samples(X, y, o.sample_weight)
+    samples = door.samples(X, y, o.sample_weight, whole=False)
     if o.validation_data is not None:
         names = ("validation_data[0]", "validation_data[1]")
-        return samples, door.samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
+        held_out = checks.inputs_and_targets(o.validation_data, "validation_data")
+        return samples, door.samples(*held_out, names=names, whole=False)
     return _hold_out(samples, o.validation_fraction, rng, door.place) if o.early_stopping else (samples, None)
 
 
@@ -214,12 +215,12 @@ def _data(net: Content, samples: Samples, o: Options) -> Data:
     size = _batch_size(o, samples, net)
     if o.drop_last and o.optimizer == LBFGS:
         raise ValueError("lbfgs looks at all samples in every step; leave out drop_last.")
-    return Data(net.place, *samples, size, whole_batches(samples.n, size) if o.drop_last else None)
+    return samples.data(net.place, net.dtype, size, whole_batches(samples.n, size) if o.drop_last else None)
 
 
 def _batch_size(o: Options, samples: Samples, net: Content) -> int:
     if o.optimizer == LBFGS:  # every step looks at all samples; in blocks, so that memory stays bounded
-        return rows_at_once(net.network, net.place)
+        return even_blocks(net.network, net.place, samples.n)
     return samples.n if o.batch_size is None else checks.integer(o.batch_size, "batch_size", least=1)
 
 
@@ -369,8 +370,8 @@ def dropout_seed(net: Content, epochs: int) -> Array | None:
     return net.place.asarray(np.asarray(draws, dtype=np.int32).reshape(shape))
 
 
-def _digest(samples: Samples, held_out: Samples | None) -> str:
-    arrays = [*samples, *(held_out or ())]
+def _digest(net: Content, samples: Samples, held_out: Samples | None) -> str:
+    arrays = [a for part in (samples, held_out) if part for a in part.on_device(net.place, net.dtype)[:3]]
     return checkpoints.data_digest(*(None if array is None else to_numpy(array) for array in arrays))
 
 

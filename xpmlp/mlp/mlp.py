@@ -20,7 +20,6 @@ from xpmlp.mlp.observers import predicted
 from xpmlp.mlp.passes import Passes
 from xpmlp.network.initializers import initializer as find_initializer
 from xpmlp.network.losses import loss as find_loss
-from xpmlp.runners import Data
 from xpmlp.training import Fitted, evaluate, plain, rows_at_once
 from xpmlp.training.seeds import seed_sequence
 
@@ -276,7 +275,7 @@ class MLP(Passes):
         average : bool
             The mean over the m networks, shape (n, n_K): an ensemble.
         """
-        X = self._door.inputs(X)
+        X = self._door.inputs(X, whole=False)
         yhat = predicted(self.network, self._p, X)
         return self.place.xp.mean(yhat, axis=0) if average and self.n_networks is not None else yhat
 
@@ -284,7 +283,8 @@ class MLP(Passes):
     def evaluate(self, X: Array, y: Array, sample_weight: Array | None = None) -> Any:
         """The loss on `X` and `y`, without any penalty: a float, or a NumPy array of shape (m,)."""
         rows = rows_at_once(self.network, self.place, self.n_networks)
-        data = Data(self.place, *self._door.samples(X, y, sample_weight), rows)
+        samples = self._door.samples(X, y, sample_weight, whole=False)
+        data = samples.looked_at(self.place, self.dtype, rows)
         return plain(evaluate(self.network, self._p, data).loss)
 
     def to_backend(self, backend: str, *, device: str | None = None) -> "MLP":

@@ -4,21 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xpmlp._typing import Array
-from xpmlp.backends import place_of
+from xpmlp.backends import HostArray, place_of
 from xpmlp.mlp.validation import Samples
 from xpmlp.network import Network
-from xpmlp.runners import Data
+from xpmlp.runners import Data, HostData
+from xpmlp.runners.host_data import rows_of_cast_block
 from xpmlp.training import Fitted, Observer, Outcome, outputs, rows_at_once
 
 Metric = Callable[[Array, Array], float]
 Callback = Callable[[Any, int, dict[str, Any]], object]
 
 
-def predicted(network: Network, p: Array, x: Array) -> Array:
+def predicted(network: Network, p: Array, x: Array, which: HostArray | None = None) -> Array:
     """The outputs for the inputs `x`, shape (n, n_K) or (m, n, n_K); in blocks, so that memory stays bounded."""
-    place = place_of(x)
+    place, dtype = place_of(x), str(p.dtype).rpartition(".")[2]
     rows = rows_at_once(network, place, None if p.ndim == 1 else int(p.shape[0]))
-    return outputs(network, network.layout.unpack(p), Data(place, x, None, None, rows))
+    data: Data
+    if which is not None or x.dtype != p.dtype:
+        rows = rows_of_cast_block(rows, int(x.shape[1]))
+        data = HostData(place, x, None, None, rows, dtype=dtype, which=which)
+    else:
+        data = Data(place, x, None, None, rows)
+    return outputs(network, network.layout.unpack(p), data)
 
 
 class Metrics(Observer):
@@ -29,7 +36,9 @@ class Metrics(Observer):
 
     def measure(self, now: Fitted, seen: Outcome | None) -> Mapping[str, Any]:
         """The metric of this epoch."""
-        found = {"metric": self.metric(self.samples.y, predicted(now.network, now.p, self.samples.x))}
+        found = {
+            "metric": self.metric(self.samples.y, predicted(now.network, now.p, self.samples.x, self.samples.which))
+        }
         if self.held_out is not None and seen is not None:
             found["validation_metric"] = self.metric(self.held_out.y, seen.yhat)
         return found

@@ -9,26 +9,61 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.network import Network
 from xpmlp.network.targets import check_targets
+from xpmlp.runners import Data, HostData, host_data
+from xpmlp.runners.host_data import rows_of_cast_block
 
 
 class Samples(NamedTuple):
-    """Checked inputs, targets and weights on the device."""
+    """Checked inputs, targets and weights on the device.
+
+    Where that is NumPy, a large x is not copied: it keeps its dtype, and rows of it are known by their numbers.
+    """
 
     x: Array
     y: Array
     w: Array | None
+    which: HostArray | None = None  # the rows of x that are meant; None for all
 
     @property
     def n(self) -> int:
         """Their number."""
-        return int(self.x.shape[-2])
+        return int(self.y.shape[-2])
 
     def take(self, rows: HostArray, place: Place) -> "Samples":
         """Some of them, by their indices on the host."""
         index = place.asarray(rows.astype(np.int32))
         take = place.xp.take
-        w = None if self.w is None else take(self.w, index, axis=-1)
-        return Samples(take(self.x, index, axis=self.x.ndim - 2), take(self.y, index, axis=self.y.ndim - 2), w)
+        y, w = take(self.y, index, axis=self.y.ndim - 2), None if self.w is None else take(self.w, index, axis=-1)
+        if stays(self.x, place):
+            return Samples(self.x, y, w, rows)
+        return Samples(take(self.x, index, axis=self.x.ndim - 2), y, w)
+
+    def data(self, place: Place, dtype: str, batch_size: int, rows: int | None = None) -> Data:
+        """The samples, to be trained on in batches; `rows` of them in an epoch."""
+        if self.which is None and _name(self.x) != dtype and batch_size >= self.n:  # once, and not in every epoch
+            return Data(place, place.asarray(self.x, dtype), self.y, self.w, batch_size, rows)
+        if self.which is not None or _name(self.x) != dtype:
+            return HostData(place, self.x, self.y, self.w, batch_size, rows, dtype=dtype, which=self.which)
+        return Data(place, self.x, self.y, self.w, batch_size, rows)
+
+    def looked_at(self, place: Place, dtype: str, rows: int) -> Data:
+        """The samples, to be looked at in order, at most `rows` at a time."""
+        made = self.which is not None or _name(self.x) != dtype
+        return self.data(place, dtype, rows_of_cast_block(rows, int(self.x.shape[-1])) if made else rows)
+
+    def on_device(self, place: Place, dtype: str) -> "Samples":
+        """The same, with every number of x that is meant there in its dtype."""
+        x = self.x if self.which is None else self.x[self.which]
+        return Samples(place.asarray(x, dtype), self.y, self.w)
+
+
+def stays(x: Array, place: Place) -> bool:
+    """Whether x is so large that its batches are made ready one by one; only NumPy's, of one network."""
+    return place.backend.name == "numpy" and x.ndim == 2 and int(x.nbytes) > host_data.COPIED_BYTES
+
+
+def _name(x: Array) -> str:
+    return str(x.dtype).rpartition(".")[2]
 
 
 def is_output(given: Any, yhat: Array) -> bool:
@@ -56,10 +91,12 @@ class Door(NamedTuple):
     dtype: str
     n_networks: int | None
 
-    def inputs(self, X: Any, name: str = "x") -> Array:
-        """X of shape (n, n_0), or (m, n, n_0)."""
-        width = self.network.n_inputs
-        return checks.array(X, name, self.place, self.dtype, width=width, networks=self.n_networks)
+    def inputs(self, X: Any, name: str = "x", *, whole: bool = True) -> Array:
+        """X of shape (n, n_0), or (m, n, n_0); where it may stay as it `stays`, it need not be `whole`."""
+        width, m = self.network.n_inputs, self.n_networks
+        if not whole and m is None and isinstance(X, np.ndarray) and stays(X, self.place):
+            return checks.array(X, name, self.place, self.dtype, width=width, cast=False)
+        return checks.array(X, name, self.place, self.dtype, width=width, networks=m)
 
     def targets(self, y: Any, n: int, w: Any = None, name: str = "y") -> tuple[Array, Array | None]:
         """Targets in the loss's domain, and weights."""
@@ -73,9 +110,11 @@ class Door(NamedTuple):
         y = check_targets(self.network.loss, y)
         return y, checks.sample_weight(w, "sample_weight", self.place, self.dtype, n)
 
-    def samples(self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y")) -> Samples:
+    def samples(
+        self, X: Any, y: Any, w: Any = None, names: tuple[str, str] = ("x", "y"), *, whole: bool = True
+    ) -> Samples:
         """All three."""
-        x = self.inputs(X, names[0])
+        x = self.inputs(X, names[0], whole=whole)
         return Samples(x, *self.targets(y, int(x.shape[-2]), w, names[1]))
 
     def _demand_one_hot(self, y: Any, n: int, width: int, name: str) -> None:

@@ -20,6 +20,15 @@ DENSE_FROM = 0.2
 DENSE_FROM_FORWARD = 0.3  # where there is no gradient, whose product gains less
 
 
+COPIED_BYTES = 2**25  # of samples: what is no larger is copied where that makes its batches a little faster
+CAST_BYTES = 2**21  # of a block, where it is made to be looked at once
+
+
+def rows_of_cast_block(rows: int, width: int) -> int:
+    """Rows of a block that is made of `width` columns for a look, of the `rows` that are looked at at once."""
+    return min(rows, max(CAST_BYTES // (8 * width), 256))
+
+
 class SparseColumns(NamedTuple):
     """The transpose of sparse rows, which is h[0] of a step in place: `runners.numpy` multiplies it."""
 
@@ -50,7 +59,7 @@ class HostData(Data):
     ----------
     x : array or sparse matrix of shape (N, n_0)
         On the host, of any dtype and order; a sparse one in rows (CSR).
-    y, w, batch_size : see `Data`
+    y, w, batch_size, rows : see `Data`
     dtype : str
         Of a batch.
     which : int array of shape (n,), optional
@@ -66,13 +75,15 @@ class HostData(Data):
         y: Array | None,
         w: Array | None,
         batch_size: int,
+        rows: int | None = None,
         *,
         dtype: str,
         which: HostArray | None = None,
     ) -> None:
         super().__init__(place, x, y, w, batch_size)
         self.dtype, self.which = np.dtype(dtype), which
-        self.n = self.n_there = int(x.shape[0]) if which is None else len(which)
+        self.n_there = int(x.shape[0]) if which is None else len(which)
+        self.n = self.n_there if rows is None else min(rows, self.n_there)
         self.batch_size = min(batch_size, self.n)
         self.is_sparse = hasattr(x, "tocsr")
         self.here = place.backend.name == "numpy"  # and then what is made for a batch serves the next one
@@ -89,7 +100,7 @@ class HostData(Data):
         sparse: bool = False,
     ) -> Iterator[tuple[Array, Array, Array | None]]:
         """See `Data.batches`; a batch of x is good until the next one is asked for."""
-        order = None if self.n_batches == 1 else order
+        order = None if self.is_one_batch else order
         index = None if order is None else self.place.asarray(order, None if self.here else "int32")
         for start in range(0, self.n, self.batch_size):
             part = slice(start, min(start + self.batch_size, self.n))

@@ -6,7 +6,6 @@ Math. Softw. 20 (1994), as in L-BFGS-B, so that the same problem takes the same 
 """
 
 import math
-import operator
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,9 +64,9 @@ def objective(task: Task, data: Data) -> Function:
     whole = Task(task.network, task.optimizer)  # the penalty is added once, not by batch
     gradient = find_gradient(whole, data)
     layout = task.network.layout
+    pull: list[Array] = []  # of the penalty: l2 for weights and 0 for biases, once there is a p that it is like
 
     def function(p: Array) -> tuple[Array, Array]:
-        xp = array_namespace(p)
         if task.reduce is None:
             loss, g, total = _sums(gradient, p, data)
         else:
@@ -75,8 +74,9 @@ def objective(task: Task, data: Data) -> Function:
         weights = p[: layout.decaying_stop]
         loss = (loss + 0.5 * task.l2 * _product(p)(weights, weights)) / total
         if task.l2 > 0.0:
-            biases = xp.zeros((layout.size - layout.decaying_stop,), dtype=p.dtype, device=p.device)
-            g += task.l2 * xp.concat([weights, biases])
+            if not pull:
+                pull.append(task.l2 * layout.fill(lambda segment: segment.decays, p))
+            g += p * pull[0]
         g /= total
         return loss, g
 
@@ -196,15 +196,16 @@ class Runner:
         assert self.next is not None  # `finished` has been asked
         (step, loss, p, g), self.next = self.next, None
         s, y = p - self.p, g - self.g
-        if _dot(s, y) > -float(array_namespace(p).finfo(p.dtype).eps) * step * self.slope:
+        if _dot(s, y) > -self.epsilon * step * self.slope:
             self.pairs.append(_pair(s, y))
         self.gained = (self.loss - loss) / max(abs(self.loss), abs(loss), 1.0)
         self.p, self.loss, self.g = p, loss, g
         slots = (g, *(s for s, _, _ in self.pairs), *(y for _, y, _ in self.pairs))
-        return State(p, slots, self.calls.n), array_namespace(p).asarray(loss, dtype=p.dtype, device=device_of(p))
+        return State(p, slots, self.calls.n), _number(loss, p)
 
     def _take_up(self, state: State) -> None:
         n = len(state.slots) // 2
+        self.epsilon = float(array_namespace(state.p).finfo(state.p.dtype).eps)
         self.pairs.extend(_pair(s, y) for s, y in zip(state.slots[1 : n + 1], state.slots[n + 1 :], strict=True))
         self.p, (self.loss, self.g) = state.p, self.calls(state.p)
         self.calls.n = state.t or self.calls.n  # what was known then need not be counted again
@@ -213,8 +214,8 @@ class Runner:
         while True:
             d = direction(self.g, self.pairs)
             self.slope = _dot(d, self.g)
-            epsilon = float(array_namespace(d).finfo(d.dtype).eps)
-            first = 1.0 if self.gained < float("inf") or self.pairs else 1.0 / max(math.sqrt(_dot(d, d)), epsilon)
+            known = self.pairs or self.gained < float("inf")
+            first = 1.0 if known else 1.0 / max(math.sqrt(_dot(d, d)), self.epsilon)
             start = _Point(0.0, self.loss, self.slope)
             found = line_search(self.calls, self.p, d, start, first) if self.slope < 0.0 else None
             if found is not None or not self.pairs or self.calls.spent:
@@ -223,8 +224,13 @@ class Runner:
 
 
 def _pair(s: Array, y: Array) -> tuple[Array, Array, Array]:
-    rho = 1.0 / _dot(s, y)
-    return s, y, array_namespace(s).asarray(rho, dtype=s.dtype, device=s.device)
+    return s, y, _number(1.0 / _dot(s, y), s)
+
+
+def _number(value: float, like: Array) -> Array:
+    if is_numpy_array(like):
+        return like.dtype.type(value)  # no array of NumPy's, whose products take five times as long
+    return array_namespace(like).asarray(value, dtype=like.dtype, device=device_of(like))
 
 
 def direction(g: Array, pairs: "deque[tuple[Array, Array, Array]]") -> Array:
@@ -234,13 +240,13 @@ def direction(g: Array, pairs: "deque[tuple[Array, Array, Array]]") -> Array:
     shares = []
     for s, y, rho in reversed(pairs):
         a = rho * dot(s, q)
-        q = q - a * y
+        q -= a * y
         shares.append(a)
     if pairs:
         s, y, rho = pairs[-1]
-        q = q / (rho * dot(y, y))  # gamma = (s . y) / (y . y), equation 7.20
+        q /= rho * dot(y, y)  # gamma = (s . y) / (y . y), equation 7.20
     for (s, y, rho), a in zip(pairs, reversed(shares), strict=True):
-        q = q + (a - rho * dot(y, q)) * s
+        q += (a - rho * dot(y, q)) * s
     return q
 
 
@@ -382,13 +388,12 @@ def _dot(a: Array, b: Array) -> float:
 
 
 def _product(like: Array) -> Callable[[Array, Array], Array]:
-    """What multiplies two vectors, with no array as large as they are; NumPy's operator is called in less time."""
-    return operator.matmul if is_numpy_array(like) else array_namespace(like).matmul
+    """What multiplies two vectors, with no array as large as they are; NumPy's own is called in less time."""
+    return (lambda a, b: a.dot(b)) if is_numpy_array(like) else array_namespace(like).matmul
 
 
 def _largest(g: Array) -> float:
-    xp = array_namespace(g)
-    return float(xp.max(xp.abs(g)))
+    return float(abs(g).max() if is_numpy_array(g) else array_namespace(g).max(abs(g)))
 
 
 def _is_finite(value: float) -> bool:

@@ -1,6 +1,6 @@
 """One fit for every face: a `Problem` and a `Fitted` go in, a `Fitted` comes out (problem, fit, evaluation)."""
 
-from xpmlp.training.evaluation import Outcome, evaluate, outputs, plain, rows_at_once
+from xpmlp.training.evaluation import Outcome, evaluate, even_blocks, outputs, plain, rows_at_once
 from xpmlp.training.fitting import fit
 from xpmlp.training.loop import Standing
 from xpmlp.training.problem import Carried, CheckpointRequest, Draws, Fitted, Observer, Problem, Saved
@@ -16,6 +16,7 @@ __all__ = [
     "Saved",
     "Standing",
     "evaluate",
+    "even_blocks",
     "fit",
     "outputs",
     "plain",

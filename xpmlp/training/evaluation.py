@@ -35,6 +35,11 @@ def rows_at_once(network: Network, place: Place, networks: int | None = None) ->
     return min(max(rows, FEWEST), MOST) if in_place else max(rows, 1)
 
 
+def even_blocks(network: Network, place: Place, n: int) -> int:
+    """Samples of one block of n, where all are gone through again and again: as many in each, if that can be."""
+    return -(-n // -(-n // rows_at_once(network, place)))
+
+
 def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Array:
     """a[layer], by default yhat, of all samples, in the blocks of `data`."""
     rows = data.batch_size
