@@ -146,9 +146,9 @@ def _of_frame(frame: Any) -> Table:
     # As scikit-learn has it: names that are not all texts are no names.
     named = all(isinstance(name, str) for name in names)
     columns = {}
-    for i, original in enumerate(names):
-        name = original if named else f"x{i}"
-        columns[name] = _of_series(name, frame[original])
+    for i in range(len(names)):
+        name = names[i] if named else f"x{i}"
+        columns[name] = _of_series(name, frame[:, i])  # by place: a name that is a number would be taken for one
     return Table(columns, len(frame), named)
 
 

@@ -210,7 +210,8 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
 
     def predict(self, X: Any) -> HostArray:
         """The class of each row, shape (n,), or 0 and 1 for each label, shape (n, n_labels)."""
-        found: HostArray = self._known_targets().decode(self._outputs(X), NUMPY, NUMPY)
+        yhat = self._outputs(X)
+        found: HostArray = self._known_targets().decode(yhat, NUMPY, NUMPY)
         return found
 
     def predict_proba(self, X: Any) -> HostArray:

@@ -203,15 +203,18 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> HostArray:
         """The number of each row, shape (n,) or (n, n_outputs); of several quantiles a column for each."""
-        return self._known_targets().decode(self._outputs(X), NUMPY, NUMPY)
+        yhat = self._outputs(X)
+        return self._known_targets().decode(yhat, NUMPY, NUMPY)
 
     def predict_members(self, X: Any) -> HostArray:
         """What each member says, shape (n_members, n, n_outputs): how much they differ is how little is known."""
-        return self._known_targets().unscaled(self._outputs(X, of_each=True))
+        yhat = self._outputs(X, of_each=True)
+        return self._known_targets().unscaled(yhat)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2; of quantiles D^2, the share of the pinball loss explained, averaged over them."""
-        return self._known_targets().score(y, self.predict(X), sample_weight)
+        predicted = self.predict(X)
+        return self._known_targets().score(y, predicted, sample_weight)
 
     def _known_targets(self) -> NumbersOfTables:
         return NumbersOfTables(self.network_.network.loss, *self._scales)
