@@ -50,6 +50,8 @@ PARAMETERS = {
     "clip_norm": [0.0, -1.0, "tight"],
     "scoring": [3, ["accuracy"]],
     "max_time": [0.0, -1.0, "long"],
+    "average": [-1.0, "much", None],
+    "learning_rate_factors": [1.0, [-1.0], "W"],
     "callbacks": [3, "print", [3]],
     "class_weight": ["balance", 3, [1, 2]],
     "label_smoothing": [1.0, -0.1, "some"],

@@ -118,7 +118,7 @@ def known(estimator: Attributes, settings: Settings, wanted: Wanted, place: Plac
         raise InvalidInputError(f"resume=True goes on with the parameters that the run began with; {'; '.join(other)}.")
     with storage.believing(path):
         if settings.solver != "lbfgs":
-            checkpoints.demand_slots(found.snapshot, len(build_optimizer(settings).slots))
+            checkpoints.demand_slots(found.snapshot, len(build_optimizer(settings).slots) + bool(settings.average))
         else:
             checkpoints.demand_pairs(found.snapshot)
     return before

@@ -102,6 +102,11 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         sample weights. "balanced" is n / (n_classes * n_c).
     label_smoothing : float, default=0.0
         A share of each target that is spread over all classes, against overconfidence; for more than two classes.
+    average : float, default=0.0
+        Epochs over which an exponential average of the weights reaches back; the average is then what is judged, shown
+        and kept. 0 keeps none; neither do "lbfgs" and `partial_fit`.
+    learning_rate_factors : list of float or dict, default=None
+        The rate of each layer is the learning rate times its factor, 0 freezes it; or by name: {"W": 1, "b": 2}.
 
     Attributes
     ----------
@@ -196,6 +201,8 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         callbacks: Any = None,
         class_weight: Any = None,
         label_smoothing: float = 0.0,
+        average: float = 0.0,
+        learning_rate_factors: Any = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -231,6 +238,8 @@ class MLPClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.callbacks = callbacks
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.average = average
+        self.learning_rate_factors = learning_rate_factors
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""

@@ -1,5 +1,6 @@
 """What both estimators do, method by method; each is a function of a module below."""
 
+import inspect
 import os
 from typing import Any, Self
 
@@ -203,7 +204,9 @@ class Estimator(CallbackSupportMixin, Attributes):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A pickle of another version says so."""
-        super().__setstate__(copying.unpickled(state, type(self).__name__))
+        parameters = inspect.signature(type(self)).parameters
+        newer = {name: parameters[name].default for name in self._get_param_names()}  # than the pickle may be
+        super().__setstate__(newer | copying.unpickled(state, type(self).__name__))
 
     def __copy__(self) -> Self:
         """A copy that goes on as this estimator would."""

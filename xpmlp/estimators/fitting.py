@@ -228,6 +228,8 @@ def beginning(
         return Fitted(network, p)
     history = _history(estimator, validated)
     optimizer = building.build_optimizer(settings)
+    if settings.average and not incremental:  # over how many updates, the problem says
+        optimizer = replace(optimizer, average=1.0)
     fresh = optimizer.init(p).slots
     known: Carried | None = getattr(estimator, "_carried", None)
     if known is None:

@@ -145,6 +145,8 @@ CONSTRAINTS: dict[str, tuple[Constraint, ...]] = {
     "callbacks": (FUNCTION, list_of((FUNCTION,), "a list of callables"), NONE),
     "class_weight": (among({"balanced"}), of_type(dict), NONE),
     "label_smoothing": (RATE,),
+    "average": (between(numbers.Real, 0),),
+    "learning_rate_factors": (list_of((between(numbers.Real, 0),), "a list of floats"), of_type(dict), NONE),
     # A cross entropy asks for probabilities; who has them passes the row, xpmlp.loss("binary_cross_entropy").
     "loss": (
         among(name for name, row in LOSSES.items() if row.targets in ("real", "nonnegative")),

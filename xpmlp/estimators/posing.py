@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from xpmlp._typing import Array
 from xpmlp.backends import Place
 from xpmlp.estimators import building
 from xpmlp.estimators.checkpointing import Shuffles
+from xpmlp.estimators.parameters import InvalidParameterError
 from xpmlp.estimators.settings import Settings
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import scale_of
+from xpmlp.mlp.fitting import factors_of
 from xpmlp.network import Network
 from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.optim.schedules import schedule
@@ -68,12 +71,15 @@ def problem_of_data(
 ) -> Problem:
     """The same of samples that are ready to be trained on; `scale` is that of their weights."""
     optimizer = building.build_optimizer(settings)
+    if settings.average and not incremental:
+        optimizer = replace(optimizer, average=float(settings.average) * data.n_batches)
     schedule, on_plateau = building.build_schedule(settings)
     task = Task(
         network,
         optimizer,
         l2=float(settings.alpha) * scale,
         clip_norm=None if settings.clip_norm is None else float(settings.clip_norm),
+        factors=factors_of(network, data.place.asarray(np.zeros(0), dtype), settings.learning_rate_factors),
         decays=_decays(network, data.place, dtype) if optimizer.weight_decay else None,
         reduce=together,
     )
@@ -90,6 +96,7 @@ def problem_of_data(
         on_divergence="restore" if settings.early_stopping else "raise",
         max_time=float("inf") if settings.max_time is None else float(settings.max_time),
         know_best=checkpoints,
+        averaged=bool(optimizer.average),
     )
     scores = bool(settings.scoring != "loss")
     return Problem(
@@ -153,6 +160,9 @@ def lbfgs_of_data(
     checkpoints: bool,
 ) -> Problem:
     """The same of samples that are ready to be trained on."""
+    for name in ("average", "learning_rate_factors"):
+        if getattr(settings, name):
+            raise InvalidParameterError(f"lbfgs finds its steps itself; leave {name} out, or choose another solver.")
     max_time = float("inf") if settings.max_time is None else float(settings.max_time)
     plan = Plan(
         int(settings.max_iter), float("nan"), schedule("constant"), 1, 0,

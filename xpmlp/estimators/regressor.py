@@ -102,6 +102,11 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
     quantile : float or list of float, default=0.5
         Of the loss "pinball". Several quantiles share one network, need a y of one column, and are predicted as columns
         of their own, shape (n, q), which never cross.
+    average : float, default=0.0
+        Epochs over which an exponential average of the weights reaches back; the average is then what is judged, shown
+        and kept. 0 keeps none; neither do "lbfgs" and `partial_fit`.
+    learning_rate_factors : list of float or dict, default=None
+        The rate of each layer is the learning rate times its factor, 0 freezes it; or by name: {"W": 1, "b": 2}.
 
     Attributes
     ----------
@@ -188,6 +193,8 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         max_time: float | None = None,
         callbacks: Any = None,
         quantile: Any = 0.5,
+        average: float = 0.0,
+        learning_rate_factors: Any = None,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -223,6 +230,8 @@ class MLPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         self.max_time = max_time
         self.callbacks = callbacks
         self.quantile = quantile
+        self.average = average
+        self.learning_rate_factors = learning_rate_factors
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""

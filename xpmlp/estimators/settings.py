@@ -41,6 +41,8 @@ class Settings(NamedTuple):
     scoring: Any
     max_time: float | None
     callbacks: Any
+    average: float
+    learning_rate_factors: Any
     owner: str  # the name of the estimator's class, for messages
 
 

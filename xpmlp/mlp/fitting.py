@@ -19,6 +19,7 @@ from xpmlp.mlp.content import Content
 from xpmlp.mlp.metrics import find_metric
 from xpmlp.mlp.observers import Callbacks, Metrics
 from xpmlp.mlp.validation import Door, Samples
+from xpmlp.network import Network
 from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.optim.optimizers import optimizer as find_optimizer
 from xpmlp.optim.schedules import schedule as find_schedule
@@ -238,7 +239,7 @@ def _task(net: Content, o: Options, data: Data) -> Task:
         method,
         l2=l2,
         clip_norm=None if o.clip_norm is None else checks.number(o.clip_norm, "clip_norm", above=0.0),
-        factors=factors_of(net, o.learning_rate_factors),
+        factors=factors_of(net.network, net.p, o.learning_rate_factors),
         decays=layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None,
         precision=precision,
     )
@@ -333,9 +334,8 @@ def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, place
     return samples.take(np.sort(order[n_held:]), place), samples.take(np.sort(order[:n_held]), place)
 
 
-def factors_of(net: Content, given: Sequence[float] | Mapping[str, float] | None) -> Array | None:
-    """The factor of each element; None where all are 1."""
-    network = net.network
+def factors_of(network: Network, p: Array, given: Sequence[float] | Mapping[str, float] | None) -> Array | None:
+    """The factor on the rate of each element of the flat vector p; None where all are 1."""
     layout, K = network.layout, network.layout.n_layers
     factors = {it: part.rate if (part := network.part(it.name, it.layer)) else 1.0 for it in layout.segments}
     if isinstance(given, Mapping):
@@ -353,7 +353,7 @@ def factors_of(net: Content, given: Sequence[float] | Mapping[str, float] | None
         each = [checks.number(it, f"learning_rate_factors[{k}]", least=0.0) for k, it in enumerate(given)]
         factors = {segment: factor * each[max(segment.layer, 1) - 1] for segment, factor in factors.items()}
     plain = given is None and all(factor == 1.0 for factor in factors.values())
-    return None if plain else layout.fill(factors.__getitem__, net.p)
+    return None if plain else layout.fill(factors.__getitem__, p)
 
 
 def _largest(w: Any) -> float:

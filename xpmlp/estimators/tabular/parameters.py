@@ -29,7 +29,6 @@ CONSTRAINTS_OF_TABLES: dict[str, tuple[Constraint, ...]] = CONSTRAINTS | {
     "max_iter": (among({"auto"}), between(numbers.Integral, 1)),
     "validation_fraction": (between(numbers.Real, 0, 1, closed="neither"),),
     "refit": BOOLEAN,
-    "average": (between(numbers.Real, 0),),
     "categorical_features": (
         among({"from_dtype"}),
         Constraint("an array-like", lambda value: not isinstance(value, str) and hasattr(value, "__len__")),

@@ -167,7 +167,7 @@ def _task(settings: TableSettings, net: Content, data: Data) -> Task:
     method = replace(method, average=float(settings.average) * data.n_batches)
     with net.place.here():
         decays = net.network.layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None
-        return Task(net.network, method, factors=factors_of(net, None), decays=decays)
+        return Task(net.network, method, factors=factors_of(net.network, net.p, None), decays=decays)
 
 
 def _data(net: Content, inputs: HostArray, samples: Samples, batch_size: int, rows: int | None = None) -> Data:
