@@ -60,6 +60,7 @@ class Fit:
     looking: Looking
     seed: int
     began: float
+    goes_on: bool  # from a checkpoint
     prepare: float = 0.0  # seconds that a preparation takes
     goal: Goal = field(default_factory=lambda: Goal(1))
 
@@ -89,7 +90,8 @@ def fit_table(
         seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
         before = checkpointing.known(estimator, wanted, 1, place, dtype)
         looking = Looking(estimator, X, y, sample_weight)
-        fit = Fit(estimator, settings, given, wanted, looking, seed if before is None else before.seed, began)
+        seed = seed if before is None else before.seed
+        fit = Fit(estimator, settings, given, wanted, looking, seed, began, before is not None)
         first = _first(fit, before)
     found = _train(fit, first, before)
     best = _best_epoch(found.history, averaged=settings.average > 0.0)
@@ -195,7 +197,9 @@ def _second(fit: Fit, first: Posed, found: Fitted, best: int) -> tuple[Fitted | 
     try:
         with our_errors():
             place, dtype = first.content.place, first.content.dtype
-            before = checkpointing.known(estimator, fit.wanted, 2, place, dtype)
+            before = checkpointing.known(estimator, fit.wanted, 2, place, dtype) if fit.goes_on else None
+            if before is not None and before.stage.stop != best:  # of another first training
+                before = None
             if before is None and _would_take(fit, first, best) > fit.left:
                 return None, []
             preparation = prepared(settings, given.table, None)
