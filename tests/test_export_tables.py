@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_parts import LOSSES, NETWORKS, net_and_samples
 
+import xpmlp
 from xpmlp import MLP, TabularClassifier, TabularRegressor
 from xpmlp.network.parts import PARTS
 from xpmlp.tabular.kinds import CategoryKind, LeftOut, NumberKind
@@ -169,3 +170,48 @@ def test_what_was_not_fitted_is_not_exported(path):
 
     with pytest.raises(NotFittedError):
         TabularClassifier().to_onnx(path)
+
+
+# --- skl2onnx ---
+
+
+def test_skl2onnx_exports_an_estimator_of_tables_column_by_column(rng):
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from skl2onnx.common.data_types import DoubleTensorType, Int64TensorType, StringTensorType
+
+    xpmlp.register_onnx()
+    rows = [{key: value for key, value in row.items() if key != "label"} for row in table(rng) if row["size"]]
+    y = np.array([row["size"] - 1e6 for row in rows])
+    how = HOW | {"categorical_features": ["code"], "dtype": "float64"}
+    for model, answers in ((TabularClassifier(**how), np.where(y > 0, "hi", "lo")), (TabularRegressor(**how), y)):
+        model.fit(rows, answers)
+        feeds = feeds_of(model, rows)
+        feeds["code"] = np.array([[int(row["code"])] for row in rows])  # numbers that are names may stay numbers
+        types = {np.dtype(float): DoubleTensorType, np.dtype(int): Int64TensorType, np.dtype(object): StringTensorType}
+        types = [(name, types[values.dtype]([None, 1])) for name, values in feeds.items()]
+        options = {"zipmap": False} if isinstance(model, TabularClassifier) else None
+        made = skl2onnx.to_onnx(model, initial_types=types, options=options)
+        session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run(None, feeds)
+        if isinstance(model, TabularClassifier):
+            assert found[0].tolist() == model.predict(rows).tolist()
+            close(found[1], model.predict_proba(rows), "float64")
+        else:
+            close(found[0][:, 0], model.predict(rows), "float64")
+        with pytest.raises(ValueError, match=re.escape("the model needs the column 'town' as an input; got size, sex")):
+            skl2onnx.to_onnx(model, initial_types=[it for it in types if it[0] != "town"], options=options)
+
+
+def test_skl2onnx_exports_a_pipeline_that_ends_in_one(rng):
+    skl2onnx = pytest.importorskip("skl2onnx")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    xpmlp.register_onnx()
+    X = rng.normal(size=(60, 3))
+    pipeline = make_pipeline(StandardScaler(), TabularRegressor(**HOW)).fit(X, X[:, 0])
+    made = skl2onnx.to_onnx(pipeline, X[:1]).SerializeToString()
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    here = pipeline.predict(X)
+    # The network computes in float32 here and in float64 there; seen 1e-7
+    assert np.max(np.abs(session.run(None, {"X": X})[0][:, 0] - here)) < 1e-5

@@ -202,6 +202,7 @@ def test_the_page_opens_on_a_path_that_carries_something(browser, server):
         "return [...document.querySelectorAll('ul.paths li > .factor:last-child data')].map(it => Number(it.value))"
     )
     assert any(products)
+    assert browser.find_element("id", "sample").get_attribute("value")
     assert "press One epoch, or Play" in browser.find_element("id", "loss").text
     browser.find_element("id", "epoch").click()
     assert len(browser.find_elements("css selector", "#loss svg, #edge svg")) == 2

@@ -370,6 +370,18 @@ def test_estimators_of_tables_are_looked_into_as_their_networks(of_tables):
     assert np.mean(told["y"]) == pytest.approx(0.0, abs=1e-6)  # in the units of the network
 
 
+@pytest.mark.parametrize("refit", [True, False])
+def test_health_looks_on_where_an_estimator_of_tables_is_fitted(refit, of_tables):
+    rows, ((_, labels), _) = of_tables
+    health = xpmlp.Health(rows, labels)
+    how = {"n_members": 2, "hidden_layer_sizes": (6,), "max_iter": 3, "batch_size": 8, "random_state": 0}
+    model = TabularClassifier(refit=refit, callbacks=[health], **how).fit(rows, labels)
+    epochs = model.best_epoch_ if refit else 3  # the second training ends where the first was best
+    assert health.history["epoch"] == list(range(1, epochs + 1))
+    assert len(health.history["gradient_norm.piecewise.bins.0"]) == epochs
+    assert diagnose(model).seen.startswith(f"{epochs} records" if epochs > 1 else "one record")
+
+
 def test_an_estimator_of_tables_that_was_not_fitted_says_so():
     with pytest.raises(ValueError, match="this TabularClassifier has no weights yet; call its fit first"):
         check_gradients(TabularClassifier(), [{"a": 1.0}], [0])

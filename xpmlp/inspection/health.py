@@ -27,7 +27,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace, backend_of, place_of
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.backends.kinds import LOOK_ALIKES, NO_ARRAYS, oddity
-from xpmlp.inspection.models import Batch, Opened, batch_of, open_up
+from xpmlp.inspection.models import Batch, Opened, batch_of, epochs_of, open_up
 from xpmlp.mlp import MLP
 from xpmlp.network import Layers, backward, forward
 from xpmlp.network.activations import Activation
@@ -45,7 +45,8 @@ class Health:
     Parameters
     ----------
     X, y, sample_weight
-        As for `fit`; the training data itself, or other samples. Only `rows` of them are kept, evenly spaced.
+        As for `fit`; the training data itself, or other samples. Of an estimator of tables, which trains twice, the
+        records are those of the last training. Only `rows` of them are kept, evenly spaced.
     rows : int
         Samples to look at. A unit that fires for fewer than 1 in `rows` samples may pass for dead.
     every : int
@@ -99,13 +100,13 @@ class Health:
 
     def __call__(self, model: Any, epoch: int, logs: Mapping[str, Any]) -> None:  # noqa: ARG002 - as all callbacks
         """Take a record, if `measure` has not; `model` is the MLP or the estimator that is being fitted."""
-        now = len(model.history["loss"] if isinstance(model, MLP) else model.loss_curve_)
+        now = epochs_of(model)
         if now != self._measured:
             self._record(model, now)
 
-    def measure(self, net: MLP) -> Mapping[str, Any]:
+    def measure(self, net: Any) -> Mapping[str, Any]:
         """Take a record of the epoch that has just ended; what is in it, each name with "health." in front."""
-        self._measured = len(net.history.get("loss", [])) + 1
+        self._measured = epochs_of(net) + 1
         return {PREFIX + name: value for name, value in self._record(net, self._measured).items()}
 
     def _record(self, model: Any, now: int) -> dict[str, Any]:

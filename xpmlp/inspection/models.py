@@ -105,6 +105,13 @@ def batch_with_targets(model: Any, X: Any, y: Any, sample_weight: Any = None) ->
     return batch_of(model, X, y, sample_weight)
 
 
+def epochs_of(model: Any) -> int:
+    """How many epochs the model has been trained for, over all fits; of an estimator of tables, in this training."""
+    if isinstance(model, MLP):
+        return len(model.history.get("loss", ()))
+    return epochs_of(model.network_) if _is_of_tables(model) else len(model.loss_curve_)
+
+
 def descent_of(model: Any) -> tuple[float, tuple[float, ...] | None] | None:
     """The rate, and its factors by layer, if the model is trained by plain gradient descent; None of any other."""
     if isinstance(model, MLP):
@@ -125,7 +132,8 @@ def curves_of(model: Any) -> dict[str, HostArray]:
     elif isinstance(model, MLP):
         found = dict(model.history)
     elif _is_of_tables(model):  # the training that made the network: the second, or the first up to its best epoch
-        found = model.refit_history_ or {name: values[: model.best_epoch_] for name, values in model.history_.items()}
+        best = model.best_epoch_ or None  # of a fit that ended before there was one, all
+        found = model.refit_history_ or {name: values[:best] for name, values in model.history_.items()}
     else:
         names = {
             "loss": "loss_curve_",

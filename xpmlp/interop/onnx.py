@@ -186,13 +186,18 @@ def _piecewise(g: Graph, part: Part, own: dict[str, HostArray], x: str, n: int) 
     return g.op("Concat", o, rest, axis=-1)
 
 
+def _mean(g: Graph, x: str, axis: int, n: int, keepdims: int) -> str:
+    # By a sum: ReduceMean says its axes in one way up to opset 17 and in another since, and nodes join other models
+    return g.op("Div", g.op("ReduceSum", x, g.whole("axis", [axis]), keepdims=keepdims), float(n))
+
+
 def _columns(g: Graph, x: str, start: int, stop: int) -> str:
     return g.op("Slice", x, g.whole("start", [start]), g.whole("stop", [stop]), g.whole("axis", [1]))
 
 
 def _layer_norm(g: Graph, part: Part, own: dict[str, HostArray], z: str, n: int) -> str:  # noqa: ARG001
-    centred = g.op("Sub", z, g.op("ReduceMean", z, axes=[-1], keepdims=1))
-    variance = g.op("ReduceMean", g.op("Mul", centred, centred), axes=[-1], keepdims=1)
+    centred = g.op("Sub", z, _mean(g, z, -1, n, keepdims=1))
+    variance = _mean(g, g.op("Mul", centred, centred), -1, n, keepdims=1)
     normed = g.op("Div", centred, g.op("Sqrt", g.op("Add", variance, EPSILON)))
     gain, shift = (g.constant(g.free(name), own[name]) for name in ("gain", "shift"))
     return g.op("Add", g.op("Mul", normed, gain), shift)
@@ -305,7 +310,7 @@ def outputs_of(g: Graph, x: str, network: Network, p: Parameters) -> str:
         else:  # m networks, or members: (m, batch, n)
             z = g.op("Add", g.op("MatMul", a, weights), biases, name=f"z{k}")
         a = function(g, _through_parts(g, network, p, k, z))
-    return g.op("ReduceMean", a, axes=[0], keepdims=0) if network.members else a
+    return _mean(g, a, 0, network.members, keepdims=0) if network.members else a
 
 
 def _sorted(g: Graph, yhat: str, ranks: HostArray) -> str:

@@ -42,7 +42,7 @@ def table_to_onnx(
     ValueError
         If ONNX has no words for a column, an activation or the labels.
     """
-    _demand_words(preparation)
+    demand_words(preparation)
     used = [kind for kind in preparation.kinds_ if not isinstance(kind, LeftOut)]
     taken = {kind.name for kind in used} | {"X"}
 
@@ -56,7 +56,7 @@ def table_to_onnx(
     if not hasattr(preparation, "feature_names_in_") and all(isinstance(kind, NumberKind) for kind in used):
         inputs: list[tuple[str, Any, Any]] = [("X", np.float64, ["batch", preparation.n_features_in_])]
         where = {kind.name: i for i, kind in enumerate(preparation.kinds_)}
-        columns = {kind.name: _column(g, where[kind.name]) for kind in used}
+        columns = {kind.name: column_of(g, "X", where[kind.name]) for kind in used}
     else:
         types = {kind.name: np.float64 if isinstance(kind, NumberKind) else "text" for kind in used}
         inputs = [(name, types[name], ["batch", 1]) for name in types]
@@ -86,7 +86,8 @@ def prepared(g: Graph, preparation: TablePreparation, columns: dict[str, str]) -
     return x
 
 
-def _demand_words(preparation: TablePreparation) -> None:
+def demand_words(preparation: TablePreparation) -> None:
+    """ValueError where there is a column that ONNX has no words for."""
     dates = [kind.name for kind in preparation.kinds_ if isinstance(kind, DateKind)]
     if dates:
         which = f"column {dates[0]!r} holds" if len(dates) == 1 else f"columns {', '.join(map(repr, dates))} hold"
@@ -96,8 +97,9 @@ def _demand_words(preparation: TablePreparation) -> None:
         )
 
 
-def _column(g: Graph, i: int) -> str:
-    return g.op("Gather", "X", g.whole("column", [i]), axis=1)
+def column_of(g: Graph, x: str, i: int) -> str:
+    """Draw one column of a matrix, shape (batch, 1)."""
+    return g.op("Gather", x, g.whole("column", [i]), axis=1)
 
 
 def _wide(g: Graph, value: float) -> str:

@@ -177,9 +177,9 @@ class ScheduleDisplay(Display):
     --------
     >>> from xpmlp import schedule
     >>> from xpmlp.plotting import ScheduleDisplay
-    >>> display = ScheduleDisplay.from_schedule([schedule("cosine", warmup=5), "one_cycle"], epochs=50)
+    >>> display = ScheduleDisplay.from_schedule([schedule("cosine", warmup=5), "step"], epochs=50)
     >>> [line.get_label() for line in display.lines_]
-    ['cosine(warmup=5.0, final=0.0)', 'one_cycle(peak=0.3, start=0.04, final=0.0001)']
+    ['cosine(warmup=5.0, final=0.0)', 'step(every=10.0, gamma=0.5)']
     """
 
     def __init__(self, rates: Mapping[str, tuple[Any, Any]]) -> None:

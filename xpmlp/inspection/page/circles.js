@@ -46,7 +46,7 @@
   function chooseLargest() {
     const all = grads.dW[1].flatMap((row, i) => row.map((d, j) => ({ k: 1, i, j, d: Math.abs(d) })));
     const { k, i, j } = all.reduce((best, it) => (it.d > best.d ? it : best));
-    const shares = X.map((x, s) => Math.abs(x[i] * grads.dz[1][s][j]));
+    const shares = X.slice(0, Panels.MOST_LISTED).map((x, s) => Math.abs(x[i] * grads.dz[1][s][j]));
     state.chosen = { k, i, j };
     state.sample = shares.indexOf(Math.max(...shares));
   }

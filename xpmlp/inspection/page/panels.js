@@ -4,6 +4,7 @@ const Panels = (() => {
   // state: {arrays, sizes, names, chosen, sample (-1: all), equations}; of parts {parts, scales}; of members {members,
   // member, whole (arrays of all), from (where in them an array of `arrays` lies)}
   const n = state => state.arrays["a[0]"].length;
+  const MOST_LISTED = 200; // samples in the list
   const ref = (state, name, ...index) => {
     const [of, first] = state.from?.[name] ?? [name, []];
     return `${of}[${[...first, ...index].join(", ")}]`;
@@ -118,11 +119,11 @@ const Panels = (() => {
   function samples(state, select, choose) {
     if (!select.options.length) {
       select.append(make("option", { value: -1 }, `all ${n(state)} samples`));
-      for (let s = 0; s < Math.min(n(state), 200); s++) select.append(make("option", { value: s }, `sample ${s}`));
+      for (let s = 0; s < Math.min(n(state), MOST_LISTED); s++) select.append(make("option", { value: s }, `sample ${s}`));
       select.addEventListener("change", () => choose(Number(select.value)));
     }
     select.value = String(state.sample);
   }
 
-  return { network, chain, matrix, list, chooser, samples, derivative };
+  return { network, chain, matrix, list, chooser, samples, derivative, MOST_LISTED };
 })();
