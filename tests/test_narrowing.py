@@ -10,6 +10,7 @@ import scipy.sparse
 
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
+from xpmlp.backends import Place
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -155,7 +156,7 @@ def test_weights_of_any_size_train_as_their_shares_do(kind, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_weights_of_any_size_judge_what_is_held_out_block_by_block(size, monkeypatch):
     pytest.importorskip("torch")
-    monkeypatch.setattr("xpmlp.training.evaluation.BLOCK_BYTES", 4 * 4 * 7)  # seven rows at once
+    monkeypatch.setattr(Place, "block_bytes", 4 * 4 * 7)  # seven rows at once
     curves = []
     for scale in (1.0, size):
         model = regressor(alpha=0.0, backend="torch").fit(

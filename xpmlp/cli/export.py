@@ -1,4 +1,4 @@
-"""`export`: a model file for other runtimes, with the scaling of its numbers in it."""
+"""`export`: a model file for other runtimes, with its preparation in it."""
 
 import argparse
 import os
@@ -6,22 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp.cli.models import open_model
-from xpmlp.cli.screen import CliError, columns, dump, say
+from xpmlp.cli.models import Opened, open_model
+from xpmlp.cli.screen import columns, dump, say
 from xpmlp.io import storage
 from xpmlp.tabular import TablePreparation
+from xpmlp.tabular.kinds import CategoryKind, NumberKind
 from xpmlp.tabular.scales import SOFT
 
 
 def export(options: argparse.Namespace) -> int:
-    """Load, write, put the scaling before the first layer."""
+    """Load, write, say what the model takes."""
     opened = open_model(options.model)
-    if not hasattr(opened.model, "to_onnx"):
-        raise CliError(f"a {type(opened.model).__name__} cannot be written as ONNX yet.")
     opened.model.to_onnx(options.onnx, dtype=options.dtype)
-    inputs = None
-    if opened.preparation is not None:
-        inputs = opened.preparation.get_feature_names_out().tolist()
+    if not opened.takes_tables and opened.preparation is not None:  # of a file of version 0.1
         put_before(options.onnx, opened.preparation, options.dtype)
         far = [abs(scale.centre) / scale.width for scale in opened.preparation.scales_ if scale.width > 0.0]
         if options.dtype == "float32" and max(far, default=0.0) > 1e4:
@@ -29,13 +26,29 @@ def export(options: argparse.Namespace) -> int:
                 "a column lies more than 10,000 of its widths from 0: float32 loses digits; --dtype float64 does not.",
                 "note: ",
             )
+    inputs = _inputs(opened)
     if options.json:
-        dump({"onnx": options.onnx, "dtype": options.dtype, "inputs": inputs})
+        names = None if inputs is None else [name for name, _ in inputs]
+        dump({"onnx": options.onnx, "dtype": options.dtype, "inputs": names})
         return 0
-    print("\n".join(columns([(f"{options.onnx}: input X, {options.dtype}, of any number of rows",)])))
+    if opened.takes_tables:
+        head = f"{options.onnx}: {options.dtype}, an input of shape (rows, 1) for each column"
+    else:
+        head = f"{options.onnx}: input X, {options.dtype}, of any number of rows"
+    print("\n".join(columns([(head,)])))
     if inputs:
-        print("\n".join(columns([(f"X[:, {i}]", name) for i, name in enumerate(inputs)], indent="  ")))
+        print("\n".join(columns(inputs if opened.takes_tables else [pair[::-1] for pair in inputs], indent="  ")))
     return 0
+
+
+def _inputs(opened: Opened) -> list[tuple[str, str]] | None:
+    """The name of each input, and what it is or where; None where that is not known."""
+    if opened.preparation is None:
+        return None
+    if not opened.takes_tables:
+        return [(name, f"X[:, {i}]") for i, name in enumerate(opened.preparation.get_feature_names_out().tolist())]
+    words = {NumberKind: "float64, NaN for a gap", CategoryKind: "text, the empty one for a gap"}
+    return [(kind.name, words[type(kind)]) for kind in opened.preparation.kinds_ if type(kind) in words]
 
 
 def put_before(path: str | os.PathLike[str], preparation: TablePreparation, dtype: str) -> None:

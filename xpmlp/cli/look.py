@@ -1,6 +1,7 @@
 """`inspect`, `check-gradients`: look into a model file, check its derivatives."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from xpmlp.cli.models import Opened, in_words, network_of, open_model
 from xpmlp.cli.screen import CliError, columns, dump, paint
 from xpmlp.cli.tables import Reading, read
 from xpmlp.cli.targets import as_classes, read_target
-from xpmlp.estimators.validation import NUMPY, Inputs
 from xpmlp.inspection import check_gradients
 from xpmlp.inspection.models import batch_of, open_up
 from xpmlp.io import storage
@@ -91,7 +91,7 @@ def _column(kind: Kind, scales: Any) -> str:
 def describe(opened: Opened) -> dict[str, Any]:
     """What is in the file, as plain values."""
     model = opened.model
-    body = open_up(network_of(model))
+    body = open_up(model)
     W, b = ([to_numpy(values) for values in layers[1:]] for layers in (body.W, body.b))
     seen = model.history if isinstance(model, MLP) else getattr(model, "history_", {})
     curve = seen.get("loss", []) or getattr(model, "loss_curve_", None) or []
@@ -191,9 +191,6 @@ def _from_table(opened: Opened, options: argparse.Namespace) -> tuple[Any, Any]:
         values, some = values[known], some[known]
         if not len(some):
             raise CliError(f"the model knows none of the labels that {options.data} has.")
-    X, _ = opened.preparation.transform_with_notes(file.table.take(some))
-    if opened.takes_tables:
-        samples = opened.model._known_targets().encode(values, None, Inputs(X, NUMPY, "float64"))
-        return X.astype(np.float64), samples.targets
-    batch = batch_of(opened.model, X.astype(opened.model.dtype_), values)
+    file = replace(file, table=file.table.take(some))
+    batch = batch_of(opened.model, opened.inputs(file, []), values)
     return to_numpy(batch.x).astype(np.float64), to_numpy(batch.y).astype(np.float64)
