@@ -21,7 +21,7 @@ from xpmlp.network.dropout import LARGEST
 from xpmlp.runners.cublas import product_of
 from xpmlp.runners.cuda_machine import Stream
 from xpmlp.runners.graphs import GraphRunner, epoch_rates, uploaded_order
-from xpmlp.runners.step import CannotRunError, State, step, total_weight
+from xpmlp.runners.step import State, step, total_weight
 
 
 class Runner(GraphRunner):
@@ -30,38 +30,20 @@ class Runner(GraphRunner):
     name = "captured"
     captures = "step"
     machine: Callable[..., Any] = Stream
-    _p: Array = None
-    _slots: Any = ()
     _order: Array = None
     _pool: Any = None
 
     def _connect(self) -> Any:
-        data, dtype = self.data, str(self.data.x.dtype)
-        if dtype not in ("float32", "float64"):
-            raise CannotRunError(f"products are captured in float32 and float64, not in {dtype}")
-        if data.n_there >= 2**31:
-            raise CannotRunError("there are more than 2^31 samples")
-        machine = type(self).machine(dtype, data.place.device, tf32=self.task.precision == "high")
+        machine = type(self).machine(self.dtype, self.data.place.device, tf32=self.task.precision == "high")
         self._pool = machine.xp.cuda.MemoryPool()
         return machine
 
     def _forget(self) -> None:
-        self._p = self._slots = self._order = self._pool = None
-
-    def _own(self, state: State) -> State:
-        # At first, and whenever somebody hands over other arrays, a copy.
-        if self._p is None:
-            self._build(state)
-        for own, given in zip((self._p, *self._slots), (state.p, *state.slots), strict=True):
-            if given is not own:
-                own[...] = given
-        return State(self._p, self._slots, state.t)
+        self._order = self._pool = None
 
     def _build(self, state: State) -> None:
         data, xp, p = self.data, self.data.place.xp, state.p
         lead = tuple(p.shape[:-1])
-        if p.dtype != data.x.dtype:
-            raise CannotRunError(f"the parameters are {p.dtype}, the data {data.x.dtype}")
         self._p, *slots = (xp.empty(p.shape, dtype=p.dtype) for _ in range(1 + len(state.slots)))
         self._slots = tuple(slots)
         self._order = xp.zeros((*lead, data.n), dtype=xp.int32)

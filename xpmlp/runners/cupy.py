@@ -21,11 +21,10 @@ from xpmlp.runners.cuda_kernels import source
 from xpmlp.runners.cuda_machine import Machine
 from xpmlp.runners.cuda_plan import ALIGNMENT, Buffers, Samples, nodes
 from xpmlp.runners.eager import Data
-from xpmlp.runners.graphs import GraphRunner, epoch_rates, uploaded_order
+from xpmlp.runners.graphs import MOST, GraphRunner, epoch_rates, uploaded_order
 from xpmlp.runners.step import CannotRunError, State, Task
 
 MOST_NETWORKS = 2**16 - 1  # the second axis of a CUDA grid
-MOST_THREADS = 2**31  # kernels count within a network in 32 bits
 
 
 class Runner(GraphRunner):
@@ -39,32 +38,21 @@ class Runner(GraphRunner):
     _buffers: Buffers | None = None
 
     def _connect(self) -> Any:
-        task, data, dtype = self.task, self.data, str(self.data.x.dtype)
-        if why := obstacle(task) or _limits(task, data, dtype):
+        task, data = self.task, self.data
+        if why := obstacle(task) or _limits(task, data):
             raise CannotRunError(why)
-        text = source(task, dtype, weighted=data.w is not None)
-        return type(self).machine(text, dtype, data.place.device, tf32=task.precision == "high")
+        text = source(task, self.dtype, weighted=data.w is not None)
+        return type(self).machine(text, self.dtype, data.place.device, tf32=task.precision == "high")
 
     def _forget(self) -> None:
         self._buffers = None
 
-    def _own(self, state: State) -> State:
-        # At first, and whenever somebody hands over other arrays, a copy.
-        if self._buffers is None:
-            self._buffers = self._build(state)
-        for own, given in zip((self._p, *self._slots), (state.p, *state.slots), strict=True):
-            if given is not own:
-                own[...] = given
-        return State(self._p, self._slots, state.t)
-
-    def _build(self, state: State) -> Buffers:
+    def _build(self, state: State) -> None:
         data, task, xp = self.data, self.task, self._machine.xp
         lead, size = tuple(state.p.shape[:-1]), int(state.p.shape[-1])
         m = lead[0] if lead else 1
         if m > MOST_NETWORKS:
             raise CannotRunError(f"a grid has room for {MOST_NETWORKS:,} networks; here are {m:,}")
-        if state.p.dtype != data.x.dtype:
-            raise CannotRunError(f"the parameters are {state.p.dtype}, the data {data.x.dtype}")
         # Networks begin at a multiple of 256 bytes, so that products read all equally fast; the padding stays 0.
         pitch = size if m == 1 else -(-size // ALIGNMENT) * ALIGNMENT
         flat = [xp.zeros((m, pitch), dtype=state.p.dtype) for _ in range(1 + len(state.slots))]
@@ -72,7 +60,7 @@ class Runner(GraphRunner):
         self._p, self._slots = views[0], tuple(views[1:])
         samples = Samples(*(None if it is None else xp.ascontiguousarray(it) for it in (data.x, data.y, data.w)))
         seeds = None if self.seed is None else xp.ascontiguousarray(self.seed.reshape(-1))
-        buffers = Buffers(
+        self._buffers = Buffers(
             *(xp, task, samples, seeds),
             p=flat[0],
             slots=tuple(flat[1:]),
@@ -81,7 +69,6 @@ class Runner(GraphRunner):
             n_batches=data.n_batches,
         )
         self._ordered = False
-        return buffers
 
     def _program(self, rows: int) -> Any:
         return self._machine.program(nodes(self._arrays, rows))
@@ -133,15 +120,9 @@ class Runner(GraphRunner):
         return loss if self._p.ndim == 2 else loss[0]
 
 
-def _limits(task: Task, data: Data, dtype: str) -> str:
-    if dtype not in ("float32", "float64"):
-        return f"kernels are made for float32 and float64, not for {dtype}"
+def _limits(task: Task, data: Data) -> str:
     sizes = task.network.layout.sizes
     widest = max(*sizes, sizes[0] + int(data.y.shape[-1]))
-    if (
-        data.n_there >= MOST_THREADS
-        or data.batch_size * widest >= MOST_THREADS
-        or task.network.layout.size >= MOST_THREADS
-    ):
-        return "there are more than 2^31 elements in one array of a step"
+    if data.batch_size * widest >= MOST or task.network.layout.size >= MOST:
+        return f"there are {MOST:,} elements or more in one array of a step"
     return ""

@@ -19,12 +19,13 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.backends.table import reason as line_of
 from xpmlp.faults import out_of_memory
-from xpmlp.optim.optimizers import Optimizer
+from xpmlp.optim.optimizers import Optimizer, Slots
 from xpmlp.runners import eager
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import CannotRunError, State, Task
 
 WARM_UP = 2  # steps before a capture
+MOST = 2**31  # of samples: what is within a network is counted in 32 bits
 UNROLLED = 8  # steps of the graph that long epochs launch: between two graphs the device idles for microseconds
 
 # After one of these no call of the process succeeds on the device, whoever makes it.
@@ -48,6 +49,13 @@ class GraphRunner:
         self._batches: dict[int, Batch] = {}  # by their number of samples
         self._substitute: Any = None
         self._machine: Any = None
+        self._p: Array = None
+        self._slots: Slots = ()
+        self.dtype = str(data.x.dtype)
+        if self.dtype not in ("float32", "float64"):
+            raise CannotRunError(f"graphs are made for float32 and float64, not for {self.dtype}")
+        if data.n_there >= MOST:
+            raise CannotRunError(f"there are {MOST:,} samples or more")
         try:
             self._machine = self._connect()
         except (MemoryError, CannotRunError):
@@ -63,9 +71,20 @@ class GraphRunner:
         """The machine that queues and captures."""
         raise NotImplementedError
 
-    def _own(self, state: State) -> State:
-        """The state in the arrays that the graph knows."""
+    def _build(self, state: State) -> None:
+        """Make every array that a graph reads, `_p` and `_slots` among them."""
         raise NotImplementedError
+
+    def _own(self, state: State) -> State:
+        """The state in the arrays that the graph knows: at first, and of whoever hands over others, a copy."""
+        if self._p is None:
+            if state.p.dtype != self.data.x.dtype:
+                raise CannotRunError(f"the parameters are {state.p.dtype}, the data {self.data.x.dtype}")
+            self._build(state)
+        for own, given in zip((self._p, *self._slots), (state.p, *state.slots), strict=True):
+            if given is not own:
+                own[...] = given
+        return State(self._p, self._slots, state.t)
 
     def _prepare(self, t: int, order: HostArray | None, rate_of: Callable[[int], float]) -> None:
         """Bring what an epoch needs to the device, and begin to count anew."""
@@ -111,6 +130,7 @@ class GraphRunner:
             with suppress(Exception):
                 machine.wait()
             self._batches.clear()
+            self._p, self._slots = None, ()
             self._forget()
 
     @property
