@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ from conftest import UNDER_TEST, BackendUnderTest
 from test_parts import PIECEWISE, SCALE
 from witnesses import relative
 
+from xpmlp import MLP
 from xpmlp.backends import Place, select
-from xpmlp.network import Network, dropout
+from xpmlp.network import Network, dropout, forward
 from xpmlp.network.activations import activation
 from xpmlp.network.losses import loss
 from xpmlp.network.parts import PARTS, Own, Part
 from xpmlp.network.propagation import layout_with_parts
 from xpmlp.optim.optimizers import optimizer
 from xpmlp.runners import GO_BATCH_BY_BATCH, Data, Task, eager, find_runner, inplace
+from xpmlp.runners.passes import EagerPass, find_pass
 from xpmlp.runners.step import State
 
 IN_PLACE = pytest.mark.parametrize(
@@ -159,7 +162,67 @@ def test_the_fused_update_is_kept_where_factors_change_by_name(backend: BackendU
 
 def test_other_masks_for_members_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = trained("one member", Case(), select("numpy"), eager.Runner)
-    hashed = dropout._hash
-    monkeypatch.setattr(dropout, "_hash", lambda x: hashed(x + 1))
+    key = dropout.key
+    monkeypatch.setattr(dropout, "key", lambda *a: key(*a) + 1)
     got, _ = trained("one member", Case(), select("numpy"), find_runner)
     assert relative(got[0], expected[0]) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@IN_PLACE
+def test_masks_in_place_are_those_of_dropout_to_the_bit(dtype: str, backend: BackendUnderTest) -> None:
+    column = import_module(f"xpmlp.runners.{backend.name}").Runner.columns.mask
+    n, batch = 5, 7
+    for rate in (0.001, 0.2, 0.5, 0.75):
+        for members, networks in ((0, 0), (0, 3), (4, 0)):
+            shape = (batch, n) if not members + networks else (members + networks, batch, n)
+            seeds = np.arange(11, 11 + (networks or 1), dtype=np.int32).reshape(
+                (networks, 1, 1) if networks else (1, 1)
+            )
+            seed, step = backend.place.asarray(seeds), backend.place.asarray(np.full((1, 1), 9, np.int32))
+            like = backend.put(np.zeros(shape), dtype)
+            wanted = backend.get(dropout.mask(rate, seed, step, 2, like, first=3, members=members > 0))
+            elements = dropout.elements(batch, n, seed, first=3)
+            xp, zeros = backend.xp, backend.xp.zeros
+            ints = zeros(shape, dtype=xp.int32), zeros(shape, dtype=xp.int32)
+            out = zeros(shape, dtype=getattr(xp, dtype))
+            column(elements, dropout.key(seed, step, 2, members), rate, out, ints)
+            np.testing.assert_array_equal(backend.get(out), wanted)
+
+
+@pytest.mark.parametrize("hidden", ["silu", "tanh", "gelu", "softmax"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_forward_pass_in_place_is_that_of_the_network(name: str, hidden: str) -> None:
+    rng = np.random.default_rng(2)
+    parts, members, m = NETWORKS[name]
+    layout = layout_with_parts((5, 6, 4, 3), parts, members)
+    network = Network(layout, (*[activation(hidden)] * 2, activation("softmax")), loss("cross_entropy"), (), parts)
+    p = layout.unpack(rng.uniform(-0.5, 0.5, size=(m, layout.size) if m else layout.size))
+    x, go = rng.standard_normal((17, 5)), find_pass(network, p, select("numpy"))
+    assert not isinstance(go, EagerPass)
+    expected = forward(network, p, x)
+    for layer in (1, 2, -1):
+        for rows in (17, 5, 17):  # rooms of one size serve again
+            z, a = go(x[:rows], layer)
+            np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 30, 2**15])
+@IN_PLACE
+def test_steps_in_small_pieces_are_the_same(size: int, backend: BackendUnderTest, monkeypatch: Any) -> None:
+    kind = import_module(f"xpmlp.runners.{backend.name}").Runner
+    monkeypatch.setattr(kind, "columns", kind.columns._replace(cached=size))
+    for name in ("piecewise", "three networks", "members with all parts"):
+        for hidden in ("silu", "tanh"):
+            compare(name, Case(hidden=hidden), backend, 1, 1e-12)
+
+
+def test_a_thousand_steps_stay_finite_and_learn() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1.0, 1.0, size=(200, 5))
+    y = np.sin(3.0 * x[:, :1]) * x[:, 1:2]
+    net = MLP((5, 32, 32, 1), "silu", "squared_error", members=4, parts={0: [PIECEWISE, SCALE]}, random_state=0)
+    net.fit(x, y, epochs=143, batch_size=32, optimizer="adamw", learning_rate=3e-3, average=2.0)  # 1,001 steps
+    assert np.all(np.isfinite(net.parameters))
+    assert net.history["loss"][-1] < 0.1 * net.history["loss"][0]

@@ -12,7 +12,8 @@ LARGEST = 2**31 - 1
 MULTIPLIERS = (0x7FEB352D, 0x846CA68B - 2**32)
 
 
-def _hash(x: Array) -> Array:
+def hashed(x: Array) -> Array:
+    """Another int32 for each, by a function that looks like chance."""
     # x >> n drags the sign along in int32, so the dragged bits are masked away.
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * MULTIPLIERS[0]
@@ -42,11 +43,27 @@ def mask(
         Whether the leading axis is that of members: each has a mask of its own.
     """
     xp = array_namespace(like)
-    batch, n = like.shape[-2], like.shape[-1]
-    element = xp.arange(first * n, (first + batch) * n, dtype=seed.dtype, device=device_of(seed))
-    element = xp.reshape(element, (batch, n))
-    key = _hash(_hash(_hash(seed) + step) + layer)
-    if members:
-        key = _hash(key + xp.reshape(xp.arange(like.shape[0], dtype=seed.dtype, device=device_of(seed)), (-1, 1, 1)))
-    keep = (_hash(_hash(element) + key) & LARGEST) >= int(rate * 2**31)
+    element = elements(like.shape[-2], like.shape[-1], seed, first)
+    keep = (hashed(element + key(seed, step, layer, like.shape[0] if members else 0)) & LARGEST) >= least(rate)
     return xp.astype(keep, like.dtype) * (1.0 / (1.0 - rate))
+
+
+def elements(batch: int, n: int, seed: Array, first: int = 0) -> Array:
+    """What the elements of a mask of shape (batch, n) begin with, where `seed` is."""
+    xp = array_namespace(seed)
+    element = xp.arange(first * n, (first + batch) * n, dtype=seed.dtype, device=device_of(seed))
+    return hashed(xp.reshape(element, (batch, n)))
+
+
+def key(seed: Array, step: Array, layer: int, members: int = 0) -> Array:
+    """What is added to all elements of a mask, shape (1, 1), (m, 1, 1), or (members, 1, 1): see `mask`."""
+    made = hashed(hashed(hashed(seed) + step) + layer)
+    if members:
+        xp = array_namespace(seed)
+        made = hashed(made + xp.reshape(xp.arange(members, dtype=seed.dtype, device=device_of(seed)), (-1, 1, 1)))
+    return made
+
+
+def least(rate: float) -> int:
+    """The least 31 bits of a hash that keep an element."""
+    return int(rate * 2**31)

@@ -13,10 +13,22 @@ from xpmlp.backends import array_namespace
 
 
 class Activation(NamedTuple):
-    """An activation in place: `forward` turns z into a, with a note for `backward`, which turns da into dz."""
+    """An activation in place: `forward` turns z into a, with a note for `backward`, which turns da into dz.
 
-    forward: Callable[[Array, Array], object]  # (z, note)
+    All are of one shape; `room` is free to be written into.
+    """
+
+    forward: Callable[[Array, Array, Array], object]  # (z, note, room)
     backward: Callable[[Array, Array, Array], object]  # (da, a, note)
+    slopes: bool = False  # whether the note is f'(z), and `backward` multiplies by it, without a look at a
+    alone: Callable[[Array, Array], object] | None = None  # (z, room): a without a note, where that is another matter
+
+    def without_note(self, z: Array, room: Array) -> None:
+        """Turn z into a, for who does not go back."""
+        if self.alone is None:
+            self.forward(z, room, room)
+        else:
+            self.alone(z, room)
 
 
 class PartColumn(NamedTuple):
@@ -45,7 +57,9 @@ class Columns(NamedTuple):
     adam: Callable[..., object]  # (p, g, slots, rates, room, **parameters)
     follow: Callable[[Array, Array, Any, Array], object]  # (average, p, share, room): average += share (p - average)
     parts: dict[str, PartColumn]
+    mask: Callable[..., object]  # (elements, key, rate, out, ints): network.dropout.mask, of its `elements` and `key`
     block: int  # elements that the optimizer takes at a time
+    cached: int  # elements of a layer that an activation takes at a time
 
 
 class Room:
@@ -59,8 +73,14 @@ class Room:
 
     def __call__(self, name: Any, shape: tuple[int, ...]) -> Array:
         """The array of this name, of that shape."""
-        if name not in self.arrays or tuple(self.arrays[name].shape) != shape:
+        if name not in self.arrays or self.arrays[name].shape != shape:
             self.arrays[name] = self.xp.empty(shape, **self.where)
+        return self.arrays[name]
+
+    def ints(self, name: Any, shape: tuple[int, ...]) -> Array:
+        """The same, of int32."""
+        if name not in self.arrays or self.arrays[name].shape != shape:
+            self.arrays[name] = self.xp.empty(shape, **self.where | {"dtype": self.xp.int32})
         return self.arrays[name]
 
     @property

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, array_namespace
-from xpmlp.network import Trace, dropout, output_derivative, sample_losses, shares
+from xpmlp.network import Drop, Trace, output_derivative, sample_losses, shares
 from xpmlp.network.losses import LOSSES
 from xpmlp.optim.optimizers import Rates, clip
-from xpmlp.runners.columns import Columns, as_columns, as_rows
+from xpmlp.runners.columns import Columns
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import Reduction, State, Task, of_each, total_weight
 from xpmlp.runners.transposed import Buffers, Layers
@@ -124,15 +124,14 @@ class InPlaceRunner:
         K, parts = layers.K, layers.parts
         h: list[Any] = [x.mT] + [None] * K
         a: list[Any] = [None] * (K + 1)
-        masks: list[Any] = [None] * (K + 1)
+        drop = self._drop(t)
         if parts[0]:
             h[0] = layers.through_parts(0, h[0], buffers)
         for k in range(1, K):
             z = layers.linear(k, h[k - 1], buffers)
-            h[k] = a[k] = layers.activated(k, layers.through_parts(k, z, buffers) if parts[k] else z, buffers)
-            if self.seed is not None and network.dropout[k - 1] > 0.0:
-                masks[k] = self._mask(k, a[k], t)
-                h[k] = a[k] * masks[k]
+            u = layers.through_parts(k, z, buffers) if parts[k] else z
+            dropped = drop if drop is not None and network.dropout[k - 1] > 0.0 else None
+            a[k], h[k] = layers.activated(k, u, buffers, dropped)
         layers.linear(K, h[K - 1], buffers)
 
         share: Any = 1.0 / batch if w is None else shares(w)
@@ -142,8 +141,6 @@ class InPlaceRunner:
             dz = layers.slopes(k, h[k - 1], dz, buffers)
             if k > 1 or parts[0]:
                 da = layers.back(k, h[k - 1], dz, buffers)
-                if masks[k - 1] is not None:
-                    da *= masks[k - 1]
                 dz = layers.pulled_back(k - 1, da, a[k - 1], buffers) if k > 1 else da
         if parts[0]:
             layers.back_through_parts(0, dz, buffers)
@@ -167,15 +164,13 @@ class InPlaceRunner:
         z *= share.mT if hasattr(share, "mT") else share
         return values, z
 
-    def _mask(self, k: int, a: Array, t: Any) -> Array:
+    def _drop(self, t: Any) -> Drop | None:
         seed: Any = self.seed
-        step = t
+        if seed is None:
+            return None
         if isinstance(t, int):
-            step = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
-        network = self.task.network
-        like, rate = as_rows(a, network.members), network.dropout[k - 1]
-        made = dropout.mask(rate, seed, step, k, like, self.first, network.members > 0)
-        return as_columns(made, network.members)
+            t = array_namespace(seed).full((1, 1), t % 2**31, dtype=seed.dtype, device=seed.device)
+        return Drop(seed, t, self.first)
 
     def _apply(self, rates: Rates, weight: Any) -> Any:
         """One update of the parameters; the penalty of the loss comes back."""

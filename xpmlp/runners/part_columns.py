@@ -16,13 +16,8 @@ Own = dict[str, Array]
 def piecewise(columns: Columns, part: Part, own: Own, x: Array, room: Room) -> tuple[Array, Any]:
     xp, slope = columns.xp, own["slope"]
     F, d = slope.shape[-2:]
-    left, scale, low, high = (constant.mT for constant in part.constants(x))  # (F, T, 1)
     z = x[..., :F, :]
-    E = room("code", (*z.shape[:-1], left.shape[-2], z.shape[-1]))
-    xp.subtract(z[..., None, :], left, out=E)
-    E *= scale
-    xp.maximum(E, low, out=E)
-    xp.minimum(E, high, out=E)
+    E = _code(xp, part, z, room)
     lead = x.shape[:-2] or slope.shape[:-2]
     u = room("u", (*lead, x.shape[-2] + part.adds, x.shape[-1]))
     o = u[..., : F * d, :].reshape(*lead, F, d, x.shape[-1])
@@ -33,6 +28,20 @@ def piecewise(columns: Columns, part: Part, own: Own, x: Array, room: Room) -> t
     o += own["offset"][..., None]
     u[..., F * d :, :] = x[..., F:, :]
     return u, (z, E)
+
+
+def _code(xp: Any, part: Part, z: Array, room: Room) -> Array:
+    left, scale, low, high = (constant.mT for constant in part.constants(z))  # (F, T, 1)
+    E = room("code", (*z.shape[:-1], left.shape[-2], z.shape[-1]))
+    xp.subtract(z[..., None, :], left, out=E)
+    E *= scale
+    # Two bounds for all, which is a third of the time of bounds for each bin; the open ones are looked at apart.
+    numbers, last = range(E.shape[-3]), [len(row) - 2 for row in part.parameters["edges"]]
+    above, below = E[..., numbers, last, :], xp.minimum(E[..., 0, :], high[:, 0, :])
+    xp.clip(E, 0.0, 1.0, out=E)
+    E[..., 0, :] = below
+    E[..., numbers, last, :] = xp.maximum(above, low[numbers, last, :])
+    return E
 
 
 def piecewise_backward(columns: Columns, part: Part, own: Own, d: Own, note: Any, du: Array, room: Room) -> Array:

@@ -1,8 +1,8 @@
 """The forward pass alone, block by block, for who has no gradient to ask for: predictions, validation, hidden layers.
 
 On NumPy it goes in place, over blocks that stay in the cache: every array is made once, z has the shape (units, rows)
-as in a step (runners/inplace.py), and what is found is written into one array that was made before. Elsewhere, and for
-networks of other layers, `network.forward` is as good.
+as in a step (runners/inplace.py), and what is found is written into one array that was made before. Elsewhere
+`network.forward` is as good.
 """
 
 import math
@@ -17,36 +17,21 @@ from xpmlp.backends import HostArray, Place, array_namespace
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.network import Network, Parameters, forward, said
 from xpmlp.network.activations import ACTIVATIONS
-from xpmlp.runners.columns import Activation, Columns
+from xpmlp.runners.columns import Columns, as_rows
 from xpmlp.runners.host_data import SparseRows
 from xpmlp.runners.numpy import COLUMNS
+from xpmlp.runners.transposed import Buffers, Layers
 
 # Units from which on a layer lies in memory row by row: the product is up to twice as fast, and what goes along the
 # units, as the bias does, has enough of them.
 BY_ROWS = 16
 
 
-def _sigmoid(z: HostArray, note: HostArray) -> None:
-    # activations.sigmoid: a small probability keeps its digits, which a step, that has the scores, can do without
-    np.abs(z, out=note)
-    np.negative(note, out=note)
-    np.exp(note, out=note)
-    note += 1.0
-    np.minimum(z, 0.0, out=z)
-    np.exp(z, out=z)
-    z /= note
-
-
-def _relu(z: HostArray, note: HostArray) -> None:  # noqa: ARG001 - there is no derivative to note
+def _relu(z: HostArray, room: HostArray) -> None:  # noqa: ARG001 - it takes none
     np.maximum(z, 0.0, out=z)  # slower than the column's for many rows, and one call less for few
 
 
-def _nothing(*_: HostArray) -> None:
-    pass
-
-
-FORWARD = COLUMNS.activations | {"sigmoid": Activation(_sigmoid, _nothing)}
-OF_FEW = FORWARD | {"relu": Activation(_relu, _nothing)}
+OF_FEW = COLUMNS.activations | {"relu": COLUMNS.activations["relu"]._replace(alone=_relu)}
 
 
 class Pass(Protocol):
@@ -134,7 +119,7 @@ class InPlacePass:
         column = self.known[k]
         if column is None:
             return self.network.activations[k - 1].function(z.mT).mT  # type: ignore[no-any-return]
-        column.forward(z, note)
+        column.without_note(z, note)
         return z
 
     def _rooms(self, rows: int, first: int) -> "Rooms":
@@ -153,6 +138,38 @@ class InPlacePass:
         return Rooms([None, *z], [None, *(cut(k, 2) for k in range(1, len(sizes)))])
 
 
+class LayersPass:
+    """That of parts and members, with the layers of a step: see `Pass`."""
+
+    takes_sparse = False
+
+    def __init__(self, network: Network, p: Parameters, columns: Columns) -> None:
+        self.network, self.layers = network, Layers(network, columns, p)
+        self.lead = p.W[1].shape[:-2] if not network.members else ()
+        self.buffers: dict[int, Buffers] = {}
+
+    @unwarned
+    def __call__(self, x: Array, layer: int = -1) -> tuple[Array, Array]:
+        """See `Pass`."""
+        layers, network, rows = self.layers, self.network, x.shape[-2]
+        layer = layer % (layers.K + 1)
+        if rows not in self.buffers:
+            self.buffers[rows] = Buffers(network, self.lead, rows, x)
+        buffers = self.buffers[rows]
+        h = layers.through_parts(0, x.mT, buffers) if layers.parts[0] else x.mT
+        z = h
+        for k in range(1, layer + 1):
+            z = layers.linear(k, h, buffers)
+            u = layers.through_parts(k, z, buffers) if layers.parts[k] else z
+            if k == layer and u is z:
+                u = array_namespace(z).asarray(z, copy=True)
+            h = layers.alone(k, u, buffers)
+        members = network.members if layer < layers.K else 0
+        return as_rows(z, members), as_rows(h, members)
+
+    joined = InPlacePass.joined
+
+
 class Rooms(NamedTuple):
     """Where the numbers of a block go, by layer, each of shape (n_k, rows) or (m, n_k, rows)."""
 
@@ -162,10 +179,9 @@ class Rooms(NamedTuple):
 
 def find_pass(network: Network, p: Parameters, place: Place) -> Pass:
     """The pass for a network whose parameters live on `place`."""
-    plain = not (network.layout.others or network.parts or network.members)
-    if place.backend.runner == "numpy" and plain:
-        return InPlacePass(network, p, COLUMNS._replace(activations=FORWARD))
-    return EagerPass(network, p)
+    if place.backend.runner != "numpy":
+        return EagerPass(network, p)
+    return (LayersPass if network.parts or network.members else InPlacePass)(network, p, COLUMNS)
 
 
 @unwarned
@@ -181,6 +197,6 @@ def outputs_of_few(network: Network, p: Parameters, x: HostArray) -> HostArray:
         if column is None:
             h = row.function(z)
         else:
-            column.forward(z.T, np.empty_like(z).T)
+            column.without_note(z.T, np.empty_like(z).T)
             h = z
     return h

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray
+from xpmlp.network import dropout
 from xpmlp.optim.optimizers import Rates
 from xpmlp.runners.columns import Activation, Columns
 from xpmlp.runners.eager import Data
 from xpmlp.runners.inplace import InPlaceRunner
 from xpmlp.runners.part_columns import PARTS
-from xpmlp.runners.step import State
+from xpmlp.runners.step import State, Task
 from xpmlp.runners.torch_graph import Graph, wanted
 
 aten = torch.ops.aten
@@ -43,17 +44,23 @@ def row_sums(dz: Tensor, ones: Tensor, db: Tensor) -> None:
     torch.sum(dz, -1, out=db)
 
 
+def silu(z: Tensor, slope: Tensor, room: Tensor) -> None:
+    aten.silu_backward.grad_input(room.fill_(1.0), z, grad_input=slope)
+    aten.silu_(z)
+
+
 ACTIVATIONS: dict[str, Activation] = {
-    "identity": Activation(lambda z, note: z, lambda da, a, note: da),
+    "identity": Activation(lambda z, note, room: z, lambda da, a, note: da),
     "relu": Activation(
-        lambda z, note: z.relu_(), lambda da, a, note: aten.threshold_backward.grad_input(da, a, 0, grad_input=da)
+        lambda z, note, room: z.relu_(), lambda da, a, note: aten.threshold_backward.grad_input(da, a, 0, grad_input=da)
     ),
     "tanh": Activation(
-        lambda z, note: z.tanh_(), lambda da, a, note: aten.tanh_backward.grad_input(da, a, grad_input=da)
+        lambda z, note, room: z.tanh_(), lambda da, a, note: aten.tanh_backward.grad_input(da, a, grad_input=da)
     ),
     "sigmoid": Activation(
-        lambda z, note: z.sigmoid_(), lambda da, a, note: aten.sigmoid_backward.grad_input(da, a, grad_input=da)
+        lambda z, note, room: z.sigmoid_(), lambda da, a, note: aten.sigmoid_backward.grad_input(da, a, grad_input=da)
     ),
+    "silu": Activation(silu, lambda da, a, slope: da.mul_(slope), slopes=True, alone=lambda z, room: aten.silu_(z)),
 }
 
 
@@ -128,6 +135,20 @@ def follow(average: Tensor, p: Tensor, share: Any, room: Tensor) -> None:
     average.lerp_(p, share)
 
 
+def mask(elements: Tensor, key: Tensor, rate: float, out: Tensor, ints: tuple[Tensor, Tensor]) -> None:
+    # dropout.hashed, of elements + key
+    x, y = ints
+    first, second = dropout.MULTIPLIERS
+    torch.add(elements, key, out=x)
+    for shift, bits, factor in ((16, 0xFFFF, first), (15, 0x1FFFF, second), (16, 0xFFFF, 1)):
+        torch.bitwise_right_shift(x, shift, out=y)
+        x.bitwise_xor_(y.bitwise_and_(bits))
+        if factor != 1:
+            x.mul_(factor)
+    torch.ge(x.bitwise_and_(dropout.LARGEST), dropout.least(rate), out=out)
+    out.mul_(1.0 / (1.0 - rate))
+
+
 @functools.cache
 def _infinity(device: torch.device) -> Tensor:
     return torch.full((), float("inf"), dtype=torch.float32, device=device)  # which is what the kernel reads
@@ -138,8 +159,26 @@ class Runner(InPlaceRunner):
 
     name = "torch"
     columns = Columns(
-        torch, take, linear, matmul, row_sums, ACTIVATIONS, LOSSES, add_multiple, adam, follow, PARTS, block=2**62
+        torch,
+        take,
+        linear,
+        matmul,
+        row_sums,
+        ACTIVATIONS,
+        LOSSES,
+        add_multiple,
+        adam,
+        follow,
+        PARTS,
+        mask,
+        block=2**62,
+        cached=2**15,
     )
+
+    def __init__(self, task: Task, data: Data, seed: Tensor | None = None) -> None:
+        if data.place.device.type != "cpu":  # where a call costs more than the memory it goes over
+            self.columns = self.columns._replace(cached=2**62)
+        super().__init__(task, data, seed)
 
     def epoch(
         self,

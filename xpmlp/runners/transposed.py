@@ -5,12 +5,13 @@ Shapes as in runners/columns.py: z, a and dz of layer k are (n_k, batch), of m n
 activations without a column, and a user's own, run as they are on views.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from xpmlp import checks
 from xpmlp._typing import Array
 from xpmlp.backends import array_namespace
-from xpmlp.network import Network, Parameters, pullback
+from xpmlp.network import Drop, Network, Parameters, dropout, pullback
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.parts import PARTS, Own, Part
 from xpmlp.runners.columns import Activation, Columns, PartColumn, Room, as_columns, as_rows, flat
@@ -25,25 +26,73 @@ class PlacedPart(NamedTuple):
     d: dict[str, Array]
 
 
+class Piece(NamedTuple):
+    """Some of the first axis of what an activation works on, so that its passes find it in the cache."""
+
+    which: slice
+    u: Array
+    note: Array
+    room: Array
+    elements: Array | None  # of dropout: see `dropout.elements`
+    ints: tuple[Array, Array] | tuple[()]
+
+
 class Buffers:
     """The arrays of a pass over a batch of one size, by layer."""
 
     def __init__(self, network: Network, lead: tuple[int, ...], batch: int, like: Array) -> None:
         sizes, k = network.layout.sizes, network.members
         K = len(sizes) - 1
-        self.room = Room(like, batch, k)
+        self.network, self.room = network, Room(like, batch, k)
         self.parts: dict[tuple[int, int], Room] = {}
         hidden = [(sizes[i], k, batch) if k else (*lead, sizes[i], batch) for i in range(1, K)]
         shapes = [None, *hidden, (k, sizes[K], batch) if k else (*lead, sizes[K], batch)]
         self.z = [shape and self.room(("z", i), shape) for i, shape in enumerate(shapes)]  # a, where there is a column
         self.note = [shape and self.room(("note", i), shape) for i, shape in enumerate(shapes)]
-        self.shapes, self.ones = shapes, self.room.ones
+        self.ones = self.room.ones
         self.u: list[Any] = [None] * (K + 1)  # what f_k takes; a where there is a column
+        self.masks: list[Any] = [None] * (K + 1)  # of dropout, where they are not in the notes of activations
         self.notes: list[list[Any]] = [[] for _ in sizes]  # of parts
+        self.firsts: dict[int, int] = {}  # the first sample that the elements of masks are of, by layer
+        self.pieces: dict[int, tuple[Array, list[Piece]]] = {}  # with what they are pieces of
 
-    def da(self, k: int) -> Array:
-        """Where da[k] goes, and becomes dz[k]."""
-        return self.room(("da", k), self.shapes[k])
+    def cut(self, k: int, u: Array, size: int) -> list[Piece]:
+        """Pieces of u[k], of at most `size` elements each where a row is no more."""
+        known = self.pieces.get(k)
+        if known is None or known[0] is not u:
+            rows, n = max(size // max(math.prod(u.shape[1:]), 1), 1), u.shape[0]
+            cuts = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+            known = self.pieces[k] = u, [self._piece(k, u, which) for which in cuts]
+        return known[1]
+
+    def _piece(self, k: int, u: Array, which: slice) -> Piece:
+        part, room, dropout = u[which], self.room, self.network.dropout
+        beside = room("beside", (which.stop - which.start, *u.shape[1:]))
+        if k > len(dropout) or dropout[k - 1] == 0.0:
+            return Piece(which, part, self.note[k][which], beside, None, ())
+        elements = self._elements(k)
+        of_networks = u.ndim == 3 and not room.members
+        ints = room.ints("hash", beside.shape), room.ints("shifted", beside.shape)
+        if beside.dtype.itemsize == 4:  # the mask is made where it goes
+            ints = beside.view(room.xp.int32), ints[1]
+        return Piece(which, part, self.note[k][which], beside, elements if of_networks else elements[which], ints)
+
+    def _elements(self, k: int) -> Array:
+        n, room = self.network.layout.sizes[k], self.room
+        return room.ints(("elements", k), (n, room.members, room.batch) if room.members else (n, room.batch))
+
+    def key(self, k: int, drop: Drop) -> Array:
+        """What the elements of the masks of layer k are hashed with; see that they are there."""
+        made, room = dropout.key(drop.seed, drop.step, k, self.room.members), self.room
+        if self.firsts.get(k) != drop.first:
+            self.firsts[k] = drop.first
+            found = dropout.elements(room.batch, self.network.layout.sizes[k], drop.seed, drop.first).mT
+            self._elements(k)[...] = found[:, None, :] if room.members else found
+        if not room.members:
+            return made
+        key = room.ints(("key", k), (room.members, room.batch))  # laid out, so that to add it is one loop
+        key[...] = made[..., 0]
+        return key
 
     def of_part(self, k: int, i: int) -> Room:
         """The room of part i of layer k."""
@@ -59,7 +108,7 @@ class Layers:
     def __init__(self, network: Network, columns: Columns, p: Parameters, d: Parameters | None = None) -> None:
         self.network, self.columns, self.members = network, columns, network.members
         self.K = K = network.layout.n_layers
-        self.activations: list[Activation | None] = [None, *map(self._known, network.activations)]
+        self.activations = [None, *(self._known(k, row) for k, row in enumerate(network.activations, 1))]
         self.W, self.WT = p.W, [None] + [W.mT for W in p.W[1:]]
         self.b: list[Any] = [None] + [self._vector(b, k) for k, b in enumerate(p.b[1:], 1)]
         slopes = p if d is None else d
@@ -72,8 +121,8 @@ class Layers:
             for k, rows in enumerate(parts)
         ]
 
-    def _known(self, row: Any) -> Activation | None:
-        if self.members and row.outputs == "distribution":  # which goes along the units
+    def _known(self, k: int, row: Any) -> Activation | None:
+        if self.members and k < self.K and row.outputs == "distribution":  # which goes along the units
             return None
         return self.columns.activations.get(row.name) if checks.genuine(row, ACTIVATIONS) else None
 
@@ -97,6 +146,9 @@ class Layers:
         """What the parts of layer k make of x or z[k]."""
         notes = buffers.notes[k]
         notes.clear()
+        if k == 0:  # rows, of which parts go along the batch
+            x, value = value, buffers.room("x", tuple(value.shape))
+            value[...] = x
         for i, (part, column, own, _) in enumerate(self.parts[k]):
             room = buffers.of_part(k, i)
             if column is None:
@@ -126,21 +178,57 @@ class Layers:
             z += self.b[k]
         return z
 
-    def activated(self, k: int, u: Array, buffers: Buffers) -> Array:
-        """a[k] = f_k(u[k]), in place of u[k] where there is a column."""
+    def activated(self, k: int, u: Array, buffers: Buffers, drop: Drop | None = None) -> tuple[Array, Array]:
+        """a[k] = f_k(u[k]), in place of u[k] where there is a column, and h[k], what dropout leaves of it."""
         column = self.activations[k]
-        buffers.u[k] = u
+        buffers.u[k], buffers.masks[k] = u, None
         if column is None:
-            members = self.members if k < self.K else 0
+            a = as_columns(self.network.activations[k - 1].function(as_rows(u, self.members)), self.members)
+            return a, a if drop is None else self._dropped(k, a, drop, buffers)
+        pieces = buffers.cut(k, u, self.columns.cached)
+        if drop is None or not column.slopes:
+            for _, z, note, room, _, _ in pieces:
+                column.forward(z, note, room)
+            return u, u if drop is None else self._dropped(k, u, drop, buffers)
+        key, rate, multiply = buffers.key(k, drop), self.network.dropout[k - 1], self.columns.xp.multiply
+        for which, z, note, room, elements, ints in pieces:
+            column.forward(z, note, room)
+            self.columns.mask(elements, self._key_of(key, which), rate, room, ints)
+            multiply(z, room, out=z)  # h[k]
+            multiply(note, room, out=note)  # its derivative with respect to u[k]
+        return u, u
+
+    def alone(self, k: int, u: Array, buffers: Buffers) -> Array:
+        """a[k] = f_k(u[k]), in place of u[k] where there is a column, for who does not go back."""
+        column, members = self.activations[k], self.members if k < self.K else 0
+        if column is None:
             return as_columns(self.network.activations[k - 1].function(as_rows(u, members)), members)
-        column.forward(u, buffers.note[k])
+        size = self.columns.cached if k < self.K else math.prod(u.shape)  # the last may go along its units
+        for _, z, _, room, _, _ in buffers.cut(k, u, size):
+            column.without_note(z, room)
         return u
+
+    def _key_of(self, key: Array, which: slice) -> Array:
+        return key[which] if key.ndim == 3 else key
+
+    def _dropped(self, k: int, a: Array, drop: Drop, buffers: Buffers) -> Array:
+        """h[k] where a[k] is still needed, or the activation has no slopes that a mask could go into."""
+        key, rate = buffers.key(k, drop), self.network.dropout[k - 1]
+        mask = buffers.masks[k] = buffers.room(("mask", k), a.shape)
+        for which, _, _, room, elements, ints in buffers.cut(k, a, self.columns.cached):
+            self.columns.mask(elements, self._key_of(key, which), rate, room, ints)
+            mask[which] = room
+        h = buffers.room(("h", k), a.shape)
+        self.columns.xp.multiply(a, mask, out=h)
+        return h
 
     # --- Backward ---
 
     def pulled_back(self, k: int, da: Array, a: Array, buffers: Buffers) -> Array:
-        """dz[k] from da[k], in its place where there is a column."""
+        """dz[k] from the derivative of what dropout left, in its place where there is a column."""
         column = self.activations[k]
+        if buffers.masks[k] is not None:
+            da *= buffers.masks[k]
         if column is None:
             rows = (as_rows(it, self.members) for it in (da, buffers.u[k], a))
             da = as_columns(pullback(self.network.activations[k - 1], *rows), self.members)
@@ -174,7 +262,11 @@ class Layers:
     def back(self, k: int, h: Array, dz: Array, buffers: Buffers) -> Array:
         """da[k-1] = dz[k] @ W[k].T, of the shape of h[k-1]."""
         da = buffers.room(("da", k - 1), tuple(h.shape))
-        if not self.members:
+        if dz.ndim == h.ndim and dz.shape[-2] == 1 and k == self.K:  # a product of one term: a quarter of the time
+            of_each = (1, 0, 2) if self.members else tuple(range(h.ndim))
+            W, dz = (array_namespace(dz).permute_dims(it, of_each) for it in (self.W[k], dz))
+            self.columns.xp.multiply(W, dz, out=da)
+        elif not self.members:
             self.columns.matmul(self.W[k], dz, da)
         elif k < self.K:
             self.columns.matmul(self.W[k], dz, da if h.ndim == 2 else flat(da))
