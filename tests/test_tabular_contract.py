@@ -237,5 +237,11 @@ def test_a_few_rows_are_learned_from(n):
 
 def test_what_is_said_of_a_table_is_a_warning_of_its_own():
     rows = [{"id": f"u{i}x", "size": float(i)} for i in range(30)]
-    with pytest.warns(TableWarning, match="left out: id"):
-        TabularRegressor(**TINY | {"refit": False}).fit(rows, np.arange(30.0))
+    with pytest.warns(TableWarning, match="left out: id") as told:
+        TabularRegressor(**TINY).fit(rows, np.arange(30.0))
+    assert len(told) == 1  # for both trainings
+    assert told[0].filename == __file__
+    model = TabularRegressor(**TINY)
+    with pytest.raises(TableWarning):  # given last, so that nobody loses a model to it
+        model.fit(rows, np.arange(30.0))
+    assert np.all(np.isfinite(model.predict(rows)))

@@ -63,6 +63,7 @@ class Fit:
     goes_on: bool  # from a checkpoint
     prepare: float = 0.0  # seconds that a preparation takes
     goal: Goal = field(default_factory=lambda: Goal(1))
+    notes: Notes = field(default_factory=list)
 
     @property
     def left(self) -> float:
@@ -98,7 +99,7 @@ def fit_table(
     if best == 0 and found.stopped_by == "divergence":
         raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
     _show(estimator, first, found)
-    stopped_by, notes, error = [found.stopped_by], list(found.notes), found.error
+    stopped_by, notes, error = [found.stopped_by], fit.notes + list(found.notes), found.error
     if fit.goal.refits and best and error is None and found.stopped_by not in ENDS_ALL:
         again, more = _second(fit, first, found, best)
         stopped_by.append(again.stopped_by if again else "time")
@@ -157,7 +158,7 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     settings, given = fit.settings, fit.given
     rows, held_rows = _split(given, settings, fit.seed)
     began = time.perf_counter()
-    preparation = prepared(settings, given.table, rows)
+    preparation, fit.notes = prepared(settings, given.table, rows)
     inputs = preparation.transform(given.table)
     fit.prepare = time.perf_counter() - began
     targets = given.targets.learned(given.samples.take(rows))
@@ -202,7 +203,7 @@ def _second(fit: Fit, first: Posed, found: Fitted, best: int) -> tuple[Fitted | 
                 before = None
             if before is None and _would_take(fit, first, best) > fit.left:
                 return None, []
-            preparation = prepared(settings, given.table, None)
+            preparation, _ = prepared(settings, given.table, None)  # what is to be said of the table has been noted
             inputs = preparation.transform(given.table)
             targets = given.targets.learned(given.samples)
             stage = Stage(2, settings.n_members, first.stage.epochs, best, seconds=fit.left)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import Table
 from xpmlp.training import Problem, rows_at_once
 from xpmlp.training.checkpoints import data_digest
-from xpmlp.training.loop import Plan
+from xpmlp.training.loop import Notes, Plan
 
 FEWEST_EPOCHS, MOST_EPOCHS, STEPS = 32, 256, 900  # "auto": about 900 steps, within these
 PATIENCE = 8, 0.3  # epochs without a better one: at least so many, or this share of those planned
@@ -86,8 +87,16 @@ def epochs_of(settings: TableSettings, n: int) -> int:
     return max(FEWEST_EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS / max(n // settings.batch_size, 1))))
 
 
-def prepared(settings: TableSettings, table: Table, rows: HostArray | None) -> TablePreparation:
-    """The preparation of a table: kinds by all its rows, or as the parameter knows them, numbers by `rows`."""
+def prepared(settings: TableSettings, table: Table, rows: HostArray | None) -> tuple[TablePreparation, Notes]:
+    """The preparation of a table, and what is to be said of it once all is done."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = _preparation(settings, table, rows)
+    return made, [(str(one.message), one.category) for one in told]
+
+
+def _preparation(settings: TableSettings, table: Table, rows: HostArray | None) -> TablePreparation:
+    # Kinds by all its rows, or as the parameter knows them; numbers by `rows`.
     given = settings.preparation
     if given is None:
         made = TablePreparation(categorical_features=settings.categorical_features, n_bins=settings.n_bins)
