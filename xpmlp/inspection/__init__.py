@@ -1,8 +1,8 @@
 """For those who look: numerical derivatives, one step explained, what each layer does epoch by epoch.
 
 `checking` (check_gradients; differences, precise, report and slips are its parts), `curvature`, `explanation`
-(explain_step; equations, paths and page are its parts), `health` (Health), `diagnosis` (diagnose; observed is what it
-reads), `models` (an MLP or an estimator opened up).
+(explain_step; passes, parts, equations, paths and page are its own), `health` (Health), `diagnosis` (diagnose; observed
+is what it reads), `models` (an MLP or an estimator opened up).
 """
 
 from xpmlp.inspection.checking import check_gradients

@@ -7,6 +7,7 @@ What a part says of itself in words stands in its row of PARTS. Of members every
 theirs alone, too; the weights that they share get the sum of what each member adds.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -116,7 +117,7 @@ def forward_of_layer(batch: Pass, k: int) -> Iterator[Equation]:
     )
     yield from _through_parts(batch, k)
     formula = f" = {row.formula}" if row.formula not in ("", f"{row.name}(z)") else ""
-    formula += ", with z = " + batch.into(k) if formula and batch.parts_of(k) else ""
+    formula += _where_z_is(batch, k, formula)
     yield Equation(
         f"a[{k}]",
         f"{row.name}({batch.into(k)}){formula}" + (f", which is yhat{whose}" if k == batch.K else ""),
@@ -249,7 +250,7 @@ def _scores(batch: Pass, k: int) -> Iterator[Equation]:
         formula = f" = {row.derivative_formula}" if row.derivative_formula else ""
         yield Equation(
             f"slope[{k}]",
-            f"{row.name}'({into}){formula}" + (f", with z = {into}" if formula and batch.parts_of(k) else ""),
+            f"{row.name}'({into}){formula}{_where_z_is(batch, k, formula)}",
             rf"s^{{[{k}]}} &= \operatorname{{{tex(row.name)}}}'({symbol(into)})",
             batch.slope[k],
             part=BACKWARD,
@@ -289,6 +290,11 @@ def _step(batch: Pass) -> Iterator[Equation]:
             )  # fmt: skip
     yield Equation("L_new", "L of the new weights", r"L_{\text{new}} &= L(W_{\text{new}}, b_{\text{new}})",
                    batch.loss_new, part=STEP)  # fmt: skip
+
+
+def _where_z_is(batch: Pass, k: int, formula: str) -> str:
+    # A row's words are of z; where parts stand between, f_k takes u
+    return f", with z = {batch.into(k)}" if batch.parts_of(k) and re.search(r"\bz\b", formula) else ""
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
