@@ -40,8 +40,8 @@ def say_the_way(X: Any) -> None:
         size = getattr(X, "nbytes", None)
         known = f" of {size / 2**30:.2g} GiB" if isinstance(size, int | np.integer) else ""
         warn(
-            f"X is a collection{known} in partitions, and becomes one array in this process; partition by partition "
-            f"it stays small: {PIECES}.",
+            f"X is a collection{known} in partitions, and becomes one array in this process; the estimators of "
+            "xpmlp.dask train where the partitions are.",
             UserWarning,
         )
     memory = memory_bytes()

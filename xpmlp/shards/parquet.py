@@ -2,10 +2,10 @@
 
 import glob
 import importlib
+import itertools
 import os
+import tempfile
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +20,20 @@ class _Slice(NamedTuple):
 
     file: str
     group: int
-    number: int  # of the slice within the group
-    rows: int
-    full: int  # rows of the other slices of the group, the last apart
+    start: int
+    stop: int
+    whole: bool  # whether it is all of the group
 
 
 def from_parquet(
     path: Any, *, target: str | list[str], weight: str | None = None, columns: Any = None, lanes: int = 8,
-    classes: Any = None,
+    classes: Any = None, scratch: Any = None,
 ) -> Shards:  # fmt: skip
     """The row groups of Parquet files, read when their turn comes; needs pyarrow.
 
-    A row group of more than 4 MB is read in slices, and unpacked from its beginning each time that another one came
-    between. Write small groups (`row_group_size`): with 1.6 million rows of 54 columns, training took 47 MB and 4
-    seconds an epoch with groups of 9,600 rows, 210 MB with 100,000, and 310 MB and 10 seconds with 1,048,576.
+    A row group of more than 4 MB cannot be read in slices without unpacking all that comes before, in every column at
+    once. So it is unpacked when it is first needed, column by column, into a file of its own that goes when the shards
+    go: that takes the room of its numbers on a disk. Groups of about 4 MB (`row_group_size`) need no copy.
 
     Parameters
     ----------
@@ -47,6 +47,9 @@ def from_parquet(
         Those of X, all of them numbers; by default all others.
     lanes, classes
         As in `Shards`.
+    scratch : path, optional
+        The folder of these files, on a disk and not in memory; by default /var/tmp, where it is there and TMPDIR does
+        not name another.
 
     Raises
     ------
@@ -54,6 +57,8 @@ def from_parquet(
         If pyarrow is not installed.
     ValueError
         If there is no such file or column.
+    OSError
+        While shards are read: if there is no room in `scratch`.
     """
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -72,26 +77,22 @@ def from_parquet(
             else f"{files[0]} has no column beside target and weight: there is nothing to learn from."
         )
     slices: list[_Slice] = []
-    runs: list[int] = []
     width = 8 * len(names)
     for file in files:
         details = parquet.read_metadata(file)
         for group in range(details.num_row_groups):
             n = details.row_group(group).num_rows
             count = -(-n // rows_of_a_shard(width))
-            full = -(-n // max(count, 1))
-            for number in range(count):
-                slices.append(_Slice(file, group, number, min(full, n - number * full), full))
-                runs.append(len(runs) if number == 0 else runs[-1])
-    reader = _Reader(parquet, names, targets, weight)
+            edges = [n * k // max(count, 1) for k in range(count + 1)]
+            slices += [_Slice(file, group, a, b, count <= 1) for a, b in itertools.pairwise(edges)]
+    reader = _Reader(parquet, names, targets, weight, _scratch(scratch))
     return Shards(
-        [part.rows for part in slices],
+        [part.stop - part.start for part in slices],
         lambda i: reader.read(slices[i]),
         lanes=lanes,
         read_y=lambda i: reader.targets_of(slices[i]),
         classes=classes,
         weighted=weight is not None,
-        runs=runs,
         names=lambda i: f"{os.path.basename(slices[i].file)}, row group {slices[i].group}",
     )
 
@@ -109,23 +110,36 @@ def _files(path: Any) -> list[str]:
     return found
 
 
-class _Reader:
-    """Reads slices; of a row group in several slices it remembers where it stands."""
+def _scratch(folder: Any) -> Any:
+    """Where copies go: /tmp is memory on many machines."""
+    if folder is not None:
+        return folder
+    named = any(name in os.environ for name in ("TMPDIR", "TEMP", "TMP"))
+    return "/var/tmp" if Path("/var/tmp").is_dir() and not named else tempfile.gettempdir()
 
-    def __init__(self, parquet: Any, names: list[str], targets: list[str], weight: str | None) -> None:
-        self.parquet, self.names, self.targets, self.weight = parquet, names, targets, weight
-        self.standing: OrderedDict[tuple[str, int], tuple[int, Iterator[Any]]] = OrderedDict()
+
+class _Reader:
+    """Reads slices; of a row group in several slices it makes a copy first."""
+
+    def __init__(self, parquet: Any, names: list[str], targets: list[str], weight: str | None, scratch: Any) -> None:
+        self.parquet, self.names, self.targets, self.weight, self.scratch = parquet, names, targets, weight, scratch
+        self.copies: dict[tuple[str, int], HostArray] = {}  # X of a row group, column by column
         self.lock = threading.Lock()
         self.pool: Any = importlib.import_module("pyarrow").default_memory_pool()
 
     def read(self, part: _Slice) -> tuple[Any, ...]:
         """The samples of a slice."""
-        columns = [*self.names, *self.targets, *([] if self.weight is None else [self.weight])]
-        with self.lock:
-            table = self._at(part, columns)
-        X = np.empty((part.rows, len(self.names)), _widest(table, self.names))
-        for k, name in enumerate(self.names):
-            X[:, k] = _column(table, name)
+        others = [*self.targets, *([] if self.weight is None else [self.weight])]
+        table = self._columns(part, [*self.names, *others] if part.whole else others)
+        if part.whole:
+            X = np.empty((table.num_rows, len(self.names)), _widest(table.schema, self.names))
+            for k, name in enumerate(self.names):
+                X[:, k] = _column(table, name)
+        else:
+            with self.lock:
+                copy = self._copy(part)
+            X = np.ascontiguousarray(copy[:, part.start : part.stop].T)
+            table = table.slice(part.start, part.stop - part.start)
         y = self._targets(table)
         w = None if self.weight is None else _column(table, self.weight)
         del table
@@ -134,42 +148,45 @@ class _Reader:
 
     def targets_of(self, part: _Slice) -> HostArray:
         """The targets of a slice: only these columns are read."""
-        table = self.parquet.ParquetFile(part.file, memory_map=True).read_row_group(part.group, columns=self.targets)
-        return self._targets(table.slice(part.number * part.full, part.rows))
+        return self._targets(self._columns(part, self.targets).slice(part.start, part.stop - part.start))
 
     def _targets(self, table: Any) -> HostArray:
         if len(self.targets) == 1:
             return _column(table, self.targets[0])
         return np.column_stack([_column(table, name) for name in self.targets])
 
-    def _at(self, part: _Slice, columns: list[str]) -> Any:
+    def _columns(self, part: _Slice, names: list[str]) -> Any:
+        file = self.parquet.ParquetFile(part.file, memory_map=True, pre_buffer=False)
+        return file.read_row_group(part.group, columns=names, use_threads=False)
+
+    def _copy(self, part: _Slice) -> HostArray:
         key = (part.file, part.group)
-        if part.rows == part.full and part.number == 0 and key not in self.standing:
-            whole = self.parquet.read_metadata(part.file).row_group(part.group).num_rows
-            if whole == part.rows:
-                return self.parquet.ParquetFile(part.file, memory_map=True).read_row_group(
-                    part.group, columns=columns, use_threads=False
+        if key not in self.copies:
+            schema = self.parquet.read_schema(part.file)
+            dtype = np.dtype(_widest(schema, self.names))
+            n = self.parquet.read_metadata(part.file).row_group(part.group).num_rows
+            try:
+                with tempfile.TemporaryFile(prefix="xpmlp-", dir=self.scratch) as file:
+                    for name in self.names:  # of each its pages and its dictionary are in memory, and then nothing
+                        file.write(np.ascontiguousarray(_column(self._columns(part, [name]), name), dtype))
+                        self.pool.release_unused()
+                    file.flush()
+                    self.copies[key] = np.memmap(file, dtype, "r", shape=(len(self.names), n))
+            except OSError as error:
+                error.add_note(
+                    f"A row group of {os.path.basename(part.file)} is copied to {self.scratch}, where it takes "
+                    f"{n * len(self.names) * dtype.itemsize / 2**20:.0f} MB: name another folder with scratch=, or "
+                    "write smaller row groups, which need no copy."
                 )
-        at, batches = self.standing.pop(key, (0, None))
-        if batches is None or at > part.number:
-            file = self.parquet.ParquetFile(part.file, memory_map=True, pre_buffer=False)
-            at = 0
-            batches = file.iter_batches(part.full, row_groups=[part.group], columns=columns, use_threads=False)
-        for _ in range(part.number - at):
-            next(batches)
-        table = next(batches)
-        if part.rows == part.full:  # the last slice is shorter, or there is no more
-            self.standing[key] = (part.number + 1, batches)
-            while len(self.standing) > 2:
-                self.standing.popitem(last=False)
-        return table
+                raise
+        return self.copies[key]
 
 
-def _widest(table: Any, names: list[str]) -> Any:
-    kinds = [table.schema.field(name).type.to_pandas_dtype() for name in names]
+def _widest(schema: Any, names: list[str]) -> Any:
+    kinds = [schema.field(name).type.to_pandas_dtype() for name in names]
     for name, kind in zip(names, kinds, strict=True):
         if np.dtype(kind).kind not in "iufb":
-            raise ValueError(f"column {name!r} must hold numbers; it holds {table.schema.field(name).type}.")
+            raise ValueError(f"column {name!r} must hold numbers; it holds {schema.field(name).type}.")
     return np.result_type(np.float32, *kinds)
 
 
