@@ -226,3 +226,28 @@ def test_a_thousand_steps_stay_finite_and_learn() -> None:
     net.fit(x, y, epochs=143, batch_size=32, optimizer="adamw", learning_rate=3e-3, average=2.0)  # 1,001 steps
     assert np.all(np.isfinite(net.parameters))
     assert net.history["loss"][-1] < 0.1 * net.history["loss"][0]
+
+
+@IN_PLACE
+def test_moments_of_what_is_no_longer_met_become_zero_and_not_denormal(backend: BackendUnderTest) -> None:
+    def moments(epochs: int) -> list[Any]:
+        p = backend.place.asarray(np.full(5, 0.3, np.float32))
+        network = Network(layout_with_parts((4, 1), (), 0), (activation("identity"),), loss("squared_error"))
+        x, y = np.zeros((4, 4), np.float32), np.ones((4, 1), np.float32)
+        x[:, 0] = 1.0  # the other inputs have no gradient
+        method = optimizer("adam", beta_2=0.95)
+        data = Data(backend.place, *(backend.place.asarray(it) for it in (x, y)), None, 4)
+        runner, small = (
+            find_runner(Task(network, method), data),
+            np.asarray([1.0, 1e-39, -1e-39, 1e-20, 1.0], np.float32),
+        )
+        state = State(p, tuple(backend.place.asarray(np.abs(small) if i else small.copy()) for i in range(2)), 1)
+        for _ in range(epochs):
+            state, _ = runner.epoch(state, None, lambda i: 1e-3)
+        return [backend.get(slot) for slot in state.slots]
+
+    least = np.finfo(np.float32).smallest_normal
+    for slot in moments(63):  # update 64
+        assert np.array_equal(slot != 0.0, [True, False, False, True, True])
+    for slot in moments(2_000):
+        assert not np.any((slot != 0.0) & (np.abs(slot) < least))

@@ -65,6 +65,7 @@ class InPlaceRunner:
             t += 1
             part, weight = self._step(x, y, w, t, optimizer.scalars(t, rate_of(i)))
             total, seen = total + part, seen + weight
+            self.update.flush(t)
             if interrupted():
                 break
         plain = self.data.w is None and self.task.reduce is None
