@@ -118,6 +118,6 @@ def test_a_preparation_that_knows_the_columns_keeps_what_it_knows(tmp_path):
     model.save(tmp_path / "model.safetensors")
     back = xpmlp.load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(back.predict_proba(rows), model.predict_proba(rows))
-    assert back.preparation is None
+    assert back.preparation.to_dict() == before
     with pytest.raises(ValueError, match="'preparation' parameter"):
         TabularClassifier(preparation="piecewise").fit(some, labels)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import xpmlp
-from xpmlp import TabularClassifier, TabularRegressor
+from xpmlp import TablePreparation, TabularClassifier, TabularRegressor
 from xpmlp.io import storage
 from xpmlp.io.lists import moved_in, moved_out
 from xpmlp.io.storage import FileFormatError
@@ -62,6 +62,19 @@ def test_a_regressor_comes_back_with_its_scales(parameters, columns, how, tmp_pa
     back = again(model, how, tmp_path)
     assert np.array_equal(back.predict(ROWS), model.predict(ROWS))
     assert (back.refit_history_ is None) == (model.refit_history_ is None)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("how", ["file", "pickle", "copy"])
+def test_a_preparation_that_was_given_comes_back(how, fitted, tmp_path):
+    given = TablePreparation(decimal=",", categorical_features=["town"])
+    given = given.fit(ROWS) if fitted else given
+    model = TabularRegressor(preparation=given, **TINY).fit(ROWS, np.arange(60.0), checkpoint=tmp_path / "run")
+    back = again(model, how, tmp_path)
+    assert repr(back.preparation) == repr(given)
+    assert hasattr(back.preparation, "kinds_") == fitted
+    assert np.array_equal(back.predict(ROWS), model.predict(ROWS))
+    assert np.array_equal(xpmlp.resume(tmp_path / "run", ROWS, np.arange(60.0)).predict(ROWS), model.predict(ROWS))
 
 
 def test_an_estimator_that_knows_nothing_yet_is_pickled_and_not_saved(tmp_path):

@@ -19,6 +19,8 @@ from xpmlp.tabular import TablePreparation
 class TabularAttributes(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """An estimator as the functions of this folder see it. Annotations make no attributes: `fit` does."""
 
+    preparation: TablePreparation | None  # the parameter
+
     network_: MLP
     preparation_: TablePreparation
     history_: dict[str, list[float]]

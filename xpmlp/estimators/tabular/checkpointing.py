@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from xpmlp import checks
 from xpmlp.backends import Place
 from xpmlp.estimators.checkpointing import Wanted
-from xpmlp.estimators.serialization import written_parameters
 from xpmlp.estimators.tabular.attributes import TabularAttributes
-from xpmlp.estimators.tabular.serialization import HISTORIES, stored
+from xpmlp.estimators.tabular.serialization import HISTORIES, parameters_of_table, stored
 from xpmlp.estimators.tabular.stages import Posed, Stage
 from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.io import storage
@@ -63,7 +62,7 @@ def known(estimator: TabularAttributes, wanted: Wanted, number: int, place: Plac
     document, arrays = storage.read(path) if found is None else found.model
     with storage.believing(path):
         kind, was = document["kind"], document["parameters"]
-    now = written_parameters(estimator, without=FREE)
+    now = parameters_of_table(estimator, without=FREE)
     other = [f"{name} was {was.get(name)!r}, is {now[name]!r}" for name in now if was.get(name) != now[name]]
     if found is None:
         if kind != type(estimator).__name__ or other:

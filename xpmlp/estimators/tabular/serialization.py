@@ -1,7 +1,7 @@
 """Estimators of tables in files: the network's arrays; preparation, classes and parameters as JSON; no code."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.io import storage
 from xpmlp.mlp import content_of, mlp_of, serialization
 from xpmlp.tabular import TablePreparation
-from xpmlp.training.checkpoints import Stored
+from xpmlp.training.checkpoints import Document, Stored
 
 HISTORIES = {"history_": "search.", "refit_history_": "refit."}  # attributes, and what their arrays begin with
 NUMBERS = ("validation_loss_", "validation_score_")
@@ -43,7 +43,7 @@ def stored(estimator: TabularAttributes) -> Stored:
             arrays[start + name] = np.asarray(curve, dtype=np.float64)
     document |= {
         "kind": type(estimator).__name__,
-        "parameters": written_parameters(estimator, without=("preparation",)),
+        "parameters": parameters_of_table(estimator),
         "preparation": estimator.preparation_.to_dict(),
         "best_epoch": estimator.best_epoch_,
         "stopped_by": list(estimator.stopped_by_),
@@ -53,11 +53,32 @@ def stored(estimator: TabularAttributes) -> Stored:
     return document | estimator._known_targets().write(arrays), arrays
 
 
+def parameters_of_table(estimator: TabularAttributes, without: Iterable[str] = ()) -> Document:
+    """The parameters of an estimator of tables, in words that JSON has."""
+    written = written_parameters(estimator, without={*without, "preparation"})
+    given: Any = estimator.preparation
+    if given is None:
+        return written | {"preparation": None}
+    if hasattr(given, "kinds_"):
+        return written | {"preparation": {"fitted": given.to_dict()}}
+    return written | {"preparation": {"parameters": written_parameters(given)}}
+
+
+def _preparation_read(written: Any) -> TablePreparation | None:
+    if written is None:
+        return None
+    if "fitted" in written:
+        return TablePreparation.from_dict(written["fitted"])
+    return TablePreparation(**parameters_read(TablePreparation, written))
+
+
 def of_stored(
     cls: type[Kind], document: Mapping[str, Any], arrays: Mapping[str, HostArray], place: Place | None
 ) -> Kind:
     """The estimator that `stored` described, on `place` or on NumPy; ValueError and its kin otherwise."""
-    parameters = parameters_read(cls, document)
+    written = dict(document["parameters"])
+    preparing = written.pop("preparation", None)
+    parameters = parameters_read(cls, {"parameters": written}) | {"preparation": _preparation_read(preparing)}
     asked = (None, None) if place is None else (place.backend.name, place.device_name)
     parameters["backend"], parameters["device"] = asked
     estimator = cls(**parameters)
