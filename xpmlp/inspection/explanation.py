@@ -132,7 +132,7 @@ class StepExplanation:
         if pages.too_large(self._sizes(), len(self.arrays["y"]), self.members):
             return table
         return (
-            f"{pages.inline(self._drawn(), 900)}"
+            f"{pages.inline(self._drawn(), 1040)}"
             f'<details style="color:inherit"><summary>All arrays, and how each was made</summary>{table}</details>'
         )
 

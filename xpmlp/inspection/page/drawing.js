@@ -92,4 +92,5 @@ const Drawing = {
       make("path", { d }), line === null ? null : make("line", { class: "edge2", x1: 0, x2: width, y1: py(line), y2: py(line) }));
   },
 };
-const short3 = v => (v === null ? "" : Math.abs(v) >= 100 ? v.toExponential(0) : String(+v.toPrecision(2)));
+// What fits into a unit: 0.48, 9e-3, 1e+2
+const short3 = v => (v === null ? "" : v && (Math.abs(v) >= 100 || Math.abs(v) < 0.01) ? v.toExponential(0) : String(+v.toPrecision(2)));
