@@ -11,7 +11,6 @@ from xpmlp.cli.screen import width
 # Options of `train` up to version 0.1, and what is to be said of them.
 GONE = {
     "--activation": "the hidden units of networks for tables are SiLU; MLPClassifier and MLPRegressor take others.",
-    "--patience": "training finds its best epoch by a rule of its own; --epochs and --time-limit bound it.",
     "--l2": "weights decay by AdamW's rule, whose strength is --weight-decay.",
 }
 
@@ -72,7 +71,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-size", type=float, default=0.2, help="share of rows held out (default: 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the weights (default: 0)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32")
-    for name in GONE:
+    for name in ("--patience", *GONE):
         parser.add_argument(name, help=argparse.SUPPRESS)
     _backend(parser)
 

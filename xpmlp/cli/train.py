@@ -106,6 +106,8 @@ def _demand(options: argparse.Namespace) -> None:
     for option, why in GONE.items():
         if getattr(options, option.removeprefix("--")) is not None:
             raise CliError(f"{option} is no option any more: {why}")
+    if options.patience is not None:
+        say("--patience is not used any more: training finds its best epoch by a rule of its own.", "note: ")
     if options.time_limit is not None and not options.time_limit > 0.0:
         raise CliError(f"--time-limit must be above 0 seconds; got {options.time_limit:g}.")
     for name, least in (("epochs", 1), ("members", 1), ("batch_size", 1), ("seed", 0)):

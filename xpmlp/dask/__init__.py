@@ -1,7 +1,7 @@
 """Estimators that train on a Dask cluster: `DaskMLPClassifier(client=client).fit(dX, dy)`.
 
 Dask holds the data and starts a process on each worker; the processes sum their gradients by gloo, step by step, so
-that what they learn is what one process learns. Needs dask, distributed and PyTorch: `pip install xpmlp[dask]`.
+that what they learn is what one process learns. Needs `pip install dask distributed torch`.
 """
 
 from xpmlp.dask.classifier import DaskMLPClassifier

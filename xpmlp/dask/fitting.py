@@ -38,7 +38,9 @@ def client_of(estimator: Any) -> Any:
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
-        raise ImportError(f"{type(estimator).__name__} needs Dask; install it with pip install xpmlp[dask].") from error
+        raise ImportError(
+            f"{type(estimator).__name__} needs Dask; install it with pip install dask distributed."
+        ) from error
     client = estimator.client
     if client is None:
         try:
