@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpmlp import MLPClassifier, MLPRegressor, distributed, shards
+import xpmlp
+from xpmlp import MLP, MLPClassifier, MLPRegressor, distributed, shards
 from xpmlp.backends import select
 from xpmlp.shards.lanes import HeldOut, LaneData, ahead, dealt
 
@@ -461,3 +463,38 @@ def added(folder: Path, early_stopping: bool) -> float:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
+
+
+def test_verbose_lines_and_the_bar_say_how_fast_shards_go(capsys: pytest.CaptureFixture[str]) -> None:
+    data = shards.from_arrays(X, Y)
+    model = MLPClassifier(**SETTINGS | {"max_iter": 2, "verbose": True})
+    model.fit(data, group=distributed.alone(fixed_order=True))
+    line = r"^rows/s: [\d,]+, reader: \d+%, sum: \d+%$"
+    assert len(re.findall(line, capsys.readouterr().out, flags=re.MULTILINE)) == 2
+    model.fit(data)
+    assert len(re.findall(r"^rows/s: [\d,]+, reader: \d+%$", capsys.readouterr().out, flags=re.MULTILINE)) == 2
+    pytest.importorskip("tqdm")
+    MLP([6, 4, 1], random_state=0).fit(
+        shards.from_arrays(X, Y[:, None].astype(float)), epochs=2, batch_size=50, progress=True
+    )
+    assert re.search(r"2/2 .*loss=.*rows/s=[\d,]+, reader=\d+%", capsys.readouterr().err)
+
+
+def test_a_slow_reader_is_what_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    def slow(i: int) -> tuple[Any, Any]:
+        time.sleep(0.05)
+        return X[i : i + 1], Y[i : i + 1]
+
+    settings = SETTINGS | {"max_iter": 1, "verbose": True, "batch_size": 8}
+    MLPClassifier(**settings).fit(shards.Shards([1] * 20, slow, classes=[0, 1, 2]))
+    (share,) = re.findall(r"reader: (\d+)%", capsys.readouterr().out)
+    assert int(share) > 50  # a second of reading
+
+
+def test_what_is_not_compiled_for_shards_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("numba")
+    caplog.set_level("INFO", "xpmlp")
+    with xpmlp.config_context(compiled="always"):
+        MLPClassifier(**SETTINGS | {"max_iter": 1}).fit(shards.from_arrays(X, Y))
+        MLPClassifier(**SETTINGS | {"max_iter": 1, "dropout": 0.5}).fit(shards.from_arrays(X, Y))
+    assert caplog.text.count("no epoch is compiled whole") == 1  # with dropout none would be in any case

@@ -16,6 +16,7 @@ from xpmlp.estimators.scores import Score
 from xpmlp.estimators.settings import Settings
 from xpmlp.estimators.targets import Samples, Targets
 from xpmlp.training import Fitted, Observer, Outcome
+from xpmlp.training.pace import Pace
 
 # What the history of a fit is called in an estimator
 CURVES = {
@@ -40,6 +41,8 @@ class Watcher(Observer):
         scikit-learn's, of this fit.
     task : dict
         The X, y and metadata that scikit-learn's callbacks are told of.
+    pace : Pace, optional
+        Of a fit of shards: how fast it goes.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Watcher(Observer):
         held_out: Samples | None,
         context: Any,
         task: dict[str, Any],
+        pace: Pace | None = None,
     ) -> None:
+        self.pace = pace
         self.estimator, self.show, self.held_out, self.context, self.task = estimator, show, held_out, context, task
         self.settings = settings
         self.rate: float | None = None
@@ -129,3 +134,5 @@ class Watcher(Observer):
         print(f"Iteration {epoch}, loss = {logs['loss']:.8f}")  # noqa: T201
         if "validation_score" in logs:
             print(f"Validation score: {logs['validation_score']:f}")  # noqa: T201
+        if self.pace is not None:
+            print(", ".join(f"{name}: {value}" for name, value in self.pace.numbers().items()))  # noqa: T201

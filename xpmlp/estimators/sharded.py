@@ -40,6 +40,7 @@ from xpmlp.network import Network
 from xpmlp.runners.reduction import OrderedSum, Sum
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut, LaneData
+from xpmlp.training.pace import Pace
 
 JUDGED_ROWS = 4096  # of a batch that is looked at, and not trained on
 
@@ -193,7 +194,7 @@ def _prepared(
     show = partial(fitting.attributes, settings, targets)
     told = fitting.tell(estimator, settings, shards, None, None, False)
     quiet = settings._replace(verbose=settings.verbose and group.rank == 0)  # rank 0 prints
-    watcher = Watcher(estimator, quiet, targets, show, held_arrays, *told)
+    watcher = Watcher(estimator, quiet, targets, show, held_arrays, *told, pace=Pace(data, together))
     done = 0 if anew else int(getattr(estimator, "t_", 0) if before is None else before.seen)
     keep = checkpointing.asked(estimator, asked, problem, show, shards.digest + facts.digest, anew, done)
     return (quiet, targets, problem, begin, watcher), keep, None if before is None else before.saved

@@ -29,6 +29,7 @@ from xpmlp.shards import Shards
 from xpmlp.training import CheckpointRequest, Fitted, Observer, Problem, Saved, checkpoints, even_blocks, rows_at_once
 from xpmlp.training.checkpoints import Stored
 from xpmlp.training.loop import Plan
+from xpmlp.training.pace import Pace
 from xpmlp.training.progress import Bar
 from xpmlp.training.seeds import DROPOUT, child, generator
 
@@ -152,7 +153,7 @@ def fit_network(
         told = X.digest if samples is None else _digest(net, samples, held_out)
         run = {"arguments": _arguments(o, task, plan, data.batch_size, every), "data": told}
         keep = CheckpointRequest(o.checkpoint, every, partial(_stored, net), run, began, overwrite=bool(o.overwrite))
-    observers: list[Observer] = [Bar(plan.n_epochs)] if o.progress and (parts is None or parts.writes) else []
+    observers = _bars(o, plan, parts)
     if metric is not None and samples is not None:
         observers.append(Metrics(metric, samples, held_out))
     if callbacks:
@@ -160,6 +161,14 @@ def fit_network(
     with telling_of_memory(net.place, f"training with batch_size={data.batch_size}", SMALLER):
         fitted = training.fit(problem, begin, observers, keep=keep, saved=goes_on)
     return fitted, net._replace(p=fitted.p, history=fitted.history)
+
+
+def _bars(o: Options, plan: Plan, parts: sharded.Sharded | None) -> list[Observer]:
+    if not o.progress:
+        return []
+    if parts is None:
+        return [Bar(plan.n_epochs)]
+    return [Bar(plan.n_epochs, pace=Pace(parts.data, parts.together))] if parts.writes else []
 
 
 def plain_descent(o: Options, history: dict[str, list[Any]]) -> tuple[float, tuple[float, ...] | None] | None:

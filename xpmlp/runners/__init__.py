@@ -44,6 +44,9 @@ def find_runner(task: Task, data: Data, seed: Array | None = None, steps: int = 
             reasons = ["batches come in parts or one by one, and each gradient is summed on its own"]
             _logger.info("the eager runner takes this training: %s", reasons[0])
             kind = eager.Runner
+        elif backend.name == "numpy" and numba_epoch.would_take(task, seed, steps):
+            reasons = ["batches come in parts or one by one, and each gradient is summed: no epoch is compiled whole"]
+            _logger.info("the numba runner leaves this training to NumPy's: %s", reasons[0])
     elif backend.name == "numpy" and (compiled := numba_epoch.find(task, data, seed, steps)) is not None:
         return compiled
     runner: Any = None

@@ -49,25 +49,48 @@ METHODS = {"sgd": 0, "momentum": 1, "nesterov": 2, "adam": 3, "adamw": 3}
 _logger = logging.getLogger("xpmlp")
 
 
-def find(task: Task, data: Data, seed: Array | None, steps: int) -> "Runner | None":
-    """The runner for a fit of at most `steps` steps, or None where NumPy's serves it better or is the only one."""
+def _is_wanted(steps: int) -> bool:
     setting = get_config()["compiled"]
     pays = steps >= FIRST_STEPS + MORE_STEPS and importlib.util.find_spec("numba") is not None
-    if setting == "never" or (setting == "auto" and not pays):
+    return setting == "always" or (setting == "auto" and pays)
+
+
+def would_take(task: Task, seed: Array | None, steps: int) -> bool:
+    """Whether this runner would be the one, if the samples were in memory and nobody else's."""
+    return _is_wanted(steps) and not _obstacle_in(task, seed)
+
+
+def find(task: Task, data: Data, seed: Array | None, steps: int) -> "Runner | None":
+    """The runner for a fit of at most `steps` steps, or None where NumPy's serves it better or is the only one."""
+    if not _is_wanted(steps):
         return None
     try:
-        return Runner(task, data, seed, begins=0 if setting == "always" else FIRST_STEPS)
+        return Runner(task, data, seed, begins=0 if get_config()["compiled"] == "always" else FIRST_STEPS)
     except CannotRunError as obstacle:
         _logger.info("the numba runner leaves this training to NumPy's: %s", obstacle)
         return None
 
 
 def _obstacle(task: Task, data: Data, seed: Array | None) -> str:
-    """Why the kernel cannot run a task; "" where it can."""
-    network, layout = task.network, task.network.layout
-    *hidden, output = network.activations
+    """Why the kernel cannot run a task on these data; "" where it can."""
     if data.streams:
         return "x is made ready batch by batch"
+    if obstacle := _obstacle_in(task, seed):
+        return obstacle
+    arrays = [data.x, data.y] + ([] if data.w is None else [data.w])
+    if data.x.ndim != 2 or data.y.ndim != 2:
+        return "it trains one network at a time"
+    if {array.dtype.name for array in arrays} not in ({"float32"}, {"float64"}):
+        return "it computes in float32 or float64"
+    if not data.x.flags.c_contiguous and data.x.nbytes > COPIED_BYTES:
+        return "x does not lie in memory row by row"
+    return ""
+
+
+def _obstacle_in(task: Task, seed: Array | None) -> str:
+    """Why the kernel cannot run a task, whatever the data; "" where it can."""
+    network, layout = task.network, task.network.layout
+    *hidden, output = network.activations
     if layout.size > MOST_PARAMETERS:
         return "it wins nothing on networks of this size"
     if network.parts or network.members or task.optimizer.average:
@@ -86,13 +109,6 @@ def _obstacle(task: Task, data: Data, seed: Array | None) -> str:
         return f"it does not know {network.loss!r} after {output!r}"
     if layout.others or layout.alignment > 1:
         return "it knows layers of W and b alone"
-    arrays = [data.x, data.y] + ([] if data.w is None else [data.w])
-    if data.x.ndim != 2 or data.y.ndim != 2:
-        return "it trains one network at a time"
-    if {array.dtype.name for array in arrays} not in ({"float32"}, {"float64"}):
-        return "it computes in float32 or float64"
-    if not data.x.flags.c_contiguous and data.x.nbytes > COPIED_BYTES:
-        return "x does not lie in memory row by row"
     return ""
 
 

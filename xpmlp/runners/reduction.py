@@ -4,6 +4,7 @@ What is summed is [g * weight | loss * weight | weight | stop]. The last cell sa
 this step; FAILED in it says that one of them cannot go on, and hands in nothing but that.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class Sum:
         self.stopped = False  # whether one of them does, all told
         self.empty = True  # whether this process has added nothing
         self.steps = 0
+        self.waited = 0.0  # seconds in sums, and for those who were not there yet
 
     def parts(self, n: int) -> Sequence[Part]:
         """See `step.Reduction`."""
@@ -93,7 +95,9 @@ class Sum:
 
     def _exchange(self, stop: float, text: str | None = None) -> HostArray:
         self._set_stop(stop)
+        began = time.perf_counter()
         summed = self._summed()
+        self.waited += time.perf_counter() - began
         stops = float(summed.reshape(-1)[-1])
         if stops >= FAILED:
             raise LostPeerError(failures(self.group.share(text)), rank=self.group.rank)

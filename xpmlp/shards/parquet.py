@@ -168,7 +168,7 @@ class _Reader:
             try:
                 with tempfile.TemporaryFile(prefix="xpmlp-", dir=self.scratch) as file:
                     for name in self.names:  # of each its pages and its dictionary are in memory, and then nothing
-                        file.write(np.ascontiguousarray(_column(self._columns(part, [name]), name), dtype))
+                        np.ascontiguousarray(_column(self._columns(part, [name]), name), dtype).tofile(file)
                         self.pool.release_unused()
                     file.flush()
                     self.copies[key] = np.memmap(file, dtype, "r", shape=(len(self.names), n))
