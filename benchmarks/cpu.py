@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SECTIONS = ("fits", "many", "memory", "import", "row", "linear", "stopping", "threads")
+SECTIONS = ("fits", "many", "memory", "import", "row", "linear", "stopping", "threads", "tables")
 
 
 # --- Processes: one for each number of threads, pinned, the threads set before anything is imported ---
@@ -142,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_row,
     )
     from section_stopping import report_stopping
+    from section_tables import report_tables
     from section_threads import report_threads
 
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
@@ -172,8 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_row(report, ask("row", 1, cores, **given))
     if "linear" in arguments.sections:
         report_linear(report, ask("linear", 1, cores, **given))
-    if "stopping" in arguments.sections:
-        report_stopping(report, ask("stopping", 1, cores, **given))
+    for section, report_section in (("stopping", report_stopping), ("tables", report_tables)):
+        if section in arguments.sections:
+            report_section(report, ask(section, 1, cores, **given))
     if "threads" in arguments.sections:
         report_threads(report, ask("threads", len(cores), cores, **given))
     if report.missed:

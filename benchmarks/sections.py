@@ -22,6 +22,7 @@ import candidates as those
 import numpy as np
 from candidates import ALPHA, CANDIDATES, WORKLOADS, AbsentError, Workload, samples_of
 from section_stopping import stopping
+from section_tables import tables
 from section_threads import threads as blas_threads
 from timing import rounds, timed
 
@@ -193,7 +194,7 @@ def environment(**_: Any) -> dict[str, str]:
 
 
 SECTIONS: dict[str, Callable[..., Any]] = {
-    work.__name__: work for work in (fits, many, row, linear, memory, profile, environment, stopping)
+    work.__name__: work for work in (fits, many, row, linear, memory, profile, environment, stopping, tables)
 } | {"threads": blas_threads}
 
 

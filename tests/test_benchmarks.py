@@ -31,7 +31,7 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
     done = run(
         *("--quick", "--repeats", 1, "--threads", 1, "--out", tmp_path, "--workloads", "circles", "images"),
         *("--candidates", "floor", "core", "xpmlp", "scikit-learn"),
-        *("--sections", "fits", "many", "memory", "row", "linear", "stopping", "threads"),
+        *("--sections", "fits", "many", "memory", "row", "linear", "stopping", "threads", "tables"),
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cpu.txt").read_text().strip() == done.stdout.strip()
@@ -49,6 +49,7 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
         "linear",
         "stopping",
         "threads",
+        "tables",
     }
     assert {row["section"] for row in rows} == sections
     fits = {(row["case"], row["what"]) for row in rows if row["section"] == "fits"}
