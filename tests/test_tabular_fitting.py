@@ -217,10 +217,15 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(stage, epoch, again, tmp
     assert whole.best_epoch_ > 2
     with pytest.raises(Killed):
         TabularClassifier(callbacks=killed_in(stage, epoch), **options).fit(ROWS, LABELS, checkpoint=tmp_path / "run")
+    trained = []
+    note = lambda model, epoch, logs: trained.append((logs["stage"], epoch))  # noqa: E731
     if again == "fit":
-        model = TabularClassifier(**options).fit(ROWS, LABELS, checkpoint=tmp_path / "run", resume=True)
+        model = TabularClassifier(callbacks=note, **options)
+        model.fit(ROWS, LABELS, checkpoint=tmp_path / "run", resume=True)
     else:
-        model = xpmlp.resume(tmp_path / "run", ROWS, LABELS)
+        model = xpmlp.resume(tmp_path / "run", ROWS, LABELS, callbacks=note)
+    # What was killed in an epoch has the one before in its checkpoint, and no epoch is trained twice.
+    assert trained[0] == (stage, epoch)
     assert same(model, whole)
     assert model.history_ == whole.history_
     assert model.refit_history_ == whole.refit_history_
