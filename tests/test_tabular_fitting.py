@@ -98,6 +98,15 @@ def test_a_weight_of_two_is_twice_the_row_and_scales_of_weights_say_nothing():
     assert np.corrcoef(weighted.predict(ROWS), repeated.predict(ROWS))[0, 1] > 0.98
 
 
+def test_rows_that_weigh_nothing_say_nothing_of_the_scale_of_the_numbers():
+    y, w = Y.copy(), np.ones(N)
+    y[::9], w[::9] = 1e6, 0.0
+    model = TabularRegressor(n_members=2, **TINY).fit(ROWS, y, w)
+    scales = model._known_targets()
+    assert (scales.low[0], scales.high[0]) == (y[w > 0.0].min(), y[w > 0.0].max())
+    assert scales.scale[0] == pytest.approx(y[w > 0.0].std())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -164,6 +173,26 @@ def test_ctrl_c_keeps_what_was_learned(stage):
     if stage == 2:  # the first training is whole: half of the second is worth less
         whole = TabularRegressor(n_members=2, **TINY | {"refit": False}).fit(ROWS, Y)
         assert same(model, whole)
+
+
+def test_ctrl_c_between_the_trainings_keeps_the_first(monkeypatch):
+    from xpmlp.estimators.tabular import fitting
+
+    made = fitting.prepared
+    calls = []
+
+    def press(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return made(*arguments)
+
+    monkeypatch.setattr(fitting, "prepared", press)
+    model = TabularRegressor(n_members=2, **TINY)
+    with pytest.warns(UserWarning, match="interrupted by user before the second training"):
+        model.fit(ROWS, Y)
+    assert model.stopped_by_ == ("epochs", "interrupt")
+    assert np.all(np.isfinite(model.predict(ROWS)))
 
 
 def test_a_progress_bar_says_which_training_it_is(capsys):
