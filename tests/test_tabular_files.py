@@ -127,8 +127,8 @@ def test_a_file_that_makes_no_sense_is_refused(which, tmp_path):
 
 
 def test_a_wide_table_has_room_in_a_file(tmp_path):
-    # 600 columns of 65 edges, twice: as JSON they would be 1.6 MB, and a header of a stranger may have 1 MiB.
-    X = np.random.default_rng(0).normal(size=(80, 600))
+    # 900 columns of 33 edges, twice: as JSON they would be 1.3 MB, and a header of a stranger may have 1 MiB.
+    X = np.random.default_rng(0).normal(size=(80, 900))
     model = TabularRegressor(**TINY | {"n_bins": 64, "max_iter": 1}).fit(X, X[:, 0])
     back = again(model, "file", tmp_path)
     assert np.array_equal(back.predict(X), model.predict(X))

@@ -98,6 +98,15 @@ def test_a_weight_of_two_is_twice_the_row_and_scales_of_weights_say_nothing():
     assert np.corrcoef(weighted.predict(ROWS), repeated.predict(ROWS))[0, 1] > 0.98
 
 
+def test_rows_that_weigh_nothing_say_nothing_of_the_scale_of_the_numbers():
+    y, w = Y.copy(), np.ones(N)
+    y[::9], w[::9] = 1e6, 0.0
+    model = TabularRegressor(n_members=2, **TINY).fit(ROWS, y, w)
+    scales = model._known_targets()
+    assert (scales.low[0], scales.high[0]) == (y[w > 0.0].min(), y[w > 0.0].max())
+    assert scales.scale[0] == pytest.approx(y[w > 0.0].std())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -166,6 +175,26 @@ def test_ctrl_c_keeps_what_was_learned(stage):
         assert same(model, whole)
 
 
+def test_ctrl_c_between_the_trainings_keeps_the_first(monkeypatch):
+    from xpmlp.estimators.tabular import fitting
+
+    made = fitting.prepared
+    calls = []
+
+    def press(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return made(*arguments)
+
+    monkeypatch.setattr(fitting, "prepared", press)
+    model = TabularRegressor(n_members=2, **TINY)
+    with pytest.warns(UserWarning, match="interrupted by user before the second training"):
+        model.fit(ROWS, Y)
+    assert model.stopped_by_ == ("epochs", "interrupt")
+    assert np.all(np.isfinite(model.predict(ROWS)))
+
+
 def test_a_progress_bar_says_which_training_it_is(capsys):
     pytest.importorskip("tqdm")
     TabularRegressor(n_members=2, verbose=True, **TINY).fit(ROWS, Y)
@@ -217,10 +246,15 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(stage, epoch, again, tmp
     assert whole.best_epoch_ > 2
     with pytest.raises(Killed):
         TabularClassifier(callbacks=killed_in(stage, epoch), **options).fit(ROWS, LABELS, checkpoint=tmp_path / "run")
+    trained = []
+    note = lambda model, epoch, logs: trained.append((logs["stage"], epoch))  # noqa: E731
     if again == "fit":
-        model = TabularClassifier(**options).fit(ROWS, LABELS, checkpoint=tmp_path / "run", resume=True)
+        model = TabularClassifier(callbacks=note, **options)
+        model.fit(ROWS, LABELS, checkpoint=tmp_path / "run", resume=True)
     else:
-        model = xpmlp.resume(tmp_path / "run", ROWS, LABELS)
+        model = xpmlp.resume(tmp_path / "run", ROWS, LABELS, callbacks=note)
+    # What was killed in an epoch has the one before in its checkpoint, and no epoch is trained twice.
+    assert trained[0] == (stage, epoch)
     assert same(model, whole)
     assert model.history_ == whole.history_
     assert model.refit_history_ == whole.refit_history_

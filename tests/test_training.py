@@ -91,13 +91,20 @@ def test_without_keep_best_patience_ends_with_the_last_weights():
     np.testing.assert_array_equal(result.p, [3.0, 3.0])
 
 
+@pytest.mark.parametrize("networks", [None, 2])
 @pytest.mark.parametrize(("averaged", "best"), [(False, 2.0), (True, 4.0)])
-def test_of_equal_epochs_the_first_is_the_best_of_weights_and_the_last_of_averages(averaged, best):
+def test_of_equal_epochs_the_first_is_the_best_of_weights_and_the_last_of_averages(averaged, best, networks):
     values = iter([3.0, 1.0, 2.0, 1.0, 2.0])
+    lead = () if networks is None else (networks,)
     result, _ = play(
-        [1.0] * 5, keep_best=True, averaged=averaged, validate=lambda p: np.asarray(next(values)), patience=9
+        np.ones((5, *lead)),
+        networks,
+        keep_best=True,
+        averaged=averaged,
+        validate=lambda p: np.full(lead, next(values)),
+        patience=9,
     )
-    np.testing.assert_array_equal(result.p, [best, best])
+    np.testing.assert_array_equal(result.p, np.full((*lead, 2), best))
 
 
 @pytest.mark.parametrize(("points", "epochs"), [(range(8), 4), ([9.0, 9.5, 8.0, 7.0, 7.5, 7.6, 7.7, 0.0], 7)])
