@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from xpmlp import MLPClassifier, shards
 from xpmlp.dask import DaskMLPClassifier
 
-PARTITION = 10_000
+PARTITIONS = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> float:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     settings |= {"max_iter": options.epochs, "tol": 0.0, "random_state": 0}
     cluster = options.scheduler or LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with Client(cluster) as client:
-        X = da.random.default_rng(0).standard_normal((options.rows, 20), chunks=(PARTITION, 20))
+        X = da.random.default_rng(0).standard_normal((options.rows, 20), chunks=(options.rows // PARTITIONS, 20))
         y = (X[:, :4] ** 2).sum(axis=1) > 3.4  # drawn and computed by the workers
         model = DaskMLPClassifier(**settings, client=client)
         began = time.perf_counter()
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         cluster.close()
 
     began = time.perf_counter()
-    one = MLPClassifier(**settings).fit(shards.from_arrays(*here, rows=PARTITION))
+    one = MLPClassifier(**settings).fit(shards.from_arrays(*here, rows=options.rows // PARTITIONS))
     print(f"1 process: {time.perf_counter() - began:.1f} s")
     apart = max(float(np.max(np.abs(a - b))) for a, b in zip(model.coefs_, one.coefs_, strict=True))
     print(f"the weights differ by {apart:.1e} at most, after {one.n_iter_} epochs")
