@@ -23,6 +23,7 @@ NETWORKS = {
     "layer_norm": {"parts": {1: "layer_norm", 2: "layer_norm"}},
     "several networks": {"parts": {0: PIECEWISE, 1: "layer_norm"}, "n_networks": 3},
     "members that share the input": {"members": 3},
+    "members behind one code": {"parts": {0: PIECEWISE, 1: "member_scale"}, "members": 3},
     "one member": {"parts": {0: "member_scale"}, "members": 1},
     "members with all parts": {"parts": {0: [PIECEWISE, SCALE], 1: ["layer_norm", "member_scale"]}, "members": 4},
 }
