@@ -89,4 +89,5 @@ def _shares(counts: HostArray, n: int, rng: np.random.RandomState) -> HostArray:
         chosen = rng.choice(tied, size=min(len(tied), left), replace=False)
         whole[chosen] += 1
         left -= len(chosen)
-    return whole.astype(int)
+    rounded: HostArray = whole.astype(int)
+    return rounded

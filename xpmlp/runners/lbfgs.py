@@ -201,7 +201,7 @@ class Runner:
         self.gained = (self.loss - loss) / max(abs(self.loss), abs(loss), 1.0)
         self.p, self.loss, self.g = p, loss, g
         slots = (g, *(s for s, _, _ in self.pairs), *(y for _, y, _ in self.pairs))
-        return State(p, slots, self.calls.n), _number(loss, p)
+        return State(p, slots, self.calls.n), array_namespace(p).asarray(loss, dtype=p.dtype, device=device_of(p))
 
     def _take_up(self, state: State) -> None:
         n = len(state.slots) // 2
