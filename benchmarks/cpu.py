@@ -173,9 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report_row(report, ask("row", 1, cores, **given))
     if "linear" in arguments.sections:
         report_linear(report, ask("linear", 1, cores, **given))
-    for section, report_section in (("stopping", report_stopping), ("tables", report_tables)):
-        if section in arguments.sections:
-            report_section(report, ask(section, 1, cores, **given))
+    alike = {"stopping": report_stopping, "tables": report_tables}
+    for section in [name for name in alike if name in arguments.sections]:
+        alike[section](report, ask(section, 1, cores, **given))
     if "threads" in arguments.sections:
         report_threads(report, ask("threads", len(cores), cores, **given))
     if report.missed:

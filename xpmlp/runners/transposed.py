@@ -47,8 +47,8 @@ class Buffers:
         self.parts: dict[tuple[int, int], Room] = {}
         hidden = [(sizes[i], k, batch) if k else (*lead, sizes[i], batch) for i in range(1, K)]
         shapes = [None, *hidden, (k, sizes[K], batch) if k else (*lead, sizes[K], batch)]
-        self.z = [shape and self.room(("z", i), shape) for i, shape in enumerate(shapes)]  # a, where there is a column
-        self.note = [shape and self.room(("note", i), shape) for i, shape in enumerate(shapes)]
+        self.z: list[Any] = [shape and self.room(("z", i), shape) for i, shape in enumerate(shapes)]  # a, by a column
+        self.note: list[Any] = [shape and self.room(("note", i), shape) for i, shape in enumerate(shapes)]
         self.ones = self.room.ones
         self.u: list[Any] = [None] * (K + 1)  # what f_k takes; a where there is a column
         self.masks: list[Any] = [None] * (K + 1)  # of dropout, where they are not in the notes of activations
