@@ -1,6 +1,7 @@
 """MLP.fit of shards: as estimators' fit, with targets that are the network's own."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,41 @@ def test_a_run_of_an_mlp_on_shards_goes_on(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.W[2], whole.W[2])
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_shards_that_are_held_out_are_judged_as_arrays_are(weighted: bool) -> None:
+    w = RNG.random(300) if weighted else None
+    labels = (X[:, :1] > 0.3).astype(float)
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 32}
+    make = partial(MLP, [4, 8, 1], loss="binary_cross_entropy", random_state=0)
+    held = shards.from_arrays(X, labels, w, rows=41)
+    found = make().fit(shards.from_arrays(X, labels), validation_data=held, metric="accuracy", **options)
+    p = make().fit(shards.from_arrays(X, labels), **options)
+    assert found.history["loss"] == p.history["loss"]
+    assert found.history["validation_loss"][-1] == pytest.approx(p.evaluate(X, labels, sample_weight=w))
+    assert found.history["validation_metric"][-1] == np.mean((p.predict(X) > 0.5) == labels)
+
+
+def test_a_part_of_every_shard_stops_a_fit_and_is_not_trained_on() -> None:
+    data = shards.from_arrays(X, Y, rows=50)
+    options: dict[str, Any] = {"epochs": 400, "batch_size": 32, "learning_rate": 0.05, "early_stopping": True}
+    trained = net().fit(data, validation_fraction=0.3, patience=3, **options)
+    losses = trained.history["validation_loss"]
+    assert len(losses) < 400
+    # What it ends with is the best epoch: its loss on all is that of neither part.
+    ordered = net().fit(data, validation_fraction=0.3, patience=3, group=distributed.alone(fixed_order=True), **options)
+    np.testing.assert_allclose(ordered.history["validation_loss"][:20], losses[:20], rtol=1e-6)
+    assert min(losses) < losses[0] / 2.0
+
+
 REFUSED = {
     "y": ({"y": Y, "batch_size": 8}, "shards hold X, y and their weights"),
     "no batch_size": ({"batch_size": None}, "choose a batch_size"),
-    "a metric": ({"batch_size": 8, "metric": lambda y, yhat: 0.0}, "leave metric out"),
-    "early stopping": ({"batch_size": 8, "early_stopping": True}, "needs validation_data"),
+    "a metric": ({"batch_size": 8, "metric": lambda y, yhat: 0.0}, 'metric can be "accuracy" alone'),
+    "a metric of arrays": (
+        {"batch_size": 8, "metric": "accuracy", "validation_data": (X, Y)},
+        "of those held out (validation_data=shards, or early_stopping)",
+    ),
+    "a fraction that is none": ({"batch_size": 8, "early_stopping": True, "validation_fraction": 1.0}, "fraction"),
 }
 
 

@@ -17,7 +17,7 @@ from xpmlp.io.description import describe_optimizer, describe_schedule
 from xpmlp.mlp import serialization, sharded
 from xpmlp.mlp.content import Content
 from xpmlp.mlp.metrics import find_metric
-from xpmlp.mlp.observers import Callbacks, Metrics
+from xpmlp.mlp.observers import Callbacks, Metrics, ShardMetric
 from xpmlp.mlp.validation import Door, Samples
 from xpmlp.network import Network
 from xpmlp.optim.optimizers import OPTIMIZERS
@@ -109,9 +109,11 @@ def fit_network(
     samples: Samples | None = None
     parts: sharded.Sharded | None = None
     if isinstance(X, Shards):
-        held_out = _held_beside_shards(net.door, y, o)
+        held_out, held = sharded.held_beside(net, y, o)
         size = 4096 if o.optimizer == LBFGS else checks.integer(o.batch_size, "batch_size", least=1)
-        parts = sharded.samples_of(net, X, size, int(orders[0].integers(2**31)), o.group, shuffle=bool(o.shuffle))
+        parts = sharded.samples_of(
+            net, X, size, int(orders[0].integers(2**31)), o.group, shuffle=bool(o.shuffle), held=held
+        )
         data = parts.data
     else:
         if o.group is not None:
@@ -142,7 +144,8 @@ def fit_network(
         plan,
         draws,
         held_out=None if held_out is None else held_out.looked_at(net.place, net.dtype, rows),
-        monitor="loss" if held_out is None else "validation_loss",
+        monitor="loss" if held_out is None and (parts is None or parts.judge is None) else "validation_loss",
+        judge=None if parts is None else parts.judge,
         seed=dropout_seed(net, done),
         runner=_lbfgs_runner if o.optimizer == LBFGS else find_runner,
         together=None if parts is None else parts.together,
@@ -154,8 +157,8 @@ def fit_network(
         run = {"arguments": _arguments(o, task, plan, data.batch_size, every), "data": told}
         keep = CheckpointRequest(o.checkpoint, every, partial(_stored, net), run, began, overwrite=bool(o.overwrite))
     observers = _bars(o, plan, parts)
-    if metric is not None and samples is not None:
-        observers.append(Metrics(metric, samples, held_out))
+    if metric is not None:
+        observers.append(ShardMetric() if samples is None else Metrics(metric, samples, held_out))
     if callbacks:
         observers.append(Callbacks(callbacks, show, parameters))
     with telling_of_memory(net.place, f"training with batch_size={data.batch_size}", SMALLER):
@@ -197,23 +200,6 @@ def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -
         held_out = checks.inputs_and_targets(o.validation_data, "validation_data")
         return samples, door.samples(*held_out, names=names, whole=False)
     return _hold_out(samples, o.validation_fraction, rng, door.place) if o.early_stopping else (samples, None)
-
-
-def _held_beside_shards(door: Door, y: Any, o: Options) -> Samples | None:
-    if y is not None or o.sample_weight is not None:
-        raise ValueError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
-    if o.batch_size is None and o.optimizer != LBFGS:
-        raise ValueError("shards may be larger than memory: choose a batch_size.")
-    if o.drop_last:
-        raise ValueError("the batches of shards are all of about one size: leave drop_last out.")
-    if o.metric is not None:
-        raise ValueError("a metric sees all samples at once, and shards are seen one by one: leave metric out.")
-    if o.validation_data is None:
-        if o.early_stopping:
-            raise ValueError("early_stopping with shards needs validation_data=(X, y), as arrays.")
-        return None
-    names = ("validation_data[0]", "validation_data[1]")
-    return door.samples(*checks.inputs_and_targets(o.validation_data, "validation_data"), names=names)
 
 
 def whole_batches(n: int, batch_size: int) -> int:

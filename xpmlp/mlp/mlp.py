@@ -209,14 +209,15 @@ class MLP(Passes):
         sample_weight : array of shape (n,), optional
             The loss is then sum(w l) / sum(w).
         validation_data : pair (X, y), optional
-            Its loss (and metric) is recorded after each epoch.
+            Its loss (and metric) is recorded after each epoch. Beside shards it may be shards.
         validation_fraction : float
-            With early_stopping and no validation_data: the share of the samples that is held out.
+            With early_stopping and no validation_data: the share of the samples, or of each shard, that is held out.
         early_stopping : bool
             Watch the validation loss, stop when it has not fallen by `tol` for more than `patience` epochs (with
             `average` neither that of the average nor that of the weights themselves), and end with the best epoch's.
         metric : "accuracy" or function (y, yhat) -> float, optional
-            Recorded after each epoch, on the training data too: a forward pass over all of it.
+            Recorded after each epoch, on the training data too: a forward pass over all of it. Of shards "accuracy"
+            alone, and of those that are held out.
         callbacks : sequence of functions (net, epoch, logs)
             Called after each epoch; one that returns True stops training. Parameters that it sets are trained on. What
             the method `measure(net)` of one that has it returns joins the history.

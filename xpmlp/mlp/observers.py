@@ -44,6 +44,14 @@ class Metrics(Observer):
         return found
 
 
+class ShardMetric(Observer):
+    """A number beside the loss, of shards that are held out: known where these are judged."""
+
+    def measure(self, now: Fitted, seen: Outcome | None) -> Mapping[str, Any]:  # noqa: ARG002 - as an Observer's
+        """The metric of this epoch."""
+        return {} if seen is None or seen.score is None else {"validation_metric": seen.score}
+
+
 class Callbacks(Observer):
     """The user's functions of (net, epoch, logs); one that has a method `measure(net)` adds its numbers to the history.
 

@@ -5,14 +5,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpmlp.backends import HostArray
+from xpmlp import checks
+from xpmlp._typing import Array
+from xpmlp.backends import HostArray, array_namespace
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.distributed import Group, alone
 from xpmlp.distributed.groups import agreed
 from xpmlp.mlp.content import Content
+from xpmlp.mlp.metrics import find_metric
+from xpmlp.mlp.validation import Samples
+from xpmlp.network import Network
+from xpmlp.runners import Data
 from xpmlp.runners.reduction import OrderedSum, Sum
 from xpmlp.shards import Shards
-from xpmlp.shards.lanes import LaneData
+from xpmlp.shards.lanes import HeldOut, LaneData
+from xpmlp.training import Outcome
+from xpmlp.training.evaluation import evaluate
+
+JUDGED_ROWS = 4096  # of a batch that is looked at, and not trained on
 
 
 class Epochs:
@@ -30,16 +40,53 @@ class Epochs:
         """See `Draws`: there is nothing to draw but the number."""
 
 
+class Judge:
+    """Called with parameters, it says what they make of the shards that are held out: means over all processes.
+
+    Parameters
+    ----------
+    metric : function or None
+        A mean over the samples, as accuracy is.
+    """
+
+    def __init__(self, network: Network, data: LaneData, together: Sum | None, metric: Any) -> None:
+        self.network, self.data, self.together, self.metric = network, data, together, metric
+
+    def __call__(self, p: Array) -> Outcome:
+        """The outcome of these parameters."""
+        sums = np.zeros(4)  # of losses and their weights, of the metric and its samples
+        for x, y, w in self.data.batches(None):
+            n = int(x.shape[-2])
+            if n:
+                seen = evaluate(self.network, p, Data(self.data.place, x, y, w, n))
+                weight = float(n) if w is None else float(np.sum(to_numpy(w), dtype=np.float64))
+                value = 0.0 if self.metric is None else float(self.metric(y, seen.yhat))
+                sums += [weight * float(seen.loss), weight, n * value, n]
+        said = [sums] if self.together is None else self.together.agree(sums)
+        losses, weights, values, count = np.sum(said, axis=0)
+        dtype = array_namespace(p).empty(0, dtype=p.dtype).dtype
+        return Outcome(np.asarray(losses / weights if weights else np.nan, dtype), None, float(values / count))
+
+
 class Sharded(NamedTuple):
     """What a fit of shards has in place of samples."""
 
     data: LaneData
     together: Sum | None
     writes: bool  # whether this process writes, and shows
+    judge: Judge | None
+
+
+class Held(NamedTuple):
+    """What is held out beside shards: a part of each, or other shards; and what is measured of it."""
+
+    part: HeldOut | None = None
+    shards: Shards | None = None
+    metric: Any = None
 
 
 def samples_of(
-    net: Content, shards: Shards, batch_size: int, seed: int, group: Group | None, *, shuffle: bool
+    net: Content, shards: Shards, batch_size: int, seed: int, group: Group | None, *, shuffle: bool, held: Held
 ) -> Sharded:
     """The batches of shards, and the sum of those who train on them.
 
@@ -51,7 +98,8 @@ def samples_of(
     if net.n_networks is not None:
         raise ValueError(f"shards train one network at a time; this MLP has {net.n_networks}.")
     group = alone() if group is None else group
-    mine = (net.network.layout.sizes, net.dtype, shards.digest, seed, to_numpy(net.p).tobytes())
+    told = shards.digest + ("" if held.shards is None else held.shards.digest)
+    mine = (net.network.layout.sizes, net.dtype, told, seed, to_numpy(net.p).tobytes())
     said = agreed(group, lambda: mine)
     if any(other != said[0] for other in said):
         raise ValueError(
@@ -68,20 +116,24 @@ def samples_of(
                 raise ValueError(f"its weights must be {n} finite numbers of at least 0; got shape {weights.shape}.")
         return np.asarray(to_numpy(targets)), weights
 
-    data = LaneData(
-        net.place,
-        shards,
-        encode,
-        net.dtype,
-        batch_size,
-        width=net.network.layout.sizes[0],
-        n_outputs=net.network.loss.target_width or net.network.layout.sizes[-1],
-        seed=seed,
-        rank=group.rank,
-        size=group.size,
-        weighted=shards.weighted,
-        shuffle=shuffle,
-    )
+    def data_of(source: Shards, size: int, *, shuffle: bool, **which: Any) -> LaneData:
+        return LaneData(
+            net.place,
+            source,
+            encode,
+            net.dtype,
+            size,
+            width=net.network.layout.sizes[0],
+            n_outputs=net.network.loss.target_width or net.network.layout.sizes[-1],
+            seed=seed,
+            rank=group.rank,
+            size=group.size,
+            weighted=source.weighted,
+            shuffle=shuffle,
+            **which,
+        )
+
+    data = data_of(shards, batch_size, shuffle=shuffle, held=held.part)
 
     def parts() -> Sequence[Any]:
         return data.parts
@@ -92,4 +144,37 @@ def samples_of(
         together = OrderedSum(group, net.place, shape, net.dtype, parts, data.lane_blocks)
     elif group.size > 1:
         together = Sum(group, net.place, shape, net.dtype, parts)
-    return Sharded(data, together, group.rank == 0)
+    judged: LaneData | None = None
+    if held.part is not None:
+        judged = data_of(shards, JUDGED_ROWS, shuffle=False, held=held.part._replace(chosen=True), like=data)
+    elif held.shards is not None:
+        judged = data_of(held.shards, JUDGED_ROWS, shuffle=False)
+    judge = None if judged is None else Judge(net.network, judged, together, held.metric)
+    return Sharded(data, together, group.rank == 0, judge)
+
+
+def held_beside(net: Content, y: Any, o: Any) -> tuple[Samples | None, Held]:
+    """What `fit` is given to judge shards by: arrays, or shards; `o` are its `Options`."""
+    if y is not None or o.sample_weight is not None:
+        raise ValueError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
+    if o.batch_size is None and o.optimizer != "lbfgs":
+        raise ValueError("shards may be larger than memory: choose a batch_size.")
+    if o.drop_last:
+        raise ValueError("the batches of shards are all of about one size: leave drop_last out.")
+    given = o.validation_data
+    by_shards = isinstance(given, Shards) or (given is None and o.early_stopping)
+    if callable(o.metric) or (o.metric is not None and not by_shards):
+        raise ValueError(
+            'of shards, metric can be "accuracy" alone, of those held out (validation_data=shards, or early_stopping): '
+            "another function would see all samples at once."
+        )
+    metric = find_metric(o.metric, net.network)
+    if isinstance(given, Shards):
+        return None, Held(shards=given, metric=metric)
+    if given is not None:
+        names = ("validation_data[0]", "validation_data[1]")
+        return net.door.samples(*checks.inputs_and_targets(given, "validation_data"), names=names), Held()
+    if not o.early_stopping:
+        return None, Held()
+    fraction = checks.number(o.validation_fraction, "validation_fraction", above=0.0, below=1.0)
+    return None, Held(HeldOut(fraction, chosen=False), metric=metric)
