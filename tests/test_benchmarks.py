@@ -45,7 +45,7 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
     done = run(
         *("--quick", "--repeats", 1, "--threads", 1, "--out", tmp_path, "--workloads", "circles", "images"),
         *("--candidates", "floor", "core", "xpmlp", "scikit-learn"),
-        *("--sections", "fits", "row", "stopping", "many", "memory", "memory above X", "linear", "threads"),
+        *("--sections", "fits", "row", "stopping", "many", "memory", "memory above X", "linear", "threads", "tables"),
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cpu.txt").read_text().strip() == done.stdout.strip()
