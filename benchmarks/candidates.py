@@ -96,9 +96,9 @@ def xpmlp_estimator(
 ) -> Fit:
     """The estimator that a user of scikit-learn types, with Numba where that is installed; `compiled` is a setting."""
     model = estimator(workload, backend)
-    settings = _need("xpmlp", "config_context")
+    settings = need("xpmlp", "config_context")
     if compiled is not None:
-        _need("numba")  # without it, this is the same as the candidate that has no say in it
+        need("numba")  # without it, this is the same as the candidate that has no say in it
 
     def fit() -> float:
         with settings(compiled=compiled), warnings.catch_warnings():
@@ -111,8 +111,8 @@ def xpmlp_estimator(
 def estimator(workload: Workload, backend: str | None) -> Callable[[], Any]:
     """A function that makes the unfitted estimator."""
     if backend is not None:
-        _need(backend)
-    MLPClassifier = _need("xpmlp", "MLPClassifier")
+        need(backend)
+    MLPClassifier = need("xpmlp", "MLPClassifier")
     return functools.partial(MLPClassifier, **_scikit_learn_parameters(workload), backend=backend)
 
 
@@ -131,8 +131,8 @@ def _scikit_learn_parameters(workload: Workload) -> dict[str, Any]:
 
 def xpmlp_core(workload: Workload, samples: Samples, backend: str = "numpy") -> Fit:
     """`MLP.fit`: no estimator around it."""
-    _need(backend)
-    xpmlp = _need("xpmlp")
+    need(backend)
+    xpmlp = need("xpmlp")
 
     def fit() -> float:
         targets = np.eye(workload.classes, dtype=np.float32)[samples.labels]
@@ -151,7 +151,7 @@ def xpmlp_core(workload: Workload, samples: Samples, backend: str = "numpy") -> 
 
 def core(workload: Workload, backend: str = "numpy", **more: Any) -> Any:
     """The untrained network."""
-    MLP = _need("xpmlp", "MLP")
+    MLP = need("xpmlp", "MLP")
     return MLP(workload.sizes, loss="cross_entropy", dtype="float32", random_state=0, backend=backend, **more)
 
 
@@ -160,12 +160,12 @@ def core(workload: Workload, backend: str = "numpy", **more: Any) -> Any:
 
 def scikit_learn_model(workload: Workload) -> Any:
     """scikit-learn's own, unfitted."""
-    return _need("sklearn.neural_network", "MLPClassifier")(**_scikit_learn_parameters(workload))
+    return need("sklearn.neural_network", "MLPClassifier")(**_scikit_learn_parameters(workload))
 
 
 def scikit_learn(workload: Workload, samples: Samples) -> Fit:
     """scikit-learn's MLPClassifier, whose stop at tol is out of reach."""
-    _need("sklearn")
+    need("sklearn")
 
     def fit() -> float:
         with warnings.catch_warnings():
@@ -177,7 +177,7 @@ def scikit_learn(workload: Workload, samples: Samples) -> Fit:
 
 def torch_module(workload: Workload) -> Any:
     """`nn.Sequential` of Linear and ReLU; it ends in scores."""
-    nn = _need("torch", "nn")
+    nn = need("torch", "nn")
     layers: list[Any] = []
     for n_in, n_out in zip(workload.sizes[:-1], workload.sizes[1:], strict=True):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
@@ -190,7 +190,7 @@ def torch_loop(workload: Workload, samples: Samples, compiled: bool = False) -> 
     Adam's weight_decay adds alpha / batch * parameter to the gradient: our L2, on the biases too (and the loss that is
     reported lacks the penalty). Data in one full batch is not shuffled.
     """
-    torch = _need("torch")
+    torch = need("torch")
 
     def fit() -> float:
         torch.manual_seed(0)
@@ -223,7 +223,7 @@ def jax_program(workload: Workload, samples: Samples) -> Fit:
     The order is drawn by NumPy (a permutation in JAX is a sort); data in one full batch is not shuffled. The jitted
     function is made once, so only the first fit of a shape compiles.
     """
-    jnp = _need("jax.numpy")
+    jnp = need("jax.numpy")
     epoch = _jax_epoch()
 
     def fit() -> float:
@@ -251,7 +251,7 @@ def jax_program(workload: Workload, samples: Samples) -> Fit:
 
 @functools.cache
 def _jax_epoch() -> Callable[..., Any]:
-    jax, jnp = _need("jax"), _need("jax.numpy")
+    jax, jnp = need("jax"), need("jax.numpy")
 
     def loss_of(params: Any, x: Any, y: Any) -> Any:
         a = x
@@ -291,7 +291,7 @@ def _jax_epoch() -> Callable[..., Any]:
 
 def skorch(workload: Workload, samples: Samples) -> Fit:
     """The NeuralNetClassifier of skorch around the same module, silent, on all of the data."""
-    torch, NeuralNetClassifier = _need("torch"), _need("skorch", "NeuralNetClassifier")
+    torch, NeuralNetClassifier = need("torch"), need("skorch", "NeuralNetClassifier")
 
     def fit() -> float:
         torch.manual_seed(0)
@@ -343,7 +343,7 @@ def floor(workload: Workload, samples: Samples) -> Fit:
     return fit
 
 
-def _need(module: str, attribute: str | None = None) -> Any:
+def need(module: str, attribute: str | None = None) -> Any:
     """A module or something from it; AbsentError where that is not there."""
     import importlib
 
@@ -373,14 +373,14 @@ CANDIDATES = {
         Candidate("xpmlp-jax", "xpmlp estimator, JAX", functools.partial(xpmlp_estimator, backend="jax")),
         Candidate("xpmlp-torch", "xpmlp estimator, torch", functools.partial(xpmlp_estimator, backend="torch")),
         Candidate("core", "xpmlp core, NumPy", xpmlp_core),
-        Candidate("core-jax", "xpmlp core, JAX", functools.partial(xpmlp_core, backend="jax")),
-        Candidate("core-torch", "xpmlp core, torch", functools.partial(xpmlp_core, backend="torch")),
+        Candidate("core-jax", "xpmlp core, JAX", functools.partial(xpmlp_core, backend="jax"), default=False),
+        Candidate("core-torch", "xpmlp core, torch", functools.partial(xpmlp_core, backend="torch"), default=False),
         Candidate("scikit-learn", "scikit-learn", scikit_learn),
         Candidate("torch", "plain PyTorch, eager", torch_loop),
         Candidate(
             "torch-compile", "plain PyTorch, compile", functools.partial(torch_loop, compiled=True), default=False
         ),
         Candidate("jax", "plain JAX, jit and scan", jax_program),
-        Candidate("skorch", "skorch", skorch),
+        Candidate("skorch", "skorch", skorch, default=False),
     )
 }

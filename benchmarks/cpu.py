@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How fast xpmlp is on the CPU, beside scikit-learn, PyTorch, JAX, skorch and the bare matrix products.
 
-    python benchmarks/cpu.py                                    everything; about ten minutes
+    python benchmarks/cpu.py                                    everything; about fifteen minutes
     python benchmarks/cpu.py --sections fits --workloads digits images --candidates core scikit-learn
     python benchmarks/cpu.py --profile images                   where the time of one fit goes
 
@@ -20,26 +20,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workers import environment, measure
+
 HERE = Path(__file__).resolve().parent
-SECTIONS = ("fits", "many", "memory", "import", "row", "linear", "stopping", "threads", "tables")
+OF_CASES = ("sparse", "sparse predict", "predict", "row", "lbfgs", "stopping", "partial_fit", "members")
+SECTIONS = ("fits", *OF_CASES, "tables", "threads", "many", "memory", "memory above X", "linear", "import")
 
 
-# --- Processes: one for each number of threads, pinned, the threads set before anything is imported ---
+# --- Processes of a whole section: pinned, the threads set before anything is imported ---
 
 
 def ask(section: str, threads: int, cores: Sequence[int], **arguments: Any) -> Any:
-    """What a fresh pinned process found for a section."""
-    env = dict(os.environ)
-    for name in ("OMP", "OPENBLAS", "MKL", "BLIS"):
-        env[f"{name}_NUM_THREADS"] = str(threads)
-    env["VECLIB_MAXIMUM_THREADS"] = str(threads)
-    env["CUDA_VISIBLE_DEVICES"], env["JAX_PLATFORMS"] = "", "cpu"
-    # What is measured is the checkout that this script belongs to.
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [env.get("PYTHONPATH")])])
+    """What a fresh pinned process found for a section of sections.py."""
     request = json.dumps({"section": section, "cores": list(cores)[:threads], "threads": threads, **arguments})
     done = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--worker", request],
-        env=env,
+        env=environment(threads),
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -131,19 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     arguments = parsed(argv)
     from candidates import CANDIDATES
-    from report import (
-        Report,
-        chart,
-        report_fits,
-        report_imports,
-        report_linear,
-        report_many,
-        report_memory,
-        report_row,
-    )
-    from section_stopping import report_stopping
-    from section_tables import report_tables
-    from section_threads import report_threads
+    from report import Report, chart
+    from report_cases import chart_cases
 
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = arguments.cores or list(reversed(allowed))
@@ -159,45 +144,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.say("xpmlp on the CPU" + (" (quick: the times mean nothing)" if arguments.quick else ""), "")
     report.say(*(f"{name:<18}{value}" for name, value in about.items()))
 
-    fits: dict[int, Any] = {}
-    if "fits" in arguments.sections:
-        fits = time_fits(arguments, cores, given)
-        report_fits(report, fits)
-    if "many" in arguments.sections:
-        report_many(report, ask("many", 1, cores, **given))
-    if "memory" in arguments.sections:
-        report_memory(report, weigh(arguments, cores))
-    if "import" in arguments.sections:
-        report_imports(report, time_imports(2 if arguments.quick else 11))
-    if "row" in arguments.sections:
-        report_row(report, ask("row", 1, cores, **given))
-    if "linear" in arguments.sections:
-        report_linear(report, ask("linear", 1, cores, **given))
-    alike = {"stopping": report_stopping, "tables": report_tables}
-    for section in [name for name in alike if name in arguments.sections]:
-        alike[section](report, ask(section, 1, cores, **given))
-    if "threads" in arguments.sections:
-        report_threads(report, ask("threads", len(cores), cores, **given))
+    for section in arguments.sections:
+        found = run(section, report, arguments, cores, given)
+        report.write(arguments.out, arguments.name, about)  # what is there, should the next section never end
+        if section == "fits" and found and not chart(report, found, about, arguments.out / f"{arguments.name}.png"):
+            print("No chart: matplotlib is absent.", file=sys.stderr)
+    chart_cases(report, OF_CASES, about, arguments.out / f"{arguments.name}-cases.png")
     if report.missed:
         report.head("Targets missed")
         report.say(*(f"  {line}" for line in report.missed))
-
     print("\n".join(report.lines))
     report.write(arguments.out, arguments.name, about)
-    if fits and not chart(report, fits, about, arguments.out / f"{arguments.name}.png"):
-        print("No chart: matplotlib is absent.")
+    if set(arguments.sections) == set(SECTIONS) and not arguments.quick and arguments.out == HERE / "results":
+        import readme
+
+        readme.write()
     return 1 if report.failed else 0
 
 
-def time_fits(arguments: argparse.Namespace, cores: Sequence[int], given: dict[str, Any]) -> dict[int, Any]:
+def run(section: str, report: Any, arguments: argparse.Namespace, cores: Sequence[int], given: dict[str, Any]) -> Any:
+    """Measure a section and report it."""
+    import report as reports
+    from report_cases import report_cases
+    from section_memory import KINDS, report_above_x
+    from section_tables import report_tables
+    from section_threads import report_threads
+
+    timing = {"repeats": arguments.repeats, "quick": arguments.quick, "cores": cores}
+    if section == "fits":
+        found: Any = time_fits(arguments, timing)
+        reports.report_fits(report, found)
+    elif section in OF_CASES:
+        from cases import SECTIONS as CASES
+
+        cases = list(CASES[section].cases)
+        cases = cases[:2] if arguments.quick else cases
+        found = measure(section, cases, CASES[section].candidates, threads=1, **timing)
+        report_cases(report, section, found)
+    elif section == "memory":
+        found = weigh(arguments, cores)
+        reports.report_memory(report, found)
+    elif section == "memory above X":
+        kinds = KINDS[:2] if arguments.quick else KINDS
+        found = {kind: ask("above_x", 1, cores, kind=kind, quick=arguments.quick) for kind in kinds}
+        report_above_x(report, found)
+    elif section == "import":
+        found = time_imports(2 if arguments.quick else 11)
+        reports.report_imports(report, found)
+    else:
+        found = ask(section, len(cores) if section == "threads" else 1, cores, **given)
+        known = {"many": reports.report_many, "linear": reports.report_linear, "tables": report_tables}
+        (known | {"threads": report_threads})[section](report, found)
+    return found
+
+
+def time_fits(arguments: argparse.Namespace, timing: dict[str, Any]) -> dict[int, Any]:
     """The fits of each number of threads."""
     found = {}
     for threads in sorted(set(arguments.threads)):
         workloads = [name for name in arguments.workloads if threads == 1 or name == "wide"]
-        if threads > len(cores):
-            print(f"left out: {threads} threads, for there are {len(cores)} cores", file=sys.stderr)
+        if threads > len(timing["cores"]):
+            print(f"left out: {threads} threads, for there are {len(timing['cores'])} cores", file=sys.stderr)
         elif workloads:
-            found[threads] = ask("fits", threads, cores, workloads=workloads, **given)
+            found[threads] = measure("fits", workloads, arguments.candidates, threads=threads, **timing)
     return found
 
 

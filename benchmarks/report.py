@@ -81,7 +81,6 @@ RATIOS = (
 )
 COMPILE_SECONDS = 3.0
 MANY_RATIO = 8.0  # 16 networks at once in batches of 32, by one
-ROW_RATIO = 0.5
 IMPORT_SECONDS = 0.060
 STRAIGHT = Goal(0.9, 1.1)  # the exponent of a cost that grows linearly
 
@@ -217,7 +216,7 @@ def report_fits(report: Report, found: dict[int, Found]) -> None:
         )
 
     def loss(cell: _Cell) -> str:
-        return f"{cell.rows['loss']:.4f}" if cell.rows.get("loss") is not None else ""
+        return f"{cell.rows['value']:.4f}" if cell.rows.get("value") is not None else ""
 
     table.say("seconds, median (x2: two threads)", seconds)
     report.say("")
@@ -344,23 +343,6 @@ def report_imports(report: Report, found: Found) -> None:
             more = [o - u for o, u in zip(report.seconds(rows), report.seconds(found["numpy"]), strict=True)]
             beyond, mark = report.row("import", name, f"{IMPORTS[name]}, beyond NumPy", "s", more, goal)
             line += f"{1e3 * beyond:>+8.0f} {mark} {'' if goal is None else f'(target <= {1e3 * IMPORT_SECONDS:g})'}"
-        report.say(line)
-
-
-def report_row(report: Report, found: Found) -> None:
-    """One row through predict_proba."""
-    report.head("One row through predict_proba (core: predict), microseconds a call, digits")
-    for name, rows in found.items():
-        if "absent" in rows:
-            report.say(f"  {report.titles[name]:<38} absent: {rows['absent']}"[:WIDTH])
-            continue
-        seconds, _ = report.row("row", "digits", report.titles[name], "s", report.seconds(rows))
-        line = f"  {report.titles[name]:<38}{1e6 * seconds:>8.0f}"
-        if name != "scikit-learn" and "times" in found.get("scikit-learn", {}):
-            goal = Goal(at_most=ROW_RATIO) if name == "xpmlp" else None
-            values = report.ratios(rows, found["scikit-learn"])
-            share, mark = report.row("row", "digits", f"{name} / scikit-learn", "", values, goal)
-            line += f"   by scikit-learn's: {share:.2f} {mark} {_target(goal)}"
         report.say(line)
 
 

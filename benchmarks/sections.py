@@ -21,38 +21,10 @@ from typing import Any
 import candidates as those
 import numpy as np
 from candidates import ALPHA, CANDIDATES, WORKLOADS, AbsentError, Workload, samples_of
-from section_stopping import stopping
+from section_memory import above_x
 from section_tables import tables
 from section_threads import threads as blas_threads
-from timing import rounds, timed
-
-
-def fits(*, workloads: list[str], candidates: list[str], repeats: int, quick: bool, threads: int) -> dict[str, Any]:
-    """Whole fits: of each workload and candidate "first", "second", "times" and "loss", or "absent", or "failed"."""
-    found: dict[str, Any] = {}
-    for name in workloads:
-        workload = _workload(name, quick)
-        samples = samples_of(workload)
-        ready: dict[str, Callable[[], Any]] = {}
-        rows: dict[str, Any] = {}
-        for candidate in candidates:
-            try:
-                fit = CANDIDATES[candidate].prepare(workload, samples)
-                _set_torch_threads(threads)
-                first, loss = timed(fit)
-                second, _ = timed(fit)
-            except AbsentError as absence:
-                rows[candidate] = {"absent": str(absence)}
-            except Exception as error:  # noqa: BLE001 - one that breaks is named in the report and fails the run
-                rows[candidate] = {"failed": f"{type(error).__name__}: {error}"}
-            else:
-                ready[candidate] = fit
-                rows[candidate] = {"first": first, "second": second, "loss": loss}
-        for candidate, times in rounds(ready, repeats).items():
-            rows[candidate]["times"] = times
-        found[name] = rows
-        print(f"  fits: {name}, threads {threads}: done", file=sys.stderr)
-    return found
+from timing import rounds
 
 
 def many(*, repeats: int, quick: bool, **_: Any) -> list[dict[str, Any]]:
@@ -78,35 +50,6 @@ def many(*, repeats: int, quick: bool, **_: Any) -> list[dict[str, Any]]:
             found.append({"batch": workload.batch, "m": m, **rounds(ready, repeats)})
         print(f"  many: batches of {batch}: done", file=sys.stderr)
     return found
-
-
-def row(*, candidates: list[str], repeats: int, quick: bool, threads: int) -> dict[str, Any]:
-    """`predict_proba` of one row, microseconds' worth: seconds per call, from blocks of calls."""
-    workload = replace(_workload("digits", quick), epochs=1)
-    samples = samples_of(workload)
-    x = samples.X[:1]
-    calls = 10 if quick else 200
-    ready: dict[str, Callable[[], Any]] = {}
-    absent: dict[str, Any] = {}
-    for name in candidates:
-        try:
-            if name == "scikit-learn":
-                call = _fitted(those.scikit_learn_model(workload), samples).predict_proba
-            elif name.startswith("xpmlp"):
-                backend = name.partition("-")[2] or None
-                call = _fitted(those.estimator(workload, backend)(), samples).predict_proba
-            elif name == "core":
-                call = those.core(workload).predict
-            else:
-                continue
-            _set_torch_threads(threads)
-            call(x)
-        except AbsentError as absence:
-            absent[name] = {"absent": str(absence)}
-        else:
-            ready[name] = lambda call=call: [call(x) for _ in range(calls)]
-    times = rounds(ready, max(repeats, 5))
-    return absent | {name: {"times": [[wall / calls, cpu / calls] for wall, cpu in t]} for name, t in times.items()}
 
 
 def linear(*, repeats: int, quick: bool, candidates: list[str], **_: Any) -> dict[str, Any]:
@@ -194,7 +137,7 @@ def environment(**_: Any) -> dict[str, str]:
 
 
 SECTIONS: dict[str, Callable[..., Any]] = {
-    work.__name__: work for work in (fits, many, row, linear, memory, profile, environment, stopping, tables)
+    work.__name__: work for work in (many, linear, memory, above_x, tables, profile, environment)
 } | {"threads": blas_threads}
 
 
@@ -213,24 +156,11 @@ def _has_estimator(workload: Workload) -> bool:
     return True
 
 
-def _fitted(model: Any, samples: those.Samples) -> Any:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ConvergenceWarning
-        return model.fit(samples.X, samples.labels)
-
-
 def _everything_compiled() -> Any:
     """Numba, where it is installed, is loaded by a tiny fit too."""
     if importlib.util.find_spec("numba") is None:
         return contextlib.nullcontext()
     return importlib.import_module("xpmlp").config_context(compiled="always")
-
-
-def _set_torch_threads(threads: int) -> None:
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
 
 
 def _forget_peak() -> int:

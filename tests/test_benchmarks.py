@@ -11,6 +11,20 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+EVERY_CASE = """
+from candidates import AbsentError
+from cases import SECTIONS, prepare
+done = 0
+for name, section in SECTIONS.items():
+    for case in section.cases:
+        for who in section.candidates:
+            try:
+                prepare(name, case, who, True)()
+                done += 1
+            except AbsentError as absence:
+                print("absent:", name, case, who, absence)
+print(done)
+"""
 
 
 @pytest.fixture
@@ -31,11 +45,12 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
     done = run(
         *("--quick", "--repeats", 1, "--threads", 1, "--out", tmp_path, "--workloads", "circles", "images"),
         *("--candidates", "floor", "core", "xpmlp", "scikit-learn"),
-        *("--sections", "fits", "many", "memory", "row", "linear", "stopping", "threads", "tables"),
+        *("--sections", "fits", "row", "stopping", "many", "memory", "memory above X", "linear", "threads", "tables"),
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cpu.txt").read_text().strip() == done.stdout.strip()
-    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("cpu.png", "cpu-cases.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "cpu.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     sections = {
@@ -45,6 +60,7 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
         "compilation",
         "many",
         "memory",
+        "memory above X",
         "row",
         "linear",
         "stopping",
@@ -58,9 +74,43 @@ def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
         for workload in ("circles", "images")
         for candidate in ("floor: bare products", "xpmlp core, NumPy", "xpmlp estimator, NumPy", "scikit-learn")
     }
-    assert all(float(row["median"]) > 0 for row in rows if row["section"] in ("fits", "ratios", "memory"))
+    assert all(float(row["median"]) > 0 for row in rows if row["section"] in ("fits", "ratios", "memory", "stopping"))
+    assert {row["what"] for row in rows if row["section"] == "stopping"} >= {"scikit-learn", "xpmlp", "floor"}
     assert not any(row["mark"] for row in rows)  # a quick run is held against no target
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_every_candidate_does_the_work_of_every_case():
+    # In a process of its own: JAX is told to compute in float64 there.
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_CASE], cwd=BENCHMARKS, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    absent = [line for line in done.stdout.splitlines() if line.startswith("absent")]
+    installed = {name for name in ("numba", "torch", "jax") if importlib.util.find_spec(name)}
+    assert not any(name in line for line in absent for name in installed), absent
+    assert int(done.stdout.splitlines()[-1]) >= 90
+
+
+def test_a_candidate_whose_process_ends_is_told_of(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("benchmark_workers", BENCHMARKS / "workers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "__file__", "/dev/null")  # a script that ends at once
+    worker = module.Worker(section="row", candidate="floor", quick=True, threads=1, cores=[0])
+    worker.process.wait()
+    assert "failed" in worker.ask(case="20-64-2, f32")
+    worker.close()
+
+
+def test_the_table_of_the_readme_is_that_of_the_figures():
+    spec = importlib.util.spec_from_file_location("benchmark_readme", BENCHMARKS / "readme.py")
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.table() in text, "run `python benchmarks/readme.py`"
+    assert readme.written(text) == text
 
 
 def test_an_unknown_candidate_is_refused_with_the_list_of_them():
@@ -82,7 +132,7 @@ def test_absent_and_broken_candidates_are_named_and_a_broken_one_fails_the_run(r
 
 def test_a_ratio_is_taken_within_each_round_and_held_against_its_target(report):
     def fit(*seconds):
-        return {"times": [(s, s) for s in seconds], "first": (9.0, 9.0), "second": (1.0, 1.0), "loss": 0.5}
+        return {"times": [(s, s) for s in seconds], "first": (9.0, 9.0), "second": (1.0, 1.0), "value": 0.5}
 
     # The second round is ten times slower for both.
     found = {1: {"digits": {"xpmlp": fit(1.0, 10.0, 1.0), "scikit-learn": fit(2.5, 25.0, 2.5)}}}

@@ -73,9 +73,10 @@ class Room:
 
     def __call__(self, name: Any, shape: tuple[int, ...]) -> Array:
         """The array of this name, of that shape."""
-        if name not in self.arrays or self.arrays[name].shape != shape:
-            self.arrays[name] = self.xp.empty(shape, **self.where)
-        return self.arrays[name]
+        known = self.arrays.get(name)
+        if known is None or known.shape != shape:
+            known = self.arrays[name] = self.xp.empty(shape, **self.where)
+        return known
 
     def ints(self, name: Any, shape: tuple[int, ...]) -> Array:
         """The same, of int32."""

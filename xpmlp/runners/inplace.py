@@ -25,7 +25,7 @@ from xpmlp.runners.columns import Columns
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import Reduction, State, Task, of_each, total_weight
 from xpmlp.runners.transposed import Buffers, Layers
-from xpmlp.runners.update import Update, per_network
+from xpmlp.runners.update import FLUSHED, Update, per_network
 
 
 class InPlaceRunner:
@@ -65,7 +65,8 @@ class InPlaceRunner:
             t += 1
             part, weight = self._step(x, y, w, t, optimizer.scalars(t, rate_of(i)))
             total, seen = total + part, seen + weight
-            self.update.flush(t)
+            if t % FLUSHED == 0:
+                self.update.flush()
             if interrupted():
                 break
         plain = self.data.w is None and self.task.reduce is None

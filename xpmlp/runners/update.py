@@ -78,9 +78,9 @@ class Update:
             None if task.decays is None else task.decays[part],
         )
 
-    def flush(self, t: int) -> None:
-        """Have moments be 0 that are almost that, once in a while: after update t."""
-        if t % FLUSHED or not self.fused:
+    def flush(self) -> None:
+        """Have moments be 0 that are almost that; once in FLUSHED updates is enough."""
+        if not self.fused:
             return
         least = SMALL * float(self.columns.xp.finfo(self.state.p.dtype).smallest_normal)
         if least**0.5 <= UNSEEN * self.task.optimizer.parameters["epsilon"]:
