@@ -172,7 +172,7 @@ class Runner(InPlaceRunner):
         PARTS,
         mask,
         block=2**62,
-        cached=2**15,
+        cached=2**18,  # tabular, 8 members: a step of 19.6 ms in pieces of 2^15, 18.6 of 2^18
     )
 
     def __init__(self, task: Task, data: Data, seed: Tensor | None = None) -> None:
