@@ -123,24 +123,35 @@ class InPlaceRunner:
         if batch not in self.buffers:
             self.buffers[batch] = Buffers(network, tuple(self.p.shape[:-1]), batch, self.p)
         buffers = self.buffers[batch]
-        K, parts = layers.K, layers.parts
+        columns, K, parts, plain = self.columns, layers.K, layers.parts, not network.members  # each call counts
         h: list[Any] = [x.mT] + [None] * K
         a: list[Any] = [None] * (K + 1)
         drop = self._drop(t)
         if parts[0]:
             h[0] = layers.through_parts(0, h[0], buffers)
         for k in range(1, K):
-            z = layers.linear(k, h[k - 1], buffers)
+            z = buffers.z[k]
+            if plain:
+                columns.linear(layers.WT[k], h[k - 1], layers.b[k], z)
+            else:
+                layers.linear(k, h[k - 1], buffers)
             u = layers.through_parts(k, z, buffers) if parts[k] else z
             dropped = drop if drop is not None and network.dropout[k - 1] > 0.0 else None
             a[k], h[k] = layers.activated(k, u, buffers, dropped)
-        layers.linear(K, h[K - 1], buffers)
+        if plain:
+            columns.linear(layers.WT[K], h[K - 1], layers.b[K], buffers.z[K])
+        else:
+            layers.linear(K, h[K - 1], buffers)
 
         share: Any = 1.0 / batch if w is None else shares(w)
         values, dz = self._output(y, share if w is None else share[..., None], buffers)
         loss = values.sum(-1) * share if w is None else (values * share).sum(-1)
         for k in range(K, 0, -1):
-            dz = layers.slopes(k, h[k - 1], dz, buffers)
+            if plain:
+                columns.matmul(h[k - 1], dz.mT, layers.dW[k])  # dW[k] = a[k-1].T @ dz[k]
+                columns.row_sums(dz, buffers.ones, layers.db[k])  # db[k] = sum over rows of dz[k]
+            else:
+                dz = layers.slopes(k, h[k - 1], dz, buffers)
             if k > 1 or parts[0]:
                 da = layers.back(k, h[k - 1], dz, buffers)
                 dz = layers.pulled_back(k - 1, da, a[k - 1], buffers) if k > 1 else da

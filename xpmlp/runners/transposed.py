@@ -51,6 +51,7 @@ class Buffers:
         self.note: list[Any] = [shape and self.room(("note", i), shape) for i, shape in enumerate(shapes)]
         self.ones = self.room.ones
         self.u: list[Any] = [None] * (K + 1)  # what f_k takes; a where there is a column
+        self.da: list[Any] = [None] * (K + 1)  # becomes dz
         self.masks: list[Any] = [None] * (K + 1)  # of dropout, where they are not in the notes of activations
         self.notes: list[list[Any]] = [[] for _ in sizes]  # of parts
         self.firsts: dict[int, int] = {}  # the first sample that the elements of masks are of, by layer
@@ -185,7 +186,8 @@ class Layers:
         if column is None:
             a = as_columns(self.network.activations[k - 1].function(as_rows(u, self.members)), self.members)
             return a, a if drop is None else self._dropped(k, a, drop, buffers)
-        pieces = buffers.cut(k, u, self.columns.cached)
+        known = buffers.pieces.get(k)
+        pieces = known[1] if known is not None and known[0] is u else buffers.cut(k, u, self.columns.cached)
         if drop is None or not column.slopes:
             for _, z, note, room, _, _ in pieces:
                 column.forward(z, note, room)
@@ -261,8 +263,10 @@ class Layers:
 
     def back(self, k: int, h: Array, dz: Array, buffers: Buffers) -> Array:
         """da[k-1] = dz[k] @ W[k].T, of the shape of h[k-1]."""
-        da = buffers.room(("da", k - 1), tuple(h.shape))
-        if dz.ndim == h.ndim and dz.shape[-2] == 1 and k == self.K:  # a product of one term: a quarter of the time
+        da = buffers.da[k - 1]
+        if da is None or da.shape != h.shape:
+            da = buffers.da[k - 1] = buffers.room(("da", k - 1), tuple(h.shape))
+        if k == self.K and dz.shape[-2] == 1 and dz.ndim == h.ndim:  # a product of one term: a quarter of the time
             W = self.W[k]
             if self.members:
                 W, dz = (array_namespace(dz).permute_dims(it, (1, 0, 2)) for it in (W, dz))

@@ -101,10 +101,10 @@ class Update:
                 if self.fused and decays is not None:
                     W *= 1.0 - rates[0] * (factor * optimizer.weight_decay)  # the step does not depend on W
             if self.fused:
-                lr, lr_t, epsilon, *share = rates
-                columns.adam(p, g, slots[:2], (lr, lr_t * factor, epsilon), room, **optimizer.parameters)
-                if share:
-                    columns.follow(slots[2], p, share[0], room)
+                own = rates if factor == 1.0 else (rates[0], rates[1] * factor, *rates[2:])
+                columns.adam(p, g, slots[:2], own[:3], room, **optimizer.parameters)
+                if len(rates) > 3:
+                    columns.follow(slots[2], p, rates[3], room)
             else:
                 made = optimizer.apply(p, g, slots, rates, factors, decays)
                 for old, new in zip((p, *slots), (made[0], *made[1]), strict=True):
