@@ -217,6 +217,15 @@ def test_a_target_of_money_is_a_regression_and_says_so(here, capsys):
     assert "pay: numbers in $, with thousands separators ('$1,000.50')." in flat(err)
 
 
+def test_a_stray_cell_is_told_once(here, capsys):
+    rows = "".join(f"{'n.a.' if k == 7 else k % 9},{k % 5},{k * 1.5}\n" for k in range(60))
+    (here / "t.csv").write_text("x,b,y\n" + rows, encoding="utf-8")
+    assert run("train", "t.csv", "--target", "y", *QUICK) == 0
+    assert flat(capsys.readouterr().err).count("'n.a.' in line 9") == 1
+    assert run("predict", "model.safetensors", "t.csv") == 0
+    assert flat(capsys.readouterr().err).count("'n.a.' in line 9") == 1
+
+
 def test_a_target_of_dates_is_refused(here, capsys):
     (here / "t.csv").write_text(
         "x,day\n" + "".join(f"{k % 9},2024-01-{1 + k % 28:02d}\n" for k in range(60)), encoding="utf-8"

@@ -45,12 +45,11 @@ def train(options: argparse.Namespace) -> int:
     preparation = TablePreparation(
         categorical_features=categorical or "from_dtype", missing=missing, decimal=options.decimal or "auto"
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TableWarning)  # told below, in this command's order
-        try:
-            preparation.fit(table, rows=target.rows[rows[0]])
-        except ValueError as error:
-            raise CliError(f"{file.path}: {error}") from error
+    warnings.simplefilter("ignore", TableWarning)  # for the rest of the command: told below, in its order, and once
+    try:
+        preparation.fit(table, rows=target.rows[rows[0]])
+    except ValueError as error:
+        raise CliError(f"{file.path}: {error}") from error
     for note in (*file.notes, *target.notes, *preparation.notes_):
         say(note, "note: ")
     parts = Parts([table.take(target.rows[part]) for part in rows], [target.values[part] for part in rows])
