@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xpmlp import MLP, distributed, shards
+from xpmlp import MLP, MLPRegressor, distributed, shards
 
 RNG = np.random.default_rng(1)
 X = RNG.standard_normal((300, 4))
@@ -70,6 +70,16 @@ def test_a_part_of_every_shard_stops_a_fit_and_is_not_trained_on() -> None:
     ordered = net().fit(data, validation_fraction=0.3, patience=3, group=distributed.alone(fixed_order=True), **options)
     np.testing.assert_allclose(ordered.history["validation_loss"][:20], losses[:20], rtol=1e-6)
     assert min(losses) < losses[0] / 2.0
+
+
+def test_shards_of_which_nothing_is_held_out_say_so() -> None:
+    data = shards.from_arrays(X, Y, rows=4)
+    for trains in (
+        lambda: net().fit(data, batch_size=8, early_stopping=True),
+        lambda: MLPRegressor(hidden_layer_sizes=4, early_stopping=True).fit(data),
+    ):
+        with pytest.raises(ValueError, match="holds out no row of any shard: the largest has 4 rows"):
+            trains()
 
 
 REFUSED = {

@@ -218,7 +218,7 @@ class _Deal(NamedTuple):
         return LaneData(
             self.inputs.place,
             shards,
-            partial(_encode, self.targets, self.inputs, weighted),
+            partial(encoded, self.targets, self.inputs, weighted),
             self.inputs.dtype,
             batch_size,
             width=int(self.inputs.x.shape[1]),
@@ -347,7 +347,7 @@ def _balanced(labels: Classes, said: list[_Facts]) -> dict[Any, float]:
     return {c: share / n if n else 0.0 for c, n in total.items()}
 
 
-def _encode(targets: Any, inputs: Inputs, weighted: bool, y: Any, w: Any, n: int) -> tuple[HostArray, HostArray | None]:
+def encoded(targets: Any, inputs: Inputs, weighted: bool, y: Any, w: Any, n: int) -> tuple[HostArray, HostArray | None]:
     """Targets and weights of a shard for the network; a shard may weigh nothing."""
     bare = replace(targets, weights=None) if isinstance(targets, Classes) else targets
     samples = bare.encode(y, None, inputs._replace(x=np.empty((n, 0))))

@@ -65,7 +65,8 @@ class Judge:
         said = [sums] if self.together is None else self.together.agree(sums)
         losses, weights, values, count = np.sum(said, axis=0)
         dtype = array_namespace(p).empty(0, dtype=p.dtype).dtype
-        return Outcome(np.asarray(losses / weights if weights else np.nan, dtype), None, float(values / count))
+        score = float(values / count) if count else np.nan
+        return Outcome(np.asarray(losses / weights if weights else np.nan, dtype), None, score)
 
 
 class Sharded(NamedTuple):

@@ -115,6 +115,11 @@ class LaneData(Data):
         self.seed, self.held, self.shuffle, self.n_outputs = seed, held, shuffle, n_outputs
         self.kept = [n if held is None else held.kept(n) for n in shards.rows]
         self.n = self.n_there = sum(self.kept)
+        if held is not None and self.n == 0:
+            raise ValueError(
+                f"validation_fraction={held.fraction:g} holds out no row of any shard: the largest has "
+                f"{max(shards.rows)} rows. Make shards larger, hold out more, or pass a validation set."
+            )
         self.batch_size = min(batch_size, self.n)
         self.lanes: list[range] = dealt(self.kept, shards.lanes, self.batch_size) if like is None else like.lanes
         blocks = [lanes_of(r, size, len(self.lanes)) for r in range(size)]

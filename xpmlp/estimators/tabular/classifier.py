@@ -178,7 +178,9 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
 
         Parameters
         ----------
-        X : frame of pandas, polars or pyarrow, array, list of dicts, shape (n, p)
+        X : frame of pandas, polars or pyarrow, array, list of dicts, shape (n, p), or `xpmlp.shards.Shards` of these
+            Of shards, which hold y and the weights, 100,000 rows from all over them say what the cells mean, and there
+            is one training, judged by `validation_fraction` of each; without checkpoints.
             Numbers as people write them, names, truths, dates, gaps: see `TablePreparation`. In `predict` columns are
             found by their names.
         y : array-like of shape (n,), or (n, n_labels)

@@ -25,6 +25,7 @@ from xpmlp.estimators.tabular import checkpointing
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.checkpointing import Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
+from xpmlp.estimators.tabular.sharded import posed_on_shards
 from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, place_and_dtype, posed, prepared
 from xpmlp.estimators.tabular.targets import TargetsOfTables
 from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of
@@ -33,6 +34,7 @@ from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, our_errors
 from xpmlp.faults import telling_of_memory
 from xpmlp.mlp import mlp_of
+from xpmlp.shards import Shards
 from xpmlp.tabular.columns import Table, table_of
 from xpmlp.training import Fitted
 from xpmlp.training.loop import DivergenceError, Notes
@@ -55,7 +57,7 @@ class Fit:
 
     estimator: TabularAttributes
     settings: TableSettings
-    given: Given
+    given: Any  # `Given`; None of shards
     wanted: Wanted
     looking: Looking
     seed: int
@@ -85,6 +87,14 @@ def fit_table(
     """Train an estimator of tables; it comes back."""
     began = time.perf_counter()
     settings = settings_of_table(estimator)
+    if isinstance(X, Shards):
+        return _fit_shards(
+            Fit(estimator, settings, None, wanted, Looking(estimator, X, y, None), 0, began, False),
+            X,
+            y,
+            sample_weight,
+            validation,
+        )
     with our_errors():
         place, dtype = place_and_dtype(settings)
         given = _given(estimator, X, y, sample_weight, validation)
@@ -108,6 +118,26 @@ def fit_table(
     give(estimator, {"stopped_by_": tuple(stopped_by), "_died": error, "_notes": notes})
     looking.done()
     return estimator
+
+
+def _fit_shards(fit: Fit, shards: Shards, y: Any, w: Any, validation: tuple[Any, Any, Any]) -> TabularAttributes:
+    """One training, on shards."""
+    if y is not None or w is not None:
+        raise InvalidInputError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
+    if fit.wanted.folder is not None:
+        raise InvalidInputError("a fit of tables on shards keeps no checkpoints: leave checkpoint out.")
+    with our_errors():
+        fit.seed = int(check_random_state(fit.settings.random_state).randint(2**31 - 1))
+        stage, fit.notes = posed_on_shards(fit.estimator, fit.settings, shards, validation, fit.seed)
+    found = _train(fit, stage, None)
+    if _best_epoch(found.history, averaged=fit.settings.average > 0.0) == 0 and found.stopped_by == "divergence":
+        raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
+    _show(fit.estimator, stage, found)
+    give(
+        fit.estimator, {"stopped_by_": (found.stopped_by,), "_died": found.error, "_notes": [*fit.notes, *found.notes]}
+    )
+    fit.looking.done()
+    return fit.estimator
 
 
 # --- What is given ---
@@ -228,7 +258,7 @@ def _would_take(fit: Fit, first: Posed, best: int) -> float:
     if fit.settings.time_limit is None:
         return 0.0
     more = fit.settings.n_members / first.stage.members * fit.given.table.n_rows / first.problem.data.n
-    return fit.prepare + best * more * fit.looking.seconds_an_epoch
+    return float(fit.prepare + best * more * fit.looking.seconds_an_epoch)
 
 
 # --- Training ---

@@ -157,7 +157,7 @@ def posed(
     if held is not None:
         held_out = _data(net, *held, rows_at_once(net.network, net.place))
     problem = Problem(
-        _task(settings, net, data),
+        task_of(settings, net, data),
         data,
         plan,
         Permutations(net.orders, data, True, True),
@@ -171,7 +171,8 @@ def posed(
     return Posed(stage, net, preparation, targets, problem, held, digest)
 
 
-def _task(settings: TableSettings, net: Content, data: Data) -> Task:
+def task_of(settings: TableSettings, net: Content, data: Data) -> Task:
+    """What is trained, on data of so many batches."""
     method = optimizer("adamw", beta_2=BETA_2, weight_decay=float(settings.weight_decay))
     method = replace(method, average=float(settings.average) * data.n_batches)
     with net.place.here():

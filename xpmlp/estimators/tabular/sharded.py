@@ -1,0 +1,170 @@
+"""A fit of an estimator of tables on shards: one training, judged by a part of every shard, or by rows that are given.
+
+What cells mean is learned from a sample: shards from all over the data, until there are SAMPLE rows. Shards hold what
+`fit` takes as X (frames, arrays), and each is prepared when its turn comes; nothing has the length of the data.
+"""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+
+from xpmlp.backends import HostArray
+from xpmlp.estimators.classes import class_weights, labels_of
+from xpmlp.estimators.sharded import encoded
+from xpmlp.estimators.tabular.attributes import TabularAttributes
+from xpmlp.estimators.tabular.parameters import TableSettings
+from xpmlp.estimators.tabular.stages import PATIENCE, Held, Posed, Stage, epochs_of, posed, prepared, task_of
+from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables
+from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError
+from xpmlp.mlp.sharded import JUDGED_ROWS, Epochs, Judge
+from xpmlp.shards import Shards
+from xpmlp.shards.lanes import HeldOut, LaneData
+from xpmlp.tabular import TablePreparation
+from xpmlp.tabular.columns import table_of
+from xpmlp.training.loop import Notes
+
+SAMPLE = 100_000  # rows that a preparation is learned from
+MOST_SHARDS = 64  # that they are taken from
+LOG = logging.getLogger("xpmlp")
+
+
+def posed_on_shards(
+    estimator: TabularAttributes, settings: TableSettings, shards: Shards, validation: tuple[Any, Any, Any], seed: int
+) -> tuple[Posed, Notes]:
+    """The stage on the batches of shards, and what is to be said of their table once all is done.
+
+    Raises
+    ------
+    ValueError
+        If the shards cannot be prepared alike, or X_val comes alone.
+    """
+    X, y = sample_of(shards)
+    table, numbered = table_of(X), Inputs(np.arange(len(y))[:, None], NUMPY, "float64")
+    LOG.info("the preparation is learned from %d of %d rows", len(y), sum(shards.rows))
+    preparation, notes = prepared(settings, table, None)
+    targets: TargetsOfTables
+    if hasattr(estimator, "class_weight"):
+        targets = bare = _labels(shards, y)
+        targets = replace(targets, weights=_weights(shards, targets, estimator.class_weight))
+        samples = bare.encode(y, None, numbered)
+    else:
+        targets, samples = estimator._learn(y, None, numbered)
+        targets = targets.learned(samples)
+        samples = targets.rescaled(samples)
+    held = _held(targets, preparation, validation)
+    part = HeldOut(settings.validation_fraction, chosen=False) if held is None else None
+    n = sum(shards.rows if part is None else map(part.kept, shards.rows))
+    epochs = epochs_of(settings, n)
+    seconds = np.inf if settings.time_limit is None else settings.time_limit
+    stage = Stage(1, settings.n_members, epochs, epochs, seconds=float(seconds))
+    inputs = preparation.transform(table)
+    made = posed(settings, stage, preparation, targets, inputs, samples, held, seed, checkpoints=False)
+    net = made.content
+
+    def read(i: int) -> tuple[Any, ...]:
+        rows, *others = shards.read(i)
+        return preparation.transform(table_of(rows)), *others
+
+    ready = Shards(
+        shards.rows, read, lanes=shards.lanes, weighted=shards.weighted, runs=shards.runs, names=shards.names
+    )
+    weighted = shards.weighted or getattr(targets, "weights", None) is not None
+
+    def data_of(size: int, held_out: HeldOut | None, *, shuffle: bool, like: LaneData | None = None) -> LaneData:
+        return LaneData(
+            net.place,
+            ready,
+            partial(encoded, targets, numbered, weighted),
+            net.dtype,
+            size,
+            width=inputs.shape[1],
+            n_outputs=samples.targets.shape[1],
+            seed=seed,
+            weighted=weighted,
+            held=held_out,
+            shuffle=shuffle,
+            like=like,
+        )
+
+    data = data_of(settings.batch_size, part, shuffle=True)
+    judge = None
+    if part is not None:
+        others = data_of(JUDGED_ROWS, part._replace(chosen=True), shuffle=False, like=data)
+        judge = Judge(net.network, others, None, None)
+    few, share = PATIENCE
+    plan = replace(
+        made.problem.plan,
+        n_batches=data.n_batches,
+        n_samples=data.n,
+        patience=max(few, share * epochs),
+        keep_best=True,
+    )
+    problem = replace(
+        made.problem,
+        task=task_of(settings, net, data),
+        data=data,
+        plan=plan,
+        draws=Epochs(0),
+        judge=judge,
+        monitor="validation_loss",
+    )
+    return replace(made, problem=problem), notes
+
+
+def sample_of(shards: Shards) -> tuple[Any, HostArray]:
+    """Rows from all over the shards, and what goes with them: all rows, where there are few."""
+    total = sum(shards.rows)
+    each = max(len(shards) // MOST_SHARDS, 1) if total > SAMPLE else 1
+    chosen = [i for i in range(len(shards)) if shards.rows[i]][::each]
+    step = max(sum(shards.rows[i] for i in chosen) // SAMPLE, 1)
+    tables: list[Any] = []
+    columns: list[HostArray] = []
+    for i in chosen:
+        X, y, *_ = shards.read(i)
+        frame = nw.from_native(X, pass_through=True, eager_only=True)
+        tables.append(frame.gather_every(step) if isinstance(frame, nw.DataFrame) else np.asarray(X)[::step])
+        columns.append(np.asarray(y)[::step])
+    frames = isinstance(tables[0], nw.DataFrame)
+    return nw.to_native(nw.concat(tables)) if frames else np.concatenate(tables), np.concatenate(columns)
+
+
+def _labels(shards: Shards, y: HostArray) -> LabelsOfTables:
+    if y.ndim == 2 and y.shape[1] > 1:
+        known = labels_of(np.vstack([y, 1 - y]))
+    elif shards.classes is not None:
+        known = labels_of(np.asarray(shards.classes))
+    else:
+        found: set[Any] = set()
+        for i in range(len(shards)):
+            found.update(np.unique(np.asarray(shards.y(i))).tolist())
+        known = labels_of(np.array(sorted(found)))
+    if len(known.classes) < 2 and known.kind != "multilabel":
+        raise InvalidInputError(f"y must hold at least two classes; got 1 class, {known.classes.tolist()}.")
+    return LabelsOfTables(known.kind, known.classes, None)
+
+
+def _weights(shards: Shards, labels: LabelsOfTables, given: Any) -> dict[Any, float] | None:
+    if given != "balanced":
+        return None if given is None else class_weights(given, labels, labels.classes, None, incremental=False)
+    if labels.kind == "multilabel":
+        raise InvalidInputError("class_weight needs one class per sample; y has several labels. Use sample_weight.")
+    counts = np.zeros(len(labels.classes))
+    for i in range(len(shards)):
+        counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
+    share = counts.sum() / len(counts)
+    return {c: float(share / n) if n else 0.0 for c, n in zip(labels.classes.tolist(), counts.tolist(), strict=True)}
+
+
+def _held(targets: TargetsOfTables, preparation: TablePreparation, validation: tuple[Any, Any, Any]) -> Held | None:
+    X, y, w = validation
+    if X is None and y is None and w is None:
+        return None
+    if X is None or y is None:
+        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
+    table = table_of(X)
+    numbered = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
+    return Held(preparation.transform(table), targets.encode(y, w, numbered, "sample_weight_val"))
