@@ -25,7 +25,10 @@ MOST = 0.1  # of X
 
 
 def above_x(*, kind: str, quick: bool, **_: Any) -> dict[str, Any]:
-    """The peak that Python and NumPy allocate (tracemalloc) in a fit of one epoch and in predict, by the bytes of X."""
+    """The peak that Python and NumPy allocate (tracemalloc) in a fit of one epoch and in predict, by the bytes of X.
+
+    The answer of predict does not count.
+    """
     width = {"uint8 to float32": 8, "float32": 2}.get(kind, 1) * COLUMNS
     rows = 2_000 if quick else ROWS * (8 if kind == "uint8, 100 columns" else 1)
     rng = np.random.default_rng(0)
@@ -60,15 +63,15 @@ def above_x(*, kind: str, quick: bool, **_: Any) -> dict[str, Any]:
         model.fit(some, y[:4_000], **options).predict(some)  # what is loaded and made once
         for what, call in (("fit", lambda: model.fit(X, y, **options)), ("predict", lambda: model.predict(X))):
             tracemalloc.start()
-            call()
-            found[what] = tracemalloc.get_traced_memory()[1] / size
+            answer = call()
+            found[what] = (tracemalloc.get_traced_memory()[1] - getattr(answer, "nbytes", 0)) / size
             tracemalloc.stop()
     return found
 
 
 def report_above_x(report: Report, found: dict[str, dict[str, Any]]) -> None:
     """Shares of X."""
-    report.head(f"Peak memory above X of 400 MB, shares of X (one epoch; the answer counts; target <= {MOST:g})")
+    report.head(f"Peak memory above X of 400 MB, shares of X (one epoch; without the answer; target <= {MOST:g})")
     report.say(f"{'':<26}{'fit':>10}{'predict':>14}")
     for kind, rows in found.items():
         if "absent" in rows:
