@@ -87,7 +87,7 @@ def test_the_circles_fall_back_with_one_warning(two_circles, monkeypatch, capsys
     assert "on NumPy on cpu." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["two_circles", "why_it_diverged"])
+@pytest.mark.parametrize("name", ["two_circles", "why_it_diverged", "tables"])
 def test_a_plot_without_matplotlib_says_what_to_install(name, monkeypatch, capsys):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
@@ -101,6 +101,35 @@ def test_a_plot_without_matplotlib_says_what_to_install(name, monkeypatch, capsy
 def load_and_run(name: str, arguments: list[str]) -> Any:
     spec = sys.modules.get(name)
     return (spec or load(name)).main(arguments)
+
+
+def test_a_table_of_penguins_is_learned_and_opened_up(tmp_path, capsys):
+    pytest.importorskip("palmerpenguins", reason="pip install palmerpenguins")
+    file = tmp_path / "tables.png"
+    errors = load("tables").main(["--quick", "--plot", str(file)])
+    printed = capsys.readouterr().out
+    assert file.read_bytes().startswith(PNG)
+    assert max(len(line) for line in printed.splitlines() if str(file) not in line) <= 84
+    for text in ("1. THE TABLE. 344 rows, 16 columns", "2. SIDE BY SIDE", "3. QUANTILES", "4. IMPORTANCES", "5. DOUBT"):
+        assert text in printed
+    for line in ("Date Egg             a date", "Sex                  a category, with gaps", "left out: 'Anvers'"):
+        assert line in printed
+    mass, sex = errors.values()
+    # Two small networks, eight epochs: half of a constant's error is seen, a whole fit has a third.
+    assert mass["xpmlp"] < 0.8 * mass["a constant"]
+    assert sex["xpmlp"] < sex["a constant"]
+    for name in ("linear", "HistGradientBoosting"):
+        assert mass[name] < 0.5 * mass["a constant"]
+
+
+def test_without_the_penguins_the_example_says_what_to_install(monkeypatch, capsys):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda it, *rest: None if it == "palmerpenguins" else find_spec(it, *rest)
+    )
+    with pytest.raises(SystemExit):
+        load_and_run("tables", [])
+    assert "pip install palmerpenguins" in capsys.readouterr().err
 
 
 def test_the_published_recipe_is_taken_apart(why, tmp_path, capsys):

@@ -133,6 +133,7 @@ def tables() -> Any:
     it.predict(X)
     it.predict_members(X)
     xpmlp.diagnose(it, X, LABELS)
+    it.feature_importances(X, LABELS)
     return [it.network_.parameters]
 
 
