@@ -217,6 +217,13 @@ REFUSED = {
     "a part in a hidden layer": ({"parts": {1: "piecewise"}}, "piecewise stands before the first layer only"),
     "a part twice": ({"parts": {1: ["layer_norm", "layer_norm"]}}, "once in a layer"),
     "a part that is none": ({"parts": {1: "batch_norm"}}, "part"),
+    **{
+        f"bins of width {width} for what members have scaled": (
+            {"parts": {0: ["member_scale", part("piecewise", edges=[[0, 1]] * 5, width=width)]}, "members": 2},
+            "piecewise stands first in its layer",
+        )
+        for width in (1, 2)
+    },
     "too many edges": ({"parts": {0: part("piecewise", edges=[[0, 1]] * 6)}}, "edges for 6 inputs; there are 5"),
 }
 

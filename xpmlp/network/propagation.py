@@ -94,7 +94,7 @@ def layout_with_parts(sizes: tuple[int, ...], parts: tuple[tuple[Part, ...], ...
                 raise ValueError(f"{part.name} stands {where} only; got it in layer {k}.")
             if part.members and not members:
                 raise ValueError(f"{part.name} is what members differ in; pass members=, or leave it out.")
-            if not shared and part.adds:
+            if not shared and "edges" in part.parameters:  # numbers in bins are of all members
                 raise ValueError(f"{part.name} stands first in its layer.")
             shared = shared and not part.members
             inputs = n if k == 0 else sizes[k]
