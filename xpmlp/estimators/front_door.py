@@ -28,7 +28,7 @@ ADVICE: tuple[tuple[str, str, str], ...] = (
     (
         "Unknown label type: continuous",
         "",
-        "Numbers on a scale are for MLPRegressor; classes are integers, strings or booleans.",
+        "Numbers on a scale are for a regressor; classes are integers, strings or booleans.",
     ),
     ("Unknown label type", "", "Classes are integers, strings or booleans, all of one type."),
 )

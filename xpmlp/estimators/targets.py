@@ -154,6 +154,8 @@ class Numbers:
         """See `Targets`."""
         if not self.quantiles:
             return float(r2_score(y, predicted, sample_weight=w))
+        if len(self.quantiles) == 1:  # of each output
+            return float(d2_pinball_score(y, predicted, sample_weight=w, alpha=self.quantiles[0]))
         columns = predicted.reshape(len(predicted), -1).T
         pairs = zip(self.quantiles, columns, strict=True)
         return float(np.mean([d2_pinball_score(y, column, sample_weight=w, alpha=q) for q, column in pairs]))

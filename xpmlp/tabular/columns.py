@@ -124,6 +124,12 @@ def table_of(X: Any) -> Table:
         names = list(dict.fromkeys(name for row in X for name in row))
         return _of_lists({name: [row.get(name) for row in X] for name in names}, len(X))
     if isinstance(X, Mapping):
+        for name, values in X.items():
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                raise TypeError(
+                    f"X as a dict must hold columns, one list each; {name!r} is a single {type(values).__name__}. "
+                    "One row alone is a list of one dict: [X]."
+                )
         parts = {name: list(values) for name, values in X.items()}
         lengths = {len(values) for values in parts.values()}
         if len(lengths) != 1:

@@ -163,8 +163,8 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             notes += told
         if all(isinstance(kind, LeftOut) for kind in kinds):
             told_ = "; ".join(f"{kind.name}: {kind.why}" for kind in kinds[:5] if isinstance(kind, LeftOut))
-            rows_ = "one sample" if table.n_rows == 1 else f"{table.n_rows:,} rows"
-            raise ValueError(f"no column of these {rows_} is left to learn from ({told_}).")
+            rows_ = "one sample" if table.n_rows == 1 else f"these {table.n_rows:,} rows"
+            raise ValueError(f"no column of {rows_} is left to learn from ({told_}).")
         self._measure(table, tuple(kinds), rows)
         self.n_features_in_ = len(names)
         if table.named:
@@ -248,7 +248,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         prepared, notes = self.transform_with_notes(X)
         for note, loud in notes:
             if loud:
-                warnings.warn(note, TableWarning, stacklevel=2)
+                warnings.warn(note, TableWarning, stacklevel=3)  # past scikit-learn's wrapper of transform
         return prepared
 
     def transform_with_notes(self, X: Any) -> tuple[HostArray, list[tuple[str, bool]]]:

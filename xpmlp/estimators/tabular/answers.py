@@ -7,13 +7,14 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray
+from xpmlp.backends import HostArray, warn
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import NUMPY, Inputs, our_errors
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import backward, forward
-from xpmlp.tabular.columns import table_of
+from xpmlp.tabular import TableWarning
+from xpmlp.tabular.columns import Table, table_of
 
 ROWS = 2048  # that are looked at together
 
@@ -23,7 +24,7 @@ def outputs(estimator: TabularAttributes, X: Any, *, of_each: bool = False) -> H
     check_is_fitted(estimator)
     net = estimator.network_
     with our_errors():
-        inputs = estimator.preparation_.transform(table_of(X))
+        inputs = prepared_inputs(estimator, table_of(X))
     found = []
     with net.place.here(), telling_of_memory(net.place, "predicting", "Predict for fewer rows at once."):
         for _, x in _blocks(estimator, inputs):
@@ -32,13 +33,22 @@ def outputs(estimator: TabularAttributes, X: Any, *, of_each: bool = False) -> H
     return np.concatenate(found, axis=-2)
 
 
+def prepared_inputs(estimator: TabularAttributes, table: Table) -> HostArray:
+    """What the network takes of a table, shape (n, n_inputs); the caller's line is told of odd cells."""
+    inputs, notes = estimator.preparation_.transform_with_notes(table)
+    for note, loud in notes:
+        if loud:
+            warn(note, TableWarning)
+    return inputs
+
+
 def feature_importances(estimator: TabularAttributes, X: Any, y: Any, sample_weight: Any) -> HostArray:
     """The mean over the rows of |dL/dz|, summed over the inputs that a column has become, shape (n_features_in_,)."""
     check_is_fitted(estimator)
     net, preparation = estimator.network_, estimator.preparation_
     with our_errors():
         table = table_of(X)
-        inputs = preparation.transform(table)
+        inputs = prepared_inputs(estimator, table)
         numbered = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
         samples: Samples = estimator._known_targets().encode(y, sample_weight, numbered)
     w = np.ones(table.n_rows) if samples.w is None else samples.w

@@ -58,13 +58,12 @@ def known(estimator: TabularAttributes, wanted: Wanted, number: int, place: Plac
     if folder is None or not checkpoints.last_of(folder).exists() or (wanted.overwrite and not wanted.resume):
         return None
     path = checkpoints.last_of(folder)
-    found = checkpoints.read(folder, place, dtype) if wanted.resume else None
-    document, arrays = storage.read(path) if found is None else found.model
+    document, arrays = storage.read(path)
     with storage.believing(path):
         kind, was = document["kind"], document["parameters"]
     now = parameters_of_table(estimator, without=FREE)
     other = [f"{name} was {was.get(name)!r}, is {now[name]!r}" for name in now if was.get(name) != now[name]]
-    if found is None:
+    if not wanted.resume:
         if kind != type(estimator).__name__ or other:
             raise InvalidInputError(
                 f"{os.fspath(folder)!r} holds the checkpoint of another run, with other parameters, and it would be "
@@ -75,6 +74,8 @@ def known(estimator: TabularAttributes, wanted: Wanted, number: int, place: Plac
         raise InvalidInputError(f"the checkpoint is of a {kind}, this is a {type(estimator).__name__}.")
     if other:
         raise InvalidInputError(f"resume=True goes on with the parameters that the run began with; {'; '.join(other)}.")
+    found = checkpoints.read(folder, place, dtype)
+    document, arrays = found.model
     with storage.believing(path):
         fitting = document["fitting"]
         orders = serialization.of_stored(document, arrays, place).orders

@@ -245,7 +245,7 @@ def _second(fit: Fit, first: Posed, found: Fitted, best: int) -> tuple[Fitted | 
         told = "Training interrupted by user before the second training; what the first one learned is kept."
         return replace(found, stopped_by="interrupt"), [(told, UserWarning)]
     again = _train(fit, second, before)
-    if again.stopped_by == "epochs":
+    if again.stopped_by != "divergence" and len(again.history.get("loss", ())) == best:  # stopped after its last, say
         _show(estimator, second, again)
     else:  # half a training is worth less than the one that is whole
         estimator.__dict__.clear()

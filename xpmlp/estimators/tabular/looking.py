@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from xpmlp._typing import Array
+from xpmlp.estimators.tabular.answers import prepared_inputs
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.validation import NUMPY, Inputs, our_errors
 from xpmlp.tabular.columns import table_of
@@ -21,7 +22,7 @@ def samples_for(
 
     with our_errors():
         table = table_of(X)
-        x = there(estimator.preparation_.transform(table))
+        x = there(prepared_inputs(estimator, table))
         if y is None:
             return x, None, None
         inputs = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")

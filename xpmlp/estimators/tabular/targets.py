@@ -13,6 +13,7 @@ from xpmlp.estimators.targets import Numbers, Samples
 from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights
 from xpmlp.network.losses import Loss
 from xpmlp.network.losses import loss as find_loss
+from xpmlp.network.targets import check_targets as demand_domain
 from xpmlp.training.checkpoints import Arrays, Document
 
 
@@ -61,20 +62,26 @@ class NumbersOfTables(Numbers):
         if w is not None:
             y, w = y[w > 0.0], w[w > 0.0]
         centre, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
+        # In units of about the largest, whose squares are numbers too; powers of two change no digit.
+        unit = np.ldexp(1.0, np.clip(np.frexp(np.max(np.abs(y), axis=0))[1], -1000, 1000))
+        small = y / unit
         if self.row.targets == "real":
-            centre = np.average(y, axis=0, weights=w)
-            scale = np.sqrt(np.average((y - centre) ** 2, axis=0, weights=w))
+            centre = np.average(small, axis=0, weights=w)
+            scale = np.sqrt(np.average((small - centre) ** 2, axis=0, weights=w)) * unit
+            centre = centre * unit
         elif self.row.targets == "nonnegative":  # of a rate: to divide keeps it one
-            scale = np.average(y, axis=0, weights=w)
+            scale = np.average(small, axis=0, weights=w) * unit
         # Where all are the same, what is left of the difference is rounding.
-        flat = (y.max(axis=0) == y.min(axis=0)) & (self.row.targets == "real") | (scale <= 0.0)
+        flat = (y.max(axis=0) == y.min(axis=0)) & (self.row.targets == "real") | (scale < np.finfo(np.float64).tiny)
         scale = np.where(flat, 1.0, scale)
         numbers = (tuple(map(float, each)) for each in (centre, scale, y.min(axis=0), y.max(axis=0)))
         return NumbersOfTables(self.row, *numbers)
 
     def encode(self, y: Any, w: Any, inputs: Inputs, name: str = "sample_weight") -> Samples:
         """See `Targets`."""
-        return self.rescaled(super().encode(y, w, inputs, name))
+        samples = super().encode(y, w, inputs, name)
+        demand_domain(self.row, samples.targets)
+        return self.rescaled(samples)
 
     def rescaled(self, samples: Samples) -> Samples:
         """The samples with their targets on these scales."""
@@ -85,12 +92,15 @@ class NumbersOfTables(Numbers):
 
     def scaled(self, y: HostArray) -> HostArray:
         """Numbers of shape (n, n_outputs) as the network sees them."""
-        made: HostArray = (np.asarray(y, np.float64) - np.asarray(self.centre)) / np.asarray(self.scale)
+        # Halves, because the difference of two numbers may be too large where they are not.
+        away = np.asarray(y, np.float64) / 2.0 - np.asarray(self.centre) / 2.0
+        made: HostArray = away / (np.asarray(self.scale) / 2.0)
         return made
 
     def unscaled(self, yhat: HostArray) -> HostArray:
         """Numbers again, of outputs of shape (..., n_outputs)."""
-        wide = np.asarray(yhat, np.float64) * np.asarray(self.scale) + np.asarray(self.centre)
+        with np.errstate(over="ignore"):  # what is too large is kept within
+            wide = np.asarray(yhat, np.float64) * np.asarray(self.scale) + np.asarray(self.centre)
         within: HostArray = np.clip(wide, np.asarray(self.low), np.asarray(self.high))
         return within
 
