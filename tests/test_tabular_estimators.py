@@ -238,3 +238,11 @@ def test_going_on_with_another_parameter_names_it(name, value, tmp_path):
     TabularRegressor(**settings).fit(X, y, checkpoint=tmp_path)
     with pytest.raises(ValueError, match=f"with the parameters that the run began with; {name} was"):
         TabularRegressor(**settings, **{name: value}).fit(X, y, checkpoint=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-300, 1e300], ids=["subnormal", "tiny", "huge"])
+def test_weights_that_are_all_equal_are_no_weights_whatever_their_size(weight, rng):
+    X, y = rng.normal(size=(40, 2)), rng.normal(size=40)
+    settings = SMALL | {"max_iter": 2}
+    plain, weighted = (TabularRegressor(**settings).fit(X, y, w).predict(X) for w in (None, np.full(40, weight)))
+    np.testing.assert_allclose(weighted, plain, rtol=1e-4, atol=1e-5)  # float32

@@ -297,7 +297,9 @@ def weight_scale(largest: float) -> float:
 
     A loss sum(w l) / sum(w) knows no scale; a penalty divided by sum(w) does, and must be multiplied, too.
     """
-    return 1.0 if largest == 0.0 or 1e-18 < largest < 1e18 else 1.0 / largest
+    if largest == 0.0 or 1e-18 < largest < 1e18:
+        return 1.0
+    return 1.0 / max(largest, 1e-300)  # the reciprocal of less may be infinite
 
 
 def pair(value: object, kind: str, first: str, second: str) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -10,7 +10,7 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.classes import Classes, class_weights, classes_of, labels_of, text, weigh
 from xpmlp.estimators.scores import Score
 from xpmlp.estimators.targets import Numbers, Samples
-from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights
+from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights, scale_of
 from xpmlp.network.losses import Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.targets import check_targets as demand_domain
@@ -60,7 +60,7 @@ class NumbersOfTables(Numbers):
         y = samples.y.reshape(len(samples.y), -1).astype(np.float64)
         w = samples.w
         if w is not None:
-            y, w = y[w > 0.0], w[w > 0.0]
+            y, w = y[w > 0.0], w[w > 0.0] * scale_of(w)
         centre, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
         # In units of about the largest, whose squares are numbers too; powers of two change no digit.
         unit = np.ldexp(1.0, np.clip(np.frexp(np.max(np.abs(y), axis=0))[1], -1000, 1000))
