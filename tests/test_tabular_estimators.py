@@ -84,7 +84,7 @@ def test_numbers_stay_within_those_seen():
     assert found.max() <= y.max()
 
 
-def test_rows_without_weight_change_nothing_that_is_refitted():
+def test_weights_twice_as_large_are_the_same_weights():
     X, y = load_diabetes(return_X_y=True)
     w = np.ones(len(y))
     assert np.array_equal(

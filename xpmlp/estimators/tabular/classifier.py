@@ -45,9 +45,10 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
     validation_fraction : float, default=0.2
         The share of the rows that chooses the epoch at which training ends, where `fit` is given no `X_val`.
     refit : bool, default=True
-        Once that epoch is known, train anew on all rows and stop there. The first training then has 4 members.
+        Once that epoch is known, train anew on all rows and stop there. The first training then has 4 members
+        at most.
     average : float, default=2.0
-        Epochs over which the exponential average of the weights reaches back; the average is the model.
+        Epochs over which the exponential average of the weights reaches back; the average is the model. 0 keeps none.
     categorical_features : "from_dtype", or sequence of str, int or bool
         Columns that are categories although they hold numbers: see `TablePreparation`.
     preparation : TablePreparation, default=None
