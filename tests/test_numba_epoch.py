@@ -27,6 +27,7 @@ COVERED = {
     *(f"hidden-{name}" for name in numba_epoch.KINDS),
     *(f"optimizer-{name}" for name in numba_epoch.METHODS),
     *("label-smoothing", "weights", "full-batch", "in-order"),
+    *("whole-batches", "whole-batches-in-order", "one-batch-of-many"),
 }
 NUMPY = select("numpy")
 

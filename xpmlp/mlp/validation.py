@@ -54,7 +54,7 @@ class Samples(NamedTuple):
     def on_device(self, place: Place, dtype: str) -> "Samples":
         """The same, with every number of x that is meant there in its dtype."""
         x = self.x if self.which is None else self.x[self.which]
-        return Samples(place.asarray(x, dtype), self.y, self.w)
+        return Samples(x if _name(x) == dtype else place.asarray(x, dtype), self.y, self.w)
 
 
 def stays(x: Array, place: Place) -> bool:
