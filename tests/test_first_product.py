@@ -291,6 +291,18 @@ def test_an_mlp_learns_the_same_from_an_x_that_is_not_copied(kind, dtype, settin
         np.testing.assert_allclose(other, one, rtol=1e-12 if dtype == "float64" else 1e-5)
 
 
+@pytest.mark.parametrize("how", ["early_stopping", "validation_data"])
+def test_several_networks_learn_the_same_from_a_large_x(how, monkeypatch):
+    X, y = COUNTS.astype(np.float64), Y.astype(np.float64)
+    settings = {"early_stopping": True} if how == "early_stopping" else {"validation_data": (X[::2], y[::2])}
+    found = []
+    for copied in (2**25, 0):
+        monkeypatch.setattr(host_data, "COPIED_BYTES", copied)
+        net = MLP([5, 6, 1], loss="binary_cross_entropy", dtype="float64", random_state=0, n_networks=3)
+        found.append(net.fit(X, y, epochs=3, batch_size=7, **settings).parameters)
+    np.testing.assert_array_equal(*found)
+
+
 def test_an_mlp_makes_nothing_as_large_as_x(monkeypatch):
     monkeypatch.setattr(host_data, "COPIED_BYTES", 0)
     X, y = np.random.default_rng(0).normal(size=(20_000, 200)), (np.arange(20_000) % 2).astype("float32")

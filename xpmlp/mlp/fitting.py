@@ -10,7 +10,7 @@ import numpy as np
 
 from xpmlp import checks, training
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place
+from xpmlp.backends import HostArray
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.faults import telling_of_memory
 from xpmlp.io.description import describe_optimizer, describe_schedule
@@ -199,7 +199,7 @@ def _samples(door: Door, X: Any, y: Any, o: Options, rng: np.random.Generator) -
         names = ("validation_data[0]", "validation_data[1]")
         held_out = checks.inputs_and_targets(o.validation_data, "validation_data")
         return samples, door.samples(*held_out, names=names, whole=False)
-    return _hold_out(samples, o.validation_fraction, rng, door.place) if o.early_stopping else (samples, None)
+    return _hold_out(samples, o.validation_fraction, rng, door) if o.early_stopping else (samples, None)
 
 
 def whole_batches(n: int, batch_size: int) -> int:
@@ -311,12 +311,12 @@ def _arguments(o: Options, task: Task, plan: Plan, batch_size: int, every: int) 
     }
 
 
-def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, place: Place) -> tuple[Samples, Samples]:
+def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, door: Door) -> tuple[Samples, Samples]:
     """A part of the samples, the same for every network; among those that have weight: others tell nothing."""
     fraction = checks.number(fraction, "validation_fraction", above=0.0, below=1.0)
     order = rng.permutation(samples.n)
     if samples.w is not None:
-        w = np.asarray(place.backend.to_numpy(samples.w))
+        w = np.asarray(door.place.backend.to_numpy(samples.w))
         counts = np.all(w > 0.0, axis=0) if w.ndim > 1 else w > 0.0
         order = np.concatenate([order[counts[order]], order[~counts[order]]])
         n = int(np.sum(counts))
@@ -326,7 +326,7 @@ def _hold_out(samples: Samples, fraction: float, rng: np.random.Generator, place
     if n_held >= n:
         which = "samples" if samples.w is None else "samples with weight"
         raise ValueError(f"validation_fraction={fraction:g} of {n} {which} leaves none to train on.")
-    return samples.take(np.sort(order[n_held:]), place), samples.take(np.sort(order[:n_held]), place)
+    return samples.take(np.sort(order[n_held:]), door), samples.take(np.sort(order[:n_held]), door)
 
 
 def factors_of(network: Network, p: Array, given: Sequence[float] | Mapping[str, float] | None) -> Array | None:

@@ -29,12 +29,12 @@ class Samples(NamedTuple):
         """Their number."""
         return int(self.y.shape[-2])
 
-    def take(self, rows: HostArray, place: Place) -> "Samples":
-        """Some of them, by their indices on the host."""
-        index = place.asarray(rows.astype(np.int32))
-        take = place.xp.take
+    def take(self, rows: HostArray, door: "Door") -> "Samples":
+        """Some of those that have come through this door, by their indices on the host."""
+        index = door.place.asarray(rows.astype(np.int32))
+        take = door.place.xp.take
         y, w = take(self.y, index, axis=self.y.ndim - 2), None if self.w is None else take(self.w, index, axis=-1)
-        if stays(self.x, place):
+        if door.stays(self.x):
             return Samples(self.x, y, w, rows)
         return Samples(take(self.x, index, axis=self.x.ndim - 2), y, w)
 
@@ -55,11 +55,6 @@ class Samples(NamedTuple):
         """The same, with every number of x that is meant there in its dtype."""
         x = self.x if self.which is None else self.x[self.which]
         return Samples(x if _name(x) == dtype else place.asarray(x, dtype), self.y, self.w)
-
-
-def stays(x: Array, place: Place) -> bool:
-    """Whether x is so large that its batches are made ready one by one; only NumPy's, of one network."""
-    return place.backend.name == "numpy" and x.ndim == 2 and int(x.nbytes) > host_data.COPIED_BYTES
 
 
 def _name(x: Array) -> str:
@@ -91,10 +86,15 @@ class Door(NamedTuple):
     dtype: str
     n_networks: int | None
 
+    def stays(self, x: Array) -> bool:
+        """Whether x is so large that its batches are made ready one by one; only NumPy's, of one network."""
+        here = self.n_networks is None and self.place.backend.name == "numpy"
+        return here and x.ndim == 2 and int(x.nbytes) > host_data.COPIED_BYTES
+
     def inputs(self, X: Any, name: str = "x", *, whole: bool = True) -> Array:
         """X of shape (n, n_0), or (m, n, n_0); where it may stay as it `stays`, it need not be `whole`."""
         width, m = self.network.n_inputs, self.n_networks
-        if not whole and m is None and isinstance(X, np.ndarray) and stays(X, self.place):
+        if not whole and isinstance(X, np.ndarray) and self.stays(X):
             return checks.array(X, name, self.place, self.dtype, width=width, cast=False)
         return checks.array(X, name, self.place, self.dtype, width=width, networks=m)
 
