@@ -36,6 +36,7 @@ DENSE = {
     "every other column": lambda X: np.repeat(X.astype(np.float64), 2, axis=1)[:, ::2],
     "float32": lambda X: X.astype(np.float32),
     "float32 by columns": lambda X: np.asfortranarray(X, dtype=np.float32),
+    "bytes the other way round": lambda X: X.astype(np.dtype(np.float64).newbyteorder()),
     "uint8": lambda X: X.astype(np.uint8),
     "int64 by columns": lambda X: np.asfortranarray(X, dtype=np.int64),
     "a frame": lambda X: frame(X.astype(np.float64)),
@@ -258,7 +259,7 @@ def test_a_regression_on_sparse_rows_learns_what_it_learns_on_dense_ones():
     np.testing.assert_allclose(models[0].loss_curve_, models[1].loss_curve_, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["by rows", "by columns", "float32"])
+@pytest.mark.parametrize("kind", ["by rows", "by columns", "float32", "bytes the other way round"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     "settings",

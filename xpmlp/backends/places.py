@@ -78,7 +78,8 @@ class Place:
         """
         wanted = array.dtype.name if dtype is None else dtype
         if self.backend.name == "numpy":
-            return array if wanted == array.dtype.name else array.astype(wanted)
+            as_it_is = wanted == array.dtype.name and (dtype is None or array.dtype.isnative)
+            return array if as_it_is else array.astype(wanted)
         name = self.dtype_name(wanted)
         if name != wanted and "int" in wanted and array.size:
             holds = np.iinfo(name)
