@@ -20,7 +20,7 @@ from xpmlp.network.losses import loss
 from xpmlp.network.parts import PARTS, Own, Part
 from xpmlp.network.propagation import layout_with_parts
 from xpmlp.optim.optimizers import optimizer
-from xpmlp.runners import GO_BATCH_BY_BATCH, Data, Task, eager, find_runner, inplace
+from xpmlp.runners import GO_BATCH_BY_BATCH, Data, Task, eager, find_runner, inplace, passes
 from xpmlp.runners.passes import EagerPass, find_pass
 from xpmlp.runners.step import State
 
@@ -190,9 +190,13 @@ def test_masks_in_place_are_those_of_dropout_to_the_bit(dtype: str, backend: Bac
             np.testing.assert_array_equal(backend.get(out), wanted)
 
 
+@pytest.mark.parametrize("cached", [30, 2**16], ids=["in pieces", "whole"])
 @pytest.mark.parametrize("hidden", ["silu", "tanh", "gelu", "softmax"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_forward_pass_in_place_is_that_of_the_network(name: str, hidden: str) -> None:
+def test_the_forward_pass_in_place_is_that_of_the_network(
+    name: str, hidden: str, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "COLUMNS", passes.COLUMNS._replace(cached=cached))
     rng = np.random.default_rng(2)
     parts, members, m = NETWORKS[name]
     layout = layout_with_parts((5, 6, 4, 3), parts, members)
@@ -214,7 +218,7 @@ def test_steps_in_small_pieces_are_the_same(size: int, backend: BackendUnderTest
     kind = import_module(f"xpmlp.runners.{backend.name}").Runner
     monkeypatch.setattr(kind, "columns", kind.columns._replace(cached=size))
     for name in ("piecewise", "three networks", "members with all parts"):
-        for hidden in ("silu", "tanh"):
+        for hidden in ("silu", "tanh", "softmax"):
             compare(name, Case(hidden=hidden), backend, 1, 1e-12)
 
 

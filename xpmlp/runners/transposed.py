@@ -123,7 +123,7 @@ class Layers:
         ]
 
     def _known(self, k: int, row: Any) -> Activation | None:
-        if self.members and k < self.K and row.outputs == "distribution":  # which goes along the units
+        if k < self.K and row.outputs == "distribution":  # it goes along the units, of which pieces are taken
             return None
         return self.columns.activations.get(row.name) if checks.genuine(row, ACTIVATIONS) else None
 
