@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_reduce import ThreadOf, together
 
 from xpmlp import MLP, MLPRegressor, distributed, shards
 
@@ -80,6 +81,19 @@ def test_shards_of_which_nothing_is_held_out_say_so() -> None:
     ):
         with pytest.raises(ValueError, match="holds out no row of any shard: the largest has 4 rows"):
             trains()
+
+
+@pytest.mark.parametrize("average", [0.0, 2.0])
+def test_processes_whose_validation_sets_differ_go_by_that_of_rank_0(average: float) -> None:
+    # No epoch gains as much as `tol` on rank 0's set; on rank 1's, whose losses are a million times as large, all do.
+    def of(group: ThreadOf) -> int:
+        held = (X[:50], Y[:50] * 1e3**group.rank)
+        data = shards.from_arrays(X, Y)
+        options: dict[str, Any] = {"batch_size": 32, "early_stopping": True, "patience": 2, "tol": 10.0}
+        fitted = net().fit(data, epochs=9, validation_data=held, average=average, group=group, **options)
+        return len(fitted.history["loss"])
+
+    assert together(2, of) == [4, 4]  # the first gains, and then there is patience for two
 
 
 REFUSED = {

@@ -43,7 +43,7 @@ class Gloo:
     timeout : float
         Seconds after which a process that does not answer counts as lost.
     stopped : function
-        Asked once a second while the others are waited for at the beginning, which may take as long as it takes; it
+        Asked again and again while the others are waited for at the beginning, which may take as long as it takes; it
         raises where nobody wants them any more.
 
     Raises

@@ -210,15 +210,9 @@ def train(
             validation, plateau, broken_off, learned = None, False, interrupted(), state.p
             if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported
                 learned = _learned(state, plan, place)
-                validation = None if validate is None else np.asarray(validate(learned))
-                if together is not None and validation is not None:
-                    validation = together.value(validation)
-                plateau = watch.see(
-                    losses if validation is None else validation,
-                    learned,
-                    diverged,
-                    None if validate_point is None else validate_point(state.p),
-                )
+                validation = _judged(validate, learned, together)
+                point = _judged(validate_point, state.p, together)
+                plateau = watch.see(losses if validation is None else validation, learned, diverged, point)
             wish = _report(Report(epoch, losses, validation, rate, state._replace(p=learned)), on_epoch, interrupted)
             if (p := assigned()) is not None:
                 state = state._replace(p=p)
@@ -249,6 +243,14 @@ def _learned(state: State, plan: Plan, place: Place) -> Array:
         return state.p
     average = state.slots[-1]
     return average if is_writeable_array(average) else place.xp.asarray(average, copy=True)  # slots are donated
+
+
+def _judged(validate: Callable[[Array], HostArray] | None, p: Array, together: Together | None) -> HostArray | None:
+    """What `validate` makes of p; where several processes train, what it makes of it in the one they go by."""
+    if validate is None:
+        return None
+    value = np.asarray(validate(p))
+    return value if together is None else together.value(value)
 
 
 def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], interrupted: Callable[[], bool]) -> str:
