@@ -21,6 +21,7 @@ from xpmlp.backends import BACKENDS, Probe, State
 from xpmlp.cli import main
 from xpmlp.cli.machine import table
 from xpmlp.io import storage
+from xpmlp.network.parts import part
 
 CUPY = "pip install 'cupy-cuda13x[ctk]>=14'"
 COMMAND_NAMES = ("backends", "demo", "train", "predict", "inspect", "export", "check-gradients", "bench")
@@ -420,6 +421,17 @@ def test_a_model_of_python_predicts_for_a_table_too(here, capsys):
     assert np.mean(np.array(result_of(capsys)["columns"]["prediction"]) == (X[:, 0] > 0)) > 0.95
     assert run("predict", "clf.safetensors", "x.csv") == 1
     assert "takes 2 columns" in capsys.readouterr().err
+
+
+def test_a_network_with_a_part_before_it_takes_as_many_columns_as_it_has_inputs(here, capsys):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    code = part("piecewise", edges=[[-1.0, 0.0, 1.0]], width=3)  # three numbers of the first one
+    net = xpmlp.MLP([2, 3, 1], parts={0: [code]}, random_state=0)
+    net.save("net.safetensors")
+    write_csv(here / "x.csv", {"a": X[:, 0], "b": X[:, 1]})
+    assert run("predict", "net.safetensors", "x.csv", "--json") == 0
+    (found,) = result_of(capsys)["columns"].values()
+    np.testing.assert_allclose(found, net.predict(X)[:, 0], rtol=1e-5)
 
 
 def test_the_demonstrations_learn(folder, capsys):

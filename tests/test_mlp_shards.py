@@ -10,6 +10,7 @@ import pytest
 from test_reduce import ThreadOf, together
 
 from xpmlp import MLP, MLPRegressor, distributed, shards
+from xpmlp.network.parts import part
 
 RNG = np.random.default_rng(1)
 X = RNG.standard_normal((300, 4))
@@ -35,6 +36,22 @@ def test_one_batch_of_weighted_shards_is_one_of_arrays() -> None:
     parts = net().fit(shards.from_arrays(X, Y, w / w.max()), **options)
     for k in (1, 2):
         np.testing.assert_allclose(parts.W[k], whole.W[k], rtol=1e-10, atol=1e-13)
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "piecewise": {"parts": {0: [part("piecewise", edges=[[-1.0, 0.0, 1.0]], width=3)]}},
+    "layer_norm": {"parts": {1: ["layer_norm"]}},
+    "members": {"members": 3, "parts": {0: ["member_scale"]}},
+}
+
+
+@pytest.mark.parametrize("options", PARTS.values(), ids=PARTS)
+def test_networks_with_parts_and_members_learn_from_shards_what_they_learn_from_arrays(options: dict[str, Any]) -> None:
+    fit: dict[str, Any] = {"epochs": 3, "batch_size": 300, "optimizer": "momentum", "average": 2.0, "shuffle": False}
+    whole, parts = net(**options).fit(X, Y, **fit), net(**options).fit(shards.from_arrays(X, Y, rows=60), **fit)
+    np.testing.assert_allclose(parts.parameters, whole.parameters, rtol=1e-9, atol=1e-12)
+    held = net(**options).fit(shards.from_arrays(X, Y), validation_data=shards.from_arrays(X, Y), **fit)
+    assert held.history["validation_loss"][-1] == pytest.approx(held.evaluate(X, Y))
 
 
 def test_a_run_of_an_mlp_on_shards_goes_on(tmp_path: Path) -> None:

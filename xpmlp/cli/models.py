@@ -86,7 +86,7 @@ class Opened(NamedTuple):
 
     def _numbers(self, file: File, drop: list[str]) -> HostArray:
         """The columns of a table as they are, for a model that knows no preparation."""
-        n = self.model.layout.sizes[0] if isinstance(self.model, MLP) else self.model.n_features_in_
+        n = _n_inputs(self.model)
         wanted = getattr(self.model, "feature_names_in_", None)
         names = list(file.table.columns)
         chosen = [name for name in names if name not in drop] if wanted is None else list(wanted)
@@ -133,7 +133,7 @@ def open_model(path: str, backend: str | None = None, device: str | None = None)
         preparation = getattr(model, "preparation_", None)
         if preparation is None and "preparation" in document:
             preparation = TablePreparation.from_dict(document["preparation"])
-            n = model.layout.sizes[0] if isinstance(model, MLP) else model.n_features_in_
+            n = _n_inputs(model)
             if len(preparation.groups_) != n:
                 raise ValueError(f"its preparation makes {len(preparation.groups_)} inputs, and its network takes {n}.")
         target, task = (None if name not in document else str(document[name]) for name in ("target", "task"))
@@ -160,6 +160,10 @@ def answers(model: Any, X: Table | HostArray, proba: bool) -> dict[str, HostArra
         p = to_numpy(model.predict_proba(X))
         columns |= {f"p({name})": p[:, j] for j, name in enumerate(model.classes_)}
     return columns
+
+
+def _n_inputs(model: Any) -> int:
+    return int(model.network.n_inputs if isinstance(model, MLP) else model.n_features_in_)
 
 
 def network_of(model: Any) -> Any:

@@ -124,7 +124,7 @@ def samples_of(
             encode,
             net.dtype,
             size,
-            width=net.network.layout.sizes[0],
+            width=net.network.n_inputs,
             n_outputs=net.network.loss.target_width or net.network.layout.sizes[-1],
             seed=seed,
             rank=group.rank,
