@@ -15,6 +15,7 @@ from xpmlp.backends import Place
 from xpmlp.network import Network, backward, forward
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
+from xpmlp.network.parts import part
 
 SIZES, N = [3, 5, 2], 20
 
@@ -363,6 +364,18 @@ def test_the_repr_shows_shapes_and_counts():
     ]
 
 
+def test_the_repr_shows_parts_and_members_and_counts_what_they_have():
+    code = part("piecewise", edges=[[-1.0, 0.0, 1.0]], width=3)
+    net = MLP([2, 4, 1], members=2, parts={0: [code, "member_scale"], 1: ["layer_norm"]}, dropout=0.1)
+    assert repr(net).splitlines() == [
+        "MLP: 70 parameters of 2 members, float64 on NumPy on cpu, loss squared_error",
+        "  input           20  piecewise  member_scale",
+        "  layer 1  W (4, 4)  b (2, 1, 4)  relu              40  layer_norm  dropout 0.1",
+        "  layer 2  W (2, 4, 1)  b (2, 1, 1)  identity          10",
+    ]
+    assert net.layout.n_parameters == 70
+
+
 def test_one_activation_is_for_the_hidden_layers_and_the_output_takes_the_link_of_the_loss():
     for name, row in LOSSES.items():
         net = MLP([2, 3, 3, 2], "elu", name)
@@ -498,7 +511,7 @@ def test_arrays_of_another_library_are_refused_by_every_door(backend):
         lambda: net.evaluate(here_X, Y),
         lambda: net.fit(here_X, Y),
         lambda: net.fit(here_X, here_Y, sample_weight=np.ones(4)),
-        lambda: net.set_weights(*(part[1:] for part in net.layout.unpack(p)[:2])),
+        lambda: net.set_weights(*(values[1:] for values in net.layout.unpack(p)[:2])),
         lambda: setattr(net, "parameters", p),
     ):
         with pytest.raises(

@@ -121,3 +121,20 @@ def chosen_parts(parts: Mapping[int, Any] | None, K: int) -> list[tuple[Part, ..
         given = parts.get(k, ())
         found.append(tuple(map(part, given if isinstance(given, (list, tuple)) else [given])))
     return found
+
+
+def layers_in_words(network: Network) -> list[str]:
+    """A line for each layer: W and b of one network, f, how many numbers it has with its parts, and these."""
+    lines = []
+    for k in range(network.layout.n_layers + 1):
+        own = [segment for segment in network.layout.segments if segment.layer == k]
+        count = f"{sum(segment.stop - segment.start for segment in own):>9,}"
+        told = [it.name for it in (network.parts[k] if k < len(network.parts) else ())]
+        if k == 0 and own:
+            lines.append("  ".join([f"  input    {count}", *told]))
+        elif k > 0:
+            shapes = "  ".join(f"{name} {it.shape}" for name in "Wb" for it in own if it.name == name)
+            rate = network.dropout[k - 1] if k <= len(network.dropout) else 0.0
+            told += [f"dropout {rate:g}"] if rate else []
+            lines.append("  ".join([f"  layer {k}  {shapes}  {network.activations[k - 1].name:<10} {count}", *told]))
+    return lines

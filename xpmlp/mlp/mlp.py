@@ -14,7 +14,7 @@ from xpmlp.backends.transfer import to_numpy
 from xpmlp.distributed import Group
 from xpmlp.io import storage
 from xpmlp.mlp import serialization
-from xpmlp.mlp.content import Content, build_network
+from xpmlp.mlp.content import Content, build_network, layers_in_words
 from xpmlp.mlp.fitting import Options, fit_network, plain_descent
 from xpmlp.mlp.observers import predicted
 from xpmlp.mlp.passes import Passes
@@ -126,14 +126,10 @@ class MLP(Passes):
 
     def __repr__(self) -> str:
         many = "" if self.n_networks is None else f"{self.n_networks} networks of "
-        count = f"{many}{self.layout.n_parameters:,} parameters"
-        lines = [f"MLP: {count}, {self.dtype} on {self.place}, loss {self.network.loss.name}"]
-        for k, row in enumerate(self.network.activations, start=1):
-            n_in, n_out = self.layout.sizes[k - 1], self.layout.sizes[k]
-            rate = self.network.dropout[k - 1] if k - 1 < len(self.network.dropout) else 0.0
-            shapes = f"W ({n_in}, {n_out})  b ({n_out},)  {row.name:<10} {n_in * n_out + n_out:>9,}"
-            lines.append(f"  layer {k}  {shapes}" + (f"  dropout {rate:g}" if rate else ""))
-        return "\n".join(lines)
+        members = f" of {self.network.members} members" if self.network.members else ""
+        count = f"{many}{self.layout.n_parameters:,} parameters{members}"
+        first = f"MLP: {count}, {self.dtype} on {self.place}, loss {self.network.loss.name}"
+        return "\n".join([first, *layers_in_words(self.network)])
 
     # --- The whole work ---
 
