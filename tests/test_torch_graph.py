@@ -15,9 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from xpmlp import config_context  # noqa: E402
 from xpmlp.backends import select  # noqa: E402
-from xpmlp.runners import KeptRunner, eager, find_runner, torch_graph  # noqa: E402
+from xpmlp.network import Layout, Network  # noqa: E402
+from xpmlp.network.activations import activation  # noqa: E402
+from xpmlp.network.losses import loss  # noqa: E402
+from xpmlp.optim.optimizers import optimizer  # noqa: E402
+from xpmlp.runners import Data, KeptRunner, Task, eager, find_runner, torch_graph  # noqa: E402
 from xpmlp.runners.graphs import WARM_UP  # noqa: E402
-from xpmlp.runners.step import Part  # noqa: E402
+from xpmlp.runners.step import Part, State  # noqa: E402
 from xpmlp.runners.torch_graph import Graph  # noqa: E402
 
 TO_HOST = {"aten::_local_scalar_dense", "aten::item", "aten::nonzero"}
@@ -94,6 +98,18 @@ def test_a_graph_takes_the_steps_of_the_eager_runner(name: str, m: int | None) -
 def test_a_stream_of_partial_fits_has_one_runner_and_its_graph() -> None:
     check_partial_fits(select("torch"), KeptRunner())
     assert CUDAGraph.replays == 6 - WARM_UP
+
+
+def test_a_kept_runner_lets_the_batches_of_samples_that_are_gone_go() -> None:
+    rows = (activation("relu"), activation("identity"))
+    task = Task(Network(Layout((3, 4, 2)), rows, loss("squared_error")), optimizer("sgd"))
+    kept, rng = KeptRunner(), np.random.default_rng(0)
+    state, given = State(there(rng.standard_normal(task.network.layout.size)), (), 0), []
+    for _ in range(4):
+        given.append(Data(select("torch"), there(rng.random((20, 3))), there(rng.random((20, 2))), None, 8))
+        runner = kept(task, given[-1])
+        state, _ = runner.epoch(state, rng.permutation(20), lambda _: 0.1)
+        assert len(runner.runner.taken) == 4  # x and y, in whole batches and in the short last one
 
 
 def test_a_runner_without_graphs_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,7 @@ class Runner(InPlaceRunner):
     def renew(self, data: Data, seed: Array | None) -> None:
         """See `graphs.GraphRunner`."""
         self.data = data
+        self.taken.clear()  # known by arrays that are gone
         if self.seed is not None:
             self.seed[...] = seed
 
