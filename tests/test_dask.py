@@ -78,7 +78,7 @@ def same(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("case", ["plain", "early_stopping", "dropout", "weights", "balanced"])
+@pytest.mark.parametrize("case", ["plain", "early_stopping", "dropout", "weights", "balanced", "averaged"])
 def test_two_workers_learn_what_one_process_does(client: Any, case: str) -> None:
     settings = SETTINGS | CASES[case]
     w = W if case == "weights" else None

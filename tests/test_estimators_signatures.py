@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp.dask import DaskMLPClassifier, DaskMLPRegressor
 
 ESTIMATORS = MLPClassifier, MLPRegressor
 both = pytest.mark.parametrize("Estimator", ESTIMATORS, ids=lambda it: it.__name__)
@@ -177,3 +178,22 @@ class AnotherName:
 def test_what_differs_is_noticed(Other):
     assert differences(Said, Said) == []
     assert len(differences(Said, Other)) == 1
+
+
+# On Dask each of them takes this, too.
+ON_DASK = {"client": None, "lanes": 8, "restarts": 2, "timeout": 60.0, "fixed_order": False}
+ON_A_CLUSTER = {MLPClassifier: DaskMLPClassifier, MLPRegressor: DaskMLPRegressor}
+
+
+@both
+def test_on_dask_an_estimator_takes_all_that_it_takes_without(Estimator):
+    there = parameters(ON_A_CLUSTER[Estimator])
+    assert {name: there.pop(name).default for name in ON_DASK} == ON_DASK
+    assert list(there.items()) == list(parameters(Estimator).items())
+
+
+@both
+def test_on_dask_every_parameter_becomes_an_attribute_of_that_name(Estimator):
+    given = {name: object() for name in parameters(ON_A_CLUSTER[Estimator])}
+    model = ON_A_CLUSTER[Estimator](**given)
+    assert {name: getattr(model, name) for name in given} == given

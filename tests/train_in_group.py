@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "clipped": {"solver": "sgd", "clip_norm": 0.3, "alpha": 0.1, "learning_rate_init": 0.05},
     "weights": {},
     "balanced": {"class_weight": "balanced"},
+    "averaged": {"average": 2.0, "learning_rate_factors": {"b": 0.5}},
     "lbfgs": {"solver": "lbfgs", "max_iter": 5, "batch_size": "auto"},
     "torch": {"backend": "torch"},
     "fixed": {},

@@ -82,6 +82,8 @@ class DaskMLPClassifier(OnDask, MLPClassifier):  # type: ignore[misc]  # fit kno
         callbacks: Any = None,
         class_weight: Any = None,
         label_smoothing: float = 0.0,
+        average: float = 0.0,
+        learning_rate_factors: Any = None,
         client: Any = None,
         lanes: int = 8,
         restarts: int = 2,
@@ -123,6 +125,8 @@ class DaskMLPClassifier(OnDask, MLPClassifier):  # type: ignore[misc]  # fit kno
             callbacks=callbacks,
             class_weight=class_weight,
             label_smoothing=label_smoothing,
+            average=average,
+            learning_rate_factors=learning_rate_factors,
         )
         self.client = client
         self.lanes = lanes

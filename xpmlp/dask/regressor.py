@@ -82,6 +82,8 @@ class DaskMLPRegressor(OnDask, MLPRegressor):  # type: ignore[misc]  # fit knows
         max_time: float | None = None,
         callbacks: Any = None,
         quantile: Any = 0.5,
+        average: float = 0.0,
+        learning_rate_factors: Any = None,
         client: Any = None,
         lanes: int = 8,
         restarts: int = 2,
@@ -123,6 +125,8 @@ class DaskMLPRegressor(OnDask, MLPRegressor):  # type: ignore[misc]  # fit knows
             max_time=max_time,
             callbacks=callbacks,
             quantile=quantile,
+            average=average,
+            learning_rate_factors=learning_rate_factors,
         )
         self.client = client
         self.lanes = lanes
