@@ -27,11 +27,11 @@ from xpmlp.estimators.tabular.checkpointing import Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
 from xpmlp.estimators.tabular.sharded import posed_on_shards
 from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, place_and_dtype, posed, prepared
-from xpmlp.estimators.tabular.targets import TargetsOfTables
+from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validation_of
 from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, our_errors
+from xpmlp.estimators.validation import InvalidInputError, our_errors
 from xpmlp.faults import telling_of_memory
 from xpmlp.mlp import mlp_of
 from xpmlp.shards import Shards
@@ -145,19 +145,8 @@ def _fit_shards(fit: Fit, shards: Shards, y: Any, w: Any, validation: tuple[Any,
 
 def _given(estimator: TabularAttributes, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any]) -> Given:
     table = table_of(X)
-    targets, samples = estimator._learn(y, w, _numbered(table))
-    X_val, y_val, w_val = validation
-    if X_val is None and y_val is None and w_val is None:
-        return Given(table, samples, targets, None)
-    if X_val is None or y_val is None:
-        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
-    held = table_of(X_val)
-    return Given(table, samples, targets, (held, targets.encode(y_val, w_val, _numbered(held), "sample_weight_val")))
-
-
-def _numbered(table: Table) -> Inputs:
-    # Samples of a table know their rows; what the cells mean is found out stage by stage.
-    return Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
+    targets, samples = estimator._learn(y, w, numbered(table.n_rows))
+    return Given(table, samples, targets, validation_of(targets, validation))
 
 
 def _split(given: Given, settings: TableSettings, seed: int) -> tuple[HostArray, HostArray]:

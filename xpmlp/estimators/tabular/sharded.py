@@ -18,12 +18,11 @@ from xpmlp.estimators.sharded import encoded
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings
 from xpmlp.estimators.tabular.stages import PATIENCE, Held, Posed, Stage, epochs_of, posed, prepared, task_of
-from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables
-from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError
+from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables, numbered, validation_of
+from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.mlp.sharded import JUDGED_ROWS, Epochs, Judge
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut, LaneData
-from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import table_of
 from xpmlp.training.loop import Notes
 
@@ -43,19 +42,20 @@ def posed_on_shards(
         If the shards cannot be prepared alike, or X_val comes alone.
     """
     X, y = sample_of(shards)
-    table, numbered = table_of(X), Inputs(np.arange(len(y))[:, None], NUMPY, "float64")
+    table, rows = table_of(X), numbered(len(y))
     LOG.info("the preparation is learned from %d of %d rows", len(y), sum(shards.rows))
     preparation, notes = prepared(settings, table, None)
     targets: TargetsOfTables
     if hasattr(estimator, "class_weight"):
         targets = bare = _labels(shards, y)
         targets = replace(targets, weights=_weights(shards, targets, estimator.class_weight))
-        samples = bare.encode(y, None, numbered)
+        samples = bare.encode(y, None, rows)
     else:
-        targets, samples = estimator._learn(y, None, numbered)
+        targets, samples = estimator._learn(y, None, rows)
         targets = targets.learned(samples)
         samples = targets.rescaled(samples)
-    held = _held(targets, preparation, validation)
+    given = validation_of(targets, validation)
+    held = None if given is None else Held(preparation.transform(given[0]), given[1])
     part = HeldOut(settings.validation_fraction, chosen=False) if held is None else None
     n = sum(shards.rows if part is None else map(part.kept, shards.rows))
     epochs = epochs_of(settings, n)
@@ -66,8 +66,8 @@ def posed_on_shards(
     net = made.content
 
     def read(i: int) -> tuple[Any, ...]:
-        rows, *others = shards.read(i)
-        return preparation.transform(table_of(rows)), *others
+        X, *others = shards.read(i)
+        return preparation.transform(table_of(X)), *others
 
     ready = Shards(
         shards.rows, read, lanes=shards.lanes, weighted=shards.weighted, runs=shards.runs, names=shards.names
@@ -78,7 +78,7 @@ def posed_on_shards(
         return LaneData(
             net.place,
             ready,
-            partial(encoded, targets, numbered, weighted),
+            partial(encoded, targets, rows, weighted),
             net.dtype,
             size,
             width=inputs.shape[1],
@@ -157,14 +157,3 @@ def _weights(shards: Shards, labels: LabelsOfTables, given: Any) -> dict[Any, fl
         counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
     share = counts.sum() / len(counts)
     return {c: float(share / n) if n else 0.0 for c, n in zip(labels.classes.tolist(), counts.tolist(), strict=True)}
-
-
-def _held(targets: TargetsOfTables, preparation: TablePreparation, validation: tuple[Any, Any, Any]) -> Held | None:
-    X, y, w = validation
-    if X is None and y is None and w is None:
-        return None
-    if X is None or y is None:
-        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
-    table = table_of(X)
-    numbered = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
-    return Held(preparation.transform(table), targets.encode(y, w, numbered, "sample_weight_val"))

@@ -10,10 +10,20 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.classes import Classes, class_weights, classes_of, labels_of, text, weigh
 from xpmlp.estimators.scores import Score
 from xpmlp.estimators.targets import Numbers, Samples
-from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights, scale_of
+from xpmlp.estimators.validation import (
+    NUMPY,
+    Inputs,
+    InvalidInputError,
+    bring,
+    check_targets,
+    check_weights,
+    is_given,
+    scale_of,
+)
 from xpmlp.network.losses import Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.targets import check_targets as demand_domain
+from xpmlp.tabular.columns import Table, table_of
 from xpmlp.training.checkpoints import Arrays, Document
 
 
@@ -124,6 +134,20 @@ class NumbersOfTables(Numbers):
 
 
 TargetsOfTables = LabelsOfTables | NumbersOfTables
+
+
+def numbered(n: int) -> Inputs:
+    """The numbers of n rows, in the place of inputs: what the cells of a table mean is found out stage by stage."""
+    return Inputs(np.arange(n)[:, None], NUMPY, "float64")
+
+
+def validation_of(targets: TargetsOfTables, validation: tuple[Any, Any, Any]) -> tuple[Table, Samples] | None:
+    """The table X_val and its samples, if there are any."""
+    if not is_given(validation):
+        return None
+    X, y, w = validation
+    table = table_of(X)
+    return table, targets.encode(y, w, numbered(table.n_rows), "sample_weight_val")
 
 
 def labels_learned(y: Any, w: Any, inputs: Inputs, class_weight: Any) -> tuple[LabelsOfTables, Samples]:
