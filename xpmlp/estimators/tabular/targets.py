@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpmlp.backends import HostArray, Place
-from xpmlp.estimators.classes import Classes, class_weights, classes_of, labels_of, text, weigh
+from xpmlp.estimators.classes import Classes, class_weights, labels_of, weigh
 from xpmlp.estimators.scores import Score
 from xpmlp.estimators.targets import Numbers, Samples
 from xpmlp.estimators.validation import (
@@ -173,20 +173,6 @@ def numbers_of_tables(loss: Any, quantile: Any) -> NumbersOfTables:
     return NumbersOfTables(
         find_loss("pinball", quantile=tuple(quantile) if isinstance(quantile, list | tuple) else quantile)
     )
-
-
-def labels_read(document: Mapping[str, Any], arrays: Mapping[str, HostArray], loss: Loss, n: int) -> LabelsOfTables:
-    """The classes that a file describes, of a network with this loss and n outputs; ValueError and kin otherwise."""
-    known = classes_of(document["labels"], arrays)
-    weights = document["class_weights"]
-    if weights is not None:
-        weights = {c: float(w) for c, w in zip(known, weights, strict=True)}
-    labels = LabelsOfTables(text(document["labels"]["kind"]), known, weights)
-    if labels.kind not in ("binary", "multiclass", "multilabel"):
-        raise ValueError(f"there are no classes of kind {labels.kind!r}.")
-    if labels.n_outputs != n or labels.loss(n).name != loss.name:
-        raise ValueError("its classes must go with its outputs.")
-    return labels
 
 
 def numbers_read(document: Mapping[str, Any], loss: Loss, n: int) -> NumbersOfTables:
