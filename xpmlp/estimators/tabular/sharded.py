@@ -18,8 +18,7 @@ from xpmlp.estimators.sharded import encoded
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings
 from xpmlp.estimators.tabular.stages import PATIENCE, Held, Posed, Stage, epochs_of, posed, prepared, task_of
-from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables, numbered, validation_of
-from xpmlp.estimators.validation import InvalidInputError
+from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables, numbered, two_at_least, validation_of
 from xpmlp.mlp.sharded import JUDGED_ROWS, Epochs, Judge
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut, LaneData
@@ -142,18 +141,13 @@ def _labels(shards: Shards, y: HostArray) -> LabelsOfTables:
         for i in range(len(shards)):
             found.update(np.unique(np.asarray(shards.y(i))).tolist())
         known = labels_of(np.array(sorted(found)))
-    if len(known.classes) < 2 and known.kind != "multilabel":
-        raise InvalidInputError(f"y must hold at least two classes; got 1 class, {known.classes.tolist()}.")
-    return LabelsOfTables(known.kind, known.classes, None)
+    return two_at_least(known)
 
 
 def _weights(shards: Shards, labels: LabelsOfTables, given: Any) -> dict[Any, float] | None:
-    if given != "balanced":
-        return None if given is None else class_weights(given, labels, labels.classes, None, incremental=False)
-    if labels.kind == "multilabel":
-        raise InvalidInputError("class_weight needs one class per sample; y has several labels. Use sample_weight.")
-    counts = np.zeros(len(labels.classes))
-    for i in range(len(shards)):
-        counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
-    share = counts.sum() / len(counts)
-    return {c: float(share / n) if n else 0.0 for c, n in zip(labels.classes.tolist(), counts.tolist(), strict=True)}
+    counts = None
+    if given == "balanced" and labels.kind != "multilabel":
+        counts = np.zeros(len(labels.classes))
+        for i in range(len(shards)):
+            counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
+    return class_weights(given, labels, labels.classes, counts, incremental=False)  # a sample of each, that many times

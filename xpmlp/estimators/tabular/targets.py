@@ -1,7 +1,7 @@
 """What y means to the estimators of tables: classes, and numbers that the network sees scaled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -154,12 +154,17 @@ def labels_learned(y: Any, w: Any, inputs: Inputs, class_weight: Any) -> tuple[L
     """The classes of a fit, two at least, and its samples."""
     y = check_targets(LabelsOfTables.owner, y, inputs, numeric=False)
     w = check_weights(w, inputs.n)
-    known = labels_of(y)
+    known = two_at_least(labels_of(y))
+    weights = class_weights(class_weight, known, y, w, incremental=False)
+    labels = replace(known, weights=weights)
+    return labels, Samples(inputs, y, labels.columns(y), weigh(weights, labels, y, w))
+
+
+def two_at_least(known: Classes) -> LabelsOfTables:
+    """The labels as those of tables; InvalidInputError where they are one class."""
     if len(known.classes) < 2 and known.kind != "multilabel":
         raise InvalidInputError(f"y must hold at least two classes; got 1 class, {known.classes.tolist()}.")
-    weights = class_weights(class_weight, known, y, w, incremental=False)
-    labels = LabelsOfTables(known.kind, known.classes, weights)
-    return labels, Samples(inputs, y, labels.columns(y), weigh(weights, labels, y, w))
+    return LabelsOfTables(known.kind, known.classes)
 
 
 def numbers_of_tables(loss: Any, quantile: Any) -> NumbersOfTables:
