@@ -5,6 +5,7 @@ What cells mean is learned from a sample: shards from all over the data, until t
 """
 
 import logging
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from xpmlp.estimators.classes import class_weights, labels_of
 from xpmlp.estimators.sharded import encoded
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings
-from xpmlp.estimators.tabular.stages import PATIENCE, Held, Posed, Stage, epochs_of, posed, prepared, task_of
+from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, network_of, prepared, problem_of
 from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables, numbered, two_at_least, validation_of
 from xpmlp.mlp.sharded import JUDGED_ROWS, Epochs, Judge
 from xpmlp.shards import Shards
@@ -46,23 +47,20 @@ def posed_on_shards(
     preparation, notes = prepared(settings, table, None)
     targets: TargetsOfTables
     if hasattr(estimator, "class_weight"):
-        targets = bare = _labels(shards, y)
-        targets = replace(targets, weights=_weights(shards, targets, estimator.class_weight))
-        samples = bare.encode(y, None, rows)
+        labels = _labels(shards, y)
+        targets = replace(labels, weights=_weights(shards, labels, estimator.class_weight))
+        samples = labels.encode(y, None, rows)
     else:
         targets, samples = estimator._learn(y, None, rows)
         targets = targets.learned(samples)
-        samples = targets.rescaled(samples)
+    n_columns = samples.targets.shape[1]
     given = validation_of(targets, validation)
     held = None if given is None else Held(preparation.transform(given[0]), given[1])
     part = HeldOut(settings.validation_fraction, chosen=False) if held is None else None
-    n = sum(shards.rows if part is None else map(part.kept, shards.rows))
-    epochs = epochs_of(settings, n)
-    seconds = np.inf if settings.time_limit is None else settings.time_limit
-    stage = Stage(1, settings.n_members, epochs, epochs, seconds=float(seconds))
-    inputs = preparation.transform(table)
-    made = posed(settings, stage, preparation, targets, inputs, samples, held, seed, checkpoints=False)
-    net = made.content
+    epochs = epochs_of(settings, sum(shards.rows if part is None else map(part.kept, shards.rows)))
+    seconds = math.inf if settings.time_limit is None else float(settings.time_limit)
+    stage = Stage(1, settings.n_members, epochs, epochs, seconds=seconds)
+    net = network_of(settings, stage, preparation, targets, n_columns, seed)
 
     def read(i: int) -> tuple[Any, ...]:
         X, *others = shards.read(i)
@@ -80,8 +78,8 @@ def posed_on_shards(
             partial(encoded, targets, rows, weighted),
             net.dtype,
             size,
-            width=inputs.shape[1],
-            n_outputs=samples.targets.shape[1],
+            width=net.network.n_inputs,
+            n_outputs=n_columns,
             seed=seed,
             weighted=weighted,
             held=held_out,
@@ -94,24 +92,8 @@ def posed_on_shards(
     if part is not None:
         others = data_of(JUDGED_ROWS, part._replace(chosen=True), shuffle=False, like=data)
         judge = Judge(net.network, others, None, None)
-    few, share = PATIENCE
-    plan = replace(
-        made.problem.plan,
-        n_batches=data.n_batches,
-        n_samples=data.n,
-        patience=max(few, share * epochs),
-        keep_best=True,
-    )
-    problem = replace(
-        made.problem,
-        task=task_of(settings, net, data),
-        data=data,
-        plan=plan,
-        draws=Epochs(0),
-        judge=judge,
-        monitor="validation_loss",
-    )
-    return replace(made, problem=problem), notes
+    problem = problem_of(settings, stage, net, data, Epochs(0), held, judged=True, checkpoints=False)
+    return Posed(stage, net, preparation, targets, replace(problem, judge=judge), held), notes
 
 
 def sample_of(shards: Shards) -> tuple[Any, HostArray]:
