@@ -88,14 +88,14 @@ def fit_estimator(
     with our_errors():
         place = working_place(settings.backend, settings.device, X)
     options: Any = {"incremental": incremental, "classes": classes, "validation": validation, "asked": asked}
-    with training_on(place, settings):
+    with training_on(place, settings.batch_size):
         return _fit_there(estimator, settings, place, X, y, sample_weight, **options)
 
 
 @contextlib.contextmanager
-def training_on(place: Place, settings: Settings) -> Iterator[None]:
+def training_on(place: Place, batch_size: Any) -> Iterator[None]:
     """Within it, work is done on the device of `place`, and memory that runs out is one MemoryError."""
-    with place.here(), telling_of_memory(place, f"training with batch_size={settings.batch_size}", SMALLER):
+    with place.here(), telling_of_memory(place, f"training with batch_size={batch_size}", SMALLER):
         yield
 
 

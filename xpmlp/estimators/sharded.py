@@ -133,11 +133,10 @@ def fit_shards(
         first: list[_First] = []
         said = agreed(group, lambda: _facts(estimator, X, asked, group, first))
         _demand_same(said)
-    with fitting.training_on(first[0].inputs.place, first[0].settings):
+    with fitting.training_on(first[0].inputs.place, first[0].settings.batch_size):
         with our_errors():
-            found: list[
-                tuple[Any, ...]
-            ] = []  # every process prepares for itself: one that fails must not be waited for
+            found: list[tuple[Any, ...]] = []
+            # Every process prepares for itself: one that fails must not be waited for.
             agreed(group, lambda: found.append(_prepared(estimator, X, validation, asked, group, first[0], said)))
         ((settings, targets, problem, begin, watcher), keep, saved) = found[0]
         return fitting.train_and_give(estimator, settings, targets, problem, begin, watcher, keep=keep, saved=saved)
