@@ -12,7 +12,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 import xpmlp
-from xpmlp import MLPClassifier, MLPRegressor
+from xpmlp import MLPClassifier, MLPRegressor, shards
 from xpmlp.backends import Place, backend_of
 from xpmlp.estimators import prediction
 
@@ -272,6 +272,16 @@ def test_classes_are_taken_where_the_labels_are(backend):
     x, y, classes = put(X.astype("float32")), put(Y["binary"].astype("int32")), put(np.arange(2, dtype="int32"))
     ours = MLPClassifier((4,), random_state=0).partial_fit(x, y, classes=classes)
     np.testing.assert_array_equal(ours.classes_, [0, 1])
+
+
+@pytest.mark.parametrize("kind", ["binary", "number"])
+def test_a_part_of_every_shard_is_judged_wherever_training_is(backend, kind):
+    options = {"early_stopping": True, "validation_fraction": 0.3}
+    data = shards.from_arrays(X.astype(np.float64 if backend.float64 else np.float32), Y[kind], rows=20)
+    there = make(kind, **loss_or_nan(backend, **options)).fit(data)
+    here = make(kind, **options).fit(data)
+    close(backend, there.validation_loss_curve_, here.validation_loss_curve_)
+    close(backend, there.validation_scores_, here.validation_scores_)
 
 
 def test_what_is_predicted_and_held_out_comes_to_the_device_block_by_block(backend, monkeypatch):

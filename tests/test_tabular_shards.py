@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import BackendUnderTest
 
 from xpmlp import TabularClassifier, TabularRegressor, shards
 from xpmlp.estimators.tabular import sharded
@@ -42,6 +43,14 @@ def test_a_regressor_learns_its_scale_from_the_sample() -> None:
     assert model.score(TABLE, AMOUNTS) > 0.97
     held = TabularRegressor(**SETTINGS).fit(parts(TABLE, AMOUNTS), X_val=TABLE[:300], y_val=AMOUNTS[:300])
     assert held.validation_score_ > 0.97
+
+
+def test_a_part_of_every_shard_is_judged_wherever_training_is(backend: BackendUnderTest) -> None:
+    settings = SETTINGS | {"max_iter": 3}
+    here = TabularClassifier(**settings).fit(parts(TABLE, LABELS)).history_["validation_loss"]
+    model = TabularClassifier(**settings, backend=backend.name, device=backend.place.device_name)
+    there = model.fit(parts(TABLE, LABELS)).history_["validation_loss"]
+    np.testing.assert_allclose(there, here, rtol=1e-3)  # float32, after up to 18 steps
 
 
 def test_weights_and_balanced_classes_count() -> None:

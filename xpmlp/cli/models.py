@@ -19,7 +19,7 @@ from xpmlp.mlp import MLP
 from xpmlp.tabular import TablePreparation, TableWarning
 from xpmlp.tabular.columns import Table
 
-# Options that are parameters of an estimator under another name; what is not given is the estimator's own default.
+# Options that are parameters of an estimator, and their names there; what is not given is the estimator's own default.
 SAME = ("batch_size", "weight_decay", "dropout", "time_limit", "refit", "dtype", "backend", "device")
 PARAMETERS = {
     "hidden": "hidden_layer_sizes",
@@ -27,10 +27,7 @@ PARAMETERS = {
     "epochs": "max_iter",
     "learning_rate": "learning_rate_init",
     "seed": "random_state",
-} | {
-    name: name
-    for name in ("batch_size", "weight_decay", "dropout", "time_limit", "refit", "dtype", "backend", "device")
-}
+} | {name: name for name in SAME}
 
 
 @dataclass(frozen=True)

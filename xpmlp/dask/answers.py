@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xpmlp.backends import HostArray
 from xpmlp.dask.partitions import is_frame, parts_of
 
 Moments = tuple[float, Any, Any, Any]  # weight, mean of y, squares about it, squared errors
@@ -38,8 +39,8 @@ def share_right(model: Any, X: Any, y: Any, w: Any) -> float:
     def count(part: Any) -> tuple[float, float]:
         if not len(part[0]):
             return 0.0, 0.0
-        weights = np.ones(len(part[0])) if len(part) == 2 else np.asarray(part[2], np.float64)
-        return model.score(*part) * float(weights.sum()), float(weights.sum())
+        weight = float(_weights(part).sum())
+        return model.score(*part) * weight, weight
 
     found: list[tuple[float, float]] = _computed(X, y, w, count)
     return sum(right for right, _ in found) / sum(weight for _, weight in found)
@@ -50,7 +51,7 @@ def explained(model: Any, X: Any, y: Any, w: Any) -> float:
 
     def moments(part: Any) -> Moments:
         of = np.asarray(part[1], np.float64).reshape(len(part[0]), -1)
-        weights = np.ones(len(of)) if len(part) == 2 else np.asarray(part[2], np.float64)
+        weights = _weights(part)
         weight = float(weights.sum())
         if not weight:
             nothing = np.zeros(of.shape[1])
@@ -67,6 +68,10 @@ def explained(model: Any, X: Any, y: Any, w: Any) -> float:
             weight, off = both, off + own_off
     known = np.where(squares > 0.0, 1.0 - off / np.where(squares > 0.0, squares, 1.0), off == 0.0)
     return float(np.mean(known))
+
+
+def _weights(part: Any) -> HostArray:
+    return np.ones(len(part[0])) if len(part) == 2 else np.asarray(part[2], np.float64)
 
 
 def _computed(X: Any, y: Any, w: Any, function: Callable[[Any], Any]) -> Any:

@@ -11,8 +11,7 @@ from xpmlp.dask.launching import Cluster, Fit, held, lanes_for, launched
 from xpmlp.dask.partitions import is_collection, parts_of
 from xpmlp.estimators.parameters import check_parameters
 from xpmlp.estimators.settings import settings_of
-from xpmlp.estimators.sharded import JUDGED_ROWS, batch_size_of
-from xpmlp.shards.lanes import HeldOut
+from xpmlp.estimators.sharded import JUDGED_ROWS, batch_size_of, held_out_of
 
 OWN = ("client", "lanes", "restarts", "timeout", "fixed_order")  # parameters that the estimators without Dask lack
 
@@ -73,8 +72,7 @@ def fit(estimator: Any, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any]
         judged_lanes = lanes_for(judged.layout.rows, lanes, JUDGED_ROWS)
     else:
         judged, judged_lanes = validation, []
-    early = settings.early_stopping and settings.solver != "lbfgs" and validation[0] is None
-    held_out = HeldOut(settings.validation_fraction, chosen=False) if early else None
+    held_out = held_out_of(settings, given=validation[0] is not None)
     rows = data.layout.rows
     kept = rows if held_out is None else list(map(held_out.kept, rows))
     dealt = lanes_for(kept, lanes, batch_size_of(settings, rows, held_out))

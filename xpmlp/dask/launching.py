@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from xpmlp.dask import working
 from xpmlp.dask.partitions import Layout, layout_of, look
 from xpmlp.distributed import LostPeerError
-from xpmlp.shards.lanes import dealt, lanes_of
+from xpmlp.shards.lanes import dealt
+from xpmlp.shards.sources import nth_part
 
 LOG = logging.getLogger(__name__)
 GRACE = 5.0  # seconds beyond the timeout, after which a process that has not ended is given up
@@ -287,6 +288,6 @@ def lanes_for(rows: list[int], lanes: int, batch_size: int) -> Lanes:
 
 
 def _share(layout: Layout, lanes: Lanes, rank: int, size: int) -> working.Share:
-    own = lanes_of(rank, size, len(lanes))
+    own = nth_part(len(lanes), rank, size)
     mine = range(lanes[own.start].start, lanes[own.stop - 1].stop) if own else range(0)
     return working.Share(layout, sorted({layout.cuts[i].partition for i in mine}), mine)

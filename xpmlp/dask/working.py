@@ -12,6 +12,7 @@ from xpmlp.backends import kept_warnings
 from xpmlp.dask.partitions import Layout, Part, Partitions
 from xpmlp.distributed import Group, alone
 from xpmlp.distributed.gloo import Gloo, open_store
+from xpmlp.estimators.parameters import functions_of
 from xpmlp.training import checkpoints
 
 
@@ -104,8 +105,7 @@ def _trained(
     def stops(*_: Any) -> bool:
         return not wanted()
 
-    own = estimator.callbacks
-    estimator.callbacks = [*(own if isinstance(own, list | tuple) else [] if own is None else [own]), stops]
+    estimator.callbacks = [*functions_of(estimator.callbacks), stops]
     asked = dict(job.asked)
     if job.keeps:  # every process is told that there are checkpoints, and rank 0 writes them
         asked["checkpoint"] = folder = Path(tempfile.mkdtemp(prefix="xpmlp-"))
@@ -126,8 +126,7 @@ def _trained(
         if job.keeps:
             _FOLDERS.pop(job.name, None)
             shutil.rmtree(asked["checkpoint"], ignore_errors=True)
-    if not wanted():
-        raise NotWantedError(f"the client no longer wants the fit {job.name}.")
+    stopped()
     estimator.callbacks = None
     return (estimator, notes) if job.rank == 0 else None
 

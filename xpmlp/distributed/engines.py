@@ -25,27 +25,20 @@ class _MPI:
 
     def sum(self, buffer: HostArray) -> None:
         """See `Group`."""
-        with self._told():
+        with told(self, self.MPI.Exception):
             self.comm.Allreduce(self.MPI.IN_PLACE, buffer)
 
     def gather(self, buffer: HostArray) -> HostArray:
         """See `Group`."""
         found = np.empty((self.size, *buffer.shape), buffer.dtype)
-        with self._told():
+        with told(self, self.MPI.Exception):
             self.comm.Allgather(np.ascontiguousarray(buffer), found)
         return found
 
     def share(self, value: Any) -> list[Any]:
         """See `Group`."""
-        with self._told():
+        with told(self, self.MPI.Exception):
             return list(self.comm.allgather(value))
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self.MPI.Exception as error:
-            raise lost(self, error) from error
 
 
 def mpi(comm: Any = None, *, fixed_order: bool = False) -> Group:
@@ -87,7 +80,7 @@ class _Torch:
 
     def sum(self, buffer: HostArray) -> None:
         """See `Group`."""
-        with self._told():
+        with told(self):
             there = self.torch.from_numpy(buffer).to(self.device)
             self.engine.all_reduce(there, group=self.group)
             if self.device != "cpu":
@@ -95,7 +88,7 @@ class _Torch:
 
     def gather(self, buffer: HostArray) -> HostArray:
         """See `Group`."""
-        with self._told():
+        with told(self):
             there = self.torch.from_numpy(np.ascontiguousarray(buffer)).to(self.device)
             found = [self.torch.empty_like(there) for _ in range(self.size)]
             self.engine.all_gather(found, there, group=self.group)
@@ -104,16 +97,9 @@ class _Torch:
     def share(self, value: Any) -> list[Any]:
         """See `Group`."""
         found: list[Any] = [None] * self.size
-        with self._told():
+        with told(self):
             self.engine.all_gather_object(found, value, group=self.group)
         return found
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # DistBackendError and its kin; gloo's are plain
-            raise lost(self, error) from error
 
 
 def torch(group: Any = None, *, fixed_order: bool = False, timeout: float = 60.0) -> Group:
@@ -166,7 +152,11 @@ def end() -> None:
         engine.destroy_process_group()
 
 
-def lost(group: Group, error: Exception) -> LostPeerError:
-    """What an engine's error means."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return LostPeerError(f"rank {group.rank} of {group.size} lost a peer: {reason}", rank=group.rank)
+@contextmanager
+def told(group: Group, kind: type[Exception] = RuntimeError) -> Iterator[None]:
+    """Have an engine's error say that a peer is lost; PyTorch's are DistBackendError and its kin, and gloo's plain."""
+    try:
+        yield
+    except kind as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise LostPeerError(f"rank {group.rank} of {group.size} lost a peer: {reason}", rank=group.rank) from error

@@ -4,14 +4,13 @@ import datetime
 import importlib
 import pickle
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from xpmlp.backends import HostArray
-from xpmlp.distributed.engines import lost
+from xpmlp.distributed.engines import told
 
 
 def _library() -> Any:
@@ -70,7 +69,7 @@ class Gloo:
         self.rank, self.size, self.fixed_order = rank, size, fixed_order
         engine, limit = _library(), datetime.timedelta(seconds=timeout)
         self.torch: Any = importlib.import_module("torch")
-        with self._told():
+        with told(self):
             store = engine.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=limit)
             store.set(f"here/{rank}", "")
             others = [f"here/{other}" for other in range(size)]
@@ -86,14 +85,14 @@ class Gloo:
 
     def sum(self, buffer: HostArray) -> None:
         """See `Group`."""
-        with self._told():
+        with told(self):
             self.engine.allreduce([self.torch.from_numpy(buffer)]).wait()
 
     def gather(self, buffer: HostArray) -> HostArray:
         """See `Group`."""
         mine = self.torch.from_numpy(np.ascontiguousarray(buffer))
         found = [self.torch.empty_like(mine) for _ in range(self.size)]
-        with self._told():
+        with told(self):
             self.engine.allgather([found], [mine]).wait()
         return np.stack([part.numpy() for part in found])
 
@@ -110,10 +109,3 @@ class Gloo:
         """Let the others go: without it a thread of gloo's may end the interpreter by a signal."""
         self.engine = None
         self.store = None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # DistBackendError and its kin; gloo's are plain
-            raise lost(self, error) from error

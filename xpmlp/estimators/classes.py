@@ -7,7 +7,7 @@ multilabel  one output per label, each on its own           targets (n, n_labels
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.metrics import accuracy_score
@@ -20,6 +20,7 @@ from xpmlp.estimators.scores import Score, accuracy_of
 from xpmlp.estimators.targets import Samples, Twin
 from xpmlp.estimators.validation import Inputs, InvalidInputError, check_targets, check_weights, host
 from xpmlp.io import storage
+from xpmlp.network import Network
 from xpmlp.network.losses import Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.training.checkpoints import Arrays, Document
@@ -252,6 +253,8 @@ def weigh(weights: Mapping[Any, float] | None, labels: Classes, y: HostArray, w:
 
 WIDEST = 2**20  # characters of all classes together, padded to one width
 
+Labels = TypeVar("Labels", bound=Classes)
+
 
 def _written(classes: HostArray, arrays: Arrays) -> Document:
     """Numbers go to an array, text and what else an object may be into the document."""
@@ -276,8 +279,24 @@ def _word(value: Any) -> Any:
     return value
 
 
-def classes_of(document: Mapping[str, Any], arrays: Mapping[str, HostArray]) -> HostArray:
-    """The classes that `Classes.write` described; ValueError and its kin otherwise."""
+def classes_read(
+    kind: type[Labels], document: Mapping[str, Any], arrays: Mapping[str, HostArray], network: Network
+) -> Labels:
+    """What `Classes.write` described, for this network; ValueError and its kin otherwise."""
+    known = _labels_read(document["labels"], arrays)
+    weights = document["class_weights"]
+    if weights is not None:
+        weights = {c: float(w) for c, w in zip(known, weights, strict=True)}
+    classes = kind(text(document["labels"]["kind"]), known, weights)
+    if classes.kind not in ("binary", "multiclass", "multilabel"):
+        raise ValueError(f"there are no classes of kind {classes.kind!r}.")
+    n_outputs = network.layout.sizes[-1]
+    if classes.n_outputs != n_outputs or classes.loss(n_outputs).name != network.loss.name:
+        raise ValueError("its classes must go with its outputs.")
+    return classes
+
+
+def _labels_read(document: Mapping[str, Any], arrays: Mapping[str, HostArray]) -> HostArray:
     if document["dtype"] == "numbers":
         classes = arrays["classes"]
     else:

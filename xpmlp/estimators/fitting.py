@@ -23,7 +23,7 @@ from xpmlp.estimators.parameters import InvalidParameterError, check_parameters
 from xpmlp.estimators.settings import Settings, settings_of
 from xpmlp.estimators.splitting import hold_out
 from xpmlp.estimators.targets import Samples, Targets
-from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs, our_errors, working_place
+from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs, is_given, our_errors, working_place
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network
 from xpmlp.network.targets import check_targets
@@ -88,14 +88,14 @@ def fit_estimator(
     with our_errors():
         place = working_place(settings.backend, settings.device, X)
     options: Any = {"incremental": incremental, "classes": classes, "validation": validation, "asked": asked}
-    with training_on(place, settings):
+    with training_on(place, settings.batch_size):
         return _fit_there(estimator, settings, place, X, y, sample_weight, **options)
 
 
 @contextlib.contextmanager
-def training_on(place: Place, settings: Settings) -> Iterator[None]:
+def training_on(place: Place, batch_size: Any) -> Iterator[None]:
     """Within it, work is done on the device of `place`, and memory that runs out is one MemoryError."""
-    with place.here(), telling_of_memory(place, f"training with batch_size={settings.batch_size}", SMALLER):
+    with place.here(), telling_of_memory(place, f"training with batch_size={batch_size}", SMALLER):
         yield
 
 
@@ -205,11 +205,9 @@ def check_validation(
     estimator: Attributes, targets: Targets, validation: tuple[Any, Any, Any], inputs: Inputs
 ) -> Samples | None:
     """The samples of X_val and y_val, if there are any."""
-    X, y, w = validation
-    if X is None and y is None and w is None:
+    if not is_given(validation):
         return None
-    if X is None or y is None:
-        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
+    X, y, w = validation
     held = check_inputs(estimator, X, place=inputs.place, dtype=inputs.dtype, reset=False)
     return targets.encode(y, w, held, "sample_weight_val")
 

@@ -4,13 +4,14 @@ The estimator is brought up to date before somebody looks at it: a plain callbac
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import check_scoring
 
 from xpmlp.estimators.attributes import Attributes, give
+from xpmlp.estimators.parameters import functions_of
 from xpmlp.estimators.prediction import viewer
 from xpmlp.estimators.scores import Score
 from xpmlp.estimators.settings import Settings
@@ -61,8 +62,7 @@ class Watcher(Observer):
         self.settings = settings
         self.rate: float | None = None
         self.subcontext: Any = None
-        given = settings.callbacks
-        self.callbacks: Sequence[Any] = () if given is None else [given] if callable(given) else list(given)
+        self.callbacks = functions_of(settings.callbacks)
         self.scorer: Any = None
         self.score: Score | None = None
         if held_out is not None and settings.scoring is None:

@@ -175,6 +175,11 @@ def check_parameters(estimator: Any, table: Mapping[str, tuple[Constraint, ...]]
             raise InvalidParameterError(f"The {name!r} parameter of {who} must be {what}. Got {value!r} instead.")
 
 
+def functions_of(callbacks: Any) -> list[Callable[..., Any]]:
+    """The functions that the parameter `callbacks` holds: none, one, or a list."""
+    return [] if callbacks is None else [callbacks] if callable(callbacks) else list(callbacks)
+
+
 def is_stochastic(estimator: Any) -> bool:
     """Whether an estimator goes from batch to batch; AttributeError, for `available_if`, where it does not."""
     if estimator.solver == "lbfgs":

@@ -16,7 +16,7 @@ from xpmlp.backends import HostArray, Place
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.estimators import building
 from xpmlp.estimators.attributes import Attributes, give, network_of
-from xpmlp.estimators.classes import Classes, classes_of, text
+from xpmlp.estimators.classes import Classes, classes_read, text
 from xpmlp.estimators.parameters import check_parameters
 from xpmlp.estimators.settings import settings_of
 from xpmlp.estimators.validation import InvalidInputError
@@ -105,7 +105,7 @@ def of_stored(
     if document["feature_names"] is not None:
         fitted["feature_names_in_"] = np.asarray([text(name) for name in document["feature_names"]], dtype=object)
     if hasattr(cls, "predict_proba"):
-        fitted |= _learned_classes(document, arrays, network).attributes
+        fitted |= classes_read(Classes, document, arrays, network).attributes
     if "carried" in document or "standing" in document:
         fitted["_carried"] = _carried(document, arrays, estimator, network.layout.size)
     give(estimator, fitted)
@@ -123,20 +123,6 @@ def _weights(network: Network, arrays: Mapping[str, HostArray]) -> dict[str, Any
             raise ValueError(f"{name}.{k} must be {shape}, {dtype} and finite; got {array.shape}, {array.dtype}.")
         found["coefs_" if name == "W" else "intercepts_"].append(array)
     return found
-
-
-def _learned_classes(document: Mapping[str, Any], arrays: Mapping[str, HostArray], network: Network) -> Classes:
-    known = classes_of(document["labels"], arrays)
-    weights = document["class_weights"]
-    if weights is not None:
-        weights = {c: float(w) for c, w in zip(known, weights, strict=True)}
-    classes = Classes(text(document["labels"]["kind"]), known, weights)
-    n_outputs = network.layout.sizes[-1]
-    if classes.kind not in ("binary", "multiclass", "multilabel"):
-        raise ValueError(f"there are no classes of kind {classes.kind!r}.")
-    if classes.n_outputs != n_outputs or classes.loss(n_outputs).name != network.loss.name:
-        raise ValueError("its classes must go with its outputs.")
-    return classes
 
 
 def _carried(document: Mapping[str, Any], arrays: Mapping[str, HostArray], estimator: Attributes, size: int) -> Carried:

@@ -133,11 +133,10 @@ def fit_shards(
         first: list[_First] = []
         said = agreed(group, lambda: _facts(estimator, X, asked, group, first))
         _demand_same(said)
-    with fitting.training_on(first[0].inputs.place, first[0].settings):
+    with fitting.training_on(first[0].inputs.place, first[0].settings.batch_size):
         with our_errors():
-            found: list[
-                tuple[Any, ...]
-            ] = []  # every process prepares for itself: one that fails must not be waited for
+            found: list[tuple[Any, ...]] = []
+            # Every process prepares for itself: one that fails must not be waited for.
             agreed(group, lambda: found.append(_prepared(estimator, X, validation, asked, group, first[0], said)))
         ((settings, targets, problem, begin, watcher), keep, saved) = found[0]
         return fitting.train_and_give(estimator, settings, targets, problem, begin, watcher, keep=keep, saved=saved)
@@ -163,7 +162,6 @@ def _prepared(
 ) -> tuple[Any, ...]:
     """The problem, and all that belongs to it."""
     settings, inputs, y, anew = first
-    stochastic = settings.solver != "lbfgs"
     facts, place = said[0], inputs.place
     targets, sample = _learned(estimator, shards, inputs, y, said, anew)
     network = fitting.build_network(settings, targets, sample)
@@ -174,9 +172,8 @@ def _prepared(
     p = _first_weights(estimator, settings, network, rng, inputs, before, anew)
     deal = _Deal(settings, targets, inputs, network.layout.sizes[-1], int(rng.randint(2**31 - 1)), group)
     held_shards, held_arrays = _validation(estimator, targets, validation, inputs)
-    held_out: HeldOut | None = None
-    if settings.early_stopping and stochastic and held_shards is None and held_arrays is None:
-        held_out, held_shards = HeldOut(settings.validation_fraction, chosen=False), shards
+    held_out = held_out_of(settings, given=held_shards is not None or held_arrays is not None)
+    held_shards = shards if held_out is not None else held_shards
     data = deal.data(shards, batch_size_of(settings, shards.rows, held_out), held_out, shuffle=settings.shuffle)
     together = _together(group, place, network.layout.size, inputs.dtype, data)
     judge = None
@@ -186,7 +183,7 @@ def _prepared(
         judge = Judge(network, held_data, targets, settings, together)
     options: Any = {"judge": judge, "together": together, "checkpoints": asked.folder is not None}
     options["held_out"] = None if held_arrays is None else posing.looked_at(held_arrays, network)
-    if stochastic:
+    if settings.solver != "lbfgs":
         problem = posing.problem_of_data(settings, network, data, inputs.dtype, draws, rng, **options)
     else:
         problem = posing.lbfgs_of_data(settings, network, data, draws, **options)
@@ -231,6 +228,13 @@ class _Deal(NamedTuple):
             shuffle=shuffle,
             like=like,
         )
+
+
+def held_out_of(settings: Settings, *, given: bool) -> HeldOut | None:
+    """What is held out of every shard: nothing where a validation set is given, or nobody asks for one."""
+    if given or not settings.early_stopping or settings.solver == "lbfgs":
+        return None
+    return HeldOut(settings.validation_fraction, chosen=False)
 
 
 def batch_size_of(settings: Settings, rows: Sequence[int], held: HeldOut | None) -> int:

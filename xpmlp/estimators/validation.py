@@ -239,6 +239,16 @@ def _checked(values: Any, name: str, **options: Any) -> Any:
         raise InvalidInputError(advised(error, name)) from error
 
 
+def is_given(validation: tuple[Any, Any, Any]) -> bool:
+    """Whether there are X_val and y_val, and perhaps weights; InvalidInputError where one comes alone."""
+    X, y, w = validation
+    if X is None and y is None and w is None:
+        return False
+    if X is None or y is None:
+        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
+    return True
+
+
 def scale_of(w: HostArray | None) -> float:
     """What weights are multiplied with, and with them the penalty: see `checks.weight_scale`."""
     return 1.0 if w is None else weight_scale(float(np.max(w, initial=0.0)))

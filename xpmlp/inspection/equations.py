@@ -67,7 +67,7 @@ def _forward(batch: Pass) -> Iterator[Equation]:
         rf"\ell &= \operatorname{{{tex(loss.name)}}}(y, \hat y)",
         batch.losses,
     )
-    words, latex = ("w / sum(w)", r"\frac{w}{\sum w}") if batch.w is not None else _one_over(batch.share)
+    words, latex = _share(batch)
     yield Equation("share", f"{words}, of each sample in L", rf"s &= {latex}", batch.share)
     if not batch.members:
         yield Equation("L", "sum of share * l", r"L &= \textstyle\sum s\,\ell", batch.loss)
@@ -139,11 +139,10 @@ def forward_of_layer(batch: Pass, k: int) -> Iterator[Equation]:
 def _backward(batch: Pass) -> Iterator[Equation]:
     K, loss = batch.K, batch.network.loss
     formula = f" = {loss.derivative_formula}" if loss.derivative_formula else ""
-    tex_share = r"\frac{w}{\sum w}" if batch.w is not None else _one_over(batch.share)[1]
     yield Equation(
         f"da[{K}]",
         f"dL/dyhat: derivative of {loss.name}{formula}, times share{_each(batch)}",
-        rf"\mathrm{{d}}a^{{[{K}]}} &= {tex_share}\,\frac{{\partial\,\ell}}{{\partial \hat y}}",
+        rf"\mathrm{{d}}a^{{[{K}]}} &= {_share(batch)[1]}\,\frac{{\partial\,\ell}}{{\partial \hat y}}",
         batch.da[K],
         part=BACKWARD,
     )
@@ -227,13 +226,12 @@ def _back_through_parts(batch: Pass, k: int) -> Iterator[Equation]:
 
 def _scores(batch: Pass, k: int) -> Iterator[Equation]:
     row, into = batch.network.activations[k - 1], batch.into(k)
-    dz, value = rf"\mathrm{{d}}{symbol(into)}", batch.du[k] if batch.parts_of(k) else batch.dz[k]
+    dz, value = rf"\mathrm{{d}}{symbol(into)}", batch.d_into(k)
     if k == batch.K and batch.short_cut:
-        share = r"\frac{w}{\sum w}" if batch.w is not None else _one_over(batch.share)[1]
         yield Equation(
             f"dz[{k}]",
             f"(yhat - {batch.target}) times share{_each(batch)}: {row.name} and {batch.network.loss.name} in one",
-            rf"{dz} &= {share}\,(\hat y - y)",
+            rf"{dz} &= {_share(batch)[1]}\,(\hat y - y)",
             batch.dz[k],
             part=BACKWARD,
         )
@@ -323,5 +321,9 @@ def in_tex(it: PartPass, formula: str) -> str:
     return rf"\text{{{tex(it.words(formula))}}}"
 
 
-def _one_over(share: HostArray) -> tuple[str, str]:
-    return f"1/{len(share)}", rf"\frac{{1}}{{{len(share)}}}"
+def _share(batch: Pass) -> tuple[str, str]:
+    # Of a sample in L, in words and in LaTeX
+    if batch.w is not None:
+        return "w / sum(w)", r"\frac{w}{\sum w}"
+    n = len(batch.share)
+    return f"1/{n}", rf"\frac{{1}}{{{n}}}"

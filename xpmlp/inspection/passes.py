@@ -57,13 +57,9 @@ class Pass:
         """What f_k takes: "z[k]", or "u[k]" where parts stand between."""
         return f"{'u' if self.parts_of(k) else 'z'}[{k}]"
 
-    def mixes(self, k: int) -> bool:
-        """Whether a unit of a[k] depends on several of z[k]."""
-        return self.has_jacobian(k) or any(it.part.mixes for it in self.parts_of(k))
-
-    def scales(self, k: int) -> list[PartPass]:
-        """The parts of layer k that multiply each unit by a number."""
-        return [it for it in self.parts_of(k) if not it.part.mixes]
+    def d_into(self, k: int) -> HostArray:
+        """The derivative of what f_k takes."""
+        return self.du[k] if self.parts_of(k) else self.dz[k]
 
     def of_member(self, i: int) -> "Pass":
         """The same of one member, without the leading axis; dW is what it adds."""

@@ -101,7 +101,7 @@ def _down(batch: Pass, k: int, s: int) -> Iterator[str]:
     for l in range(batch.K - 1, k, -1):
         yield f"    dL/da[{l}] = dL/dz[{l + 1}] dz[{l + 1}]/da[{l}]:"
         yield f"        da[{l}][{s}] = dz[{l + 1}][{s}] @ W[{l + 1}].T = {_vector(batch.da[l][s])}"
-        into, value = batch.into(l), batch.du[l] if batch.parts_of(l) else batch.dz[l]
+        into, value = batch.into(l), batch.d_into(l)
         yield f"    dL/d{into} = dL/da[{l}] da[{l}]/d{into}:"
         yield f"        d{into}[{s}] = da[{l}][{s}] * {batch.name(l)}'({into}[{s}]) = {_vector(value[s])}"
         if batch.parts_of(l):
@@ -115,7 +115,7 @@ def _to_unit(batch: Pass, k: int, j: int, s: int) -> Iterator[str]:
     terms = " + ".join(f"{dz + 0.0:.3g} * {w:.3g}" for dz, w in pairs[:3]) + (" + ..." if len(pairs) > 3 else "")
     yield f"    da[{k}][{s}, {j}] = sum over l of dz[{k + 1}][{s}, l] * W[{k + 1}][{j}, l], dz/da = W:"
     yield f"        = {terms} = {batch.da[k][s, j]:.6g}"
-    into, value = batch.into(k), batch.du[k] if batch.parts_of(k) else batch.dz[k]
+    into, value = batch.into(k), batch.d_into(k)
     if not batch.has_jacobian(k):
         yield f"    da[{k}]/d{into} = {batch.name(k)}'({batch.u[k][s, j]:.4g}) = {batch.slope[k][s, j]:.6g}"
     yield f"    d{into}[{s}, {j}] = da[{k}][{s}, {j}] * {batch.name(k)}' = {value[s, j]:.6g}"

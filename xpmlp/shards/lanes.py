@@ -19,7 +19,7 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.runners import Data
 from xpmlp.runners.step import Part
-from xpmlp.shards.sources import Shards
+from xpmlp.shards.sources import Shards, nth_part
 
 HELD, SHARDS, ROWS, CUT = range(4)  # what is drawn
 Encode = Callable[[Any, Any, int], tuple[HostArray, HostArray | None]]  # y and w of so many rows, for the network
@@ -59,16 +59,11 @@ def dealt(rows: list[int], lanes: int, batch_size: int) -> list[range]:
     """The shards of each lane; of so many lanes at most that each has a row in every batch."""
     n, count = sum(rows), min(lanes, len(rows))
     while True:
-        of = [range(len(rows) * v // count, len(rows) * (v + 1) // count) for v in range(count)]
+        of = [nth_part(len(rows), v, count) for v in range(count)]
         sizes = [sum(rows[i] for i in lane) for lane in of]
         if count == 1 or all(size == 0 or size * batch_size >= n for size in sizes):
             return of
         count = count // 2
-
-
-def lanes_of(rank: int, size: int, lanes: int) -> range:
-    """The lanes of one of several processes."""
-    return range(lanes * rank // size, lanes * (rank + 1) // size)
 
 
 class LaneData(Data):
@@ -122,7 +117,7 @@ class LaneData(Data):
             )
         self.batch_size = min(batch_size, self.n)
         self.lanes: list[range] = dealt(self.kept, shards.lanes, self.batch_size) if like is None else like.lanes
-        blocks = [lanes_of(r, size, len(self.lanes)) for r in range(size)]
+        blocks = [nth_part(len(self.lanes), r, size) for r in range(size)]
         self.lane_blocks = [(block.start, block.stop) for block in blocks]
         self.mine = blocks[rank]
         ends = np.cumsum([0] + [sum(self.kept[i] for i in lane) for lane in self.lanes])

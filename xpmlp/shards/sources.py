@@ -80,7 +80,7 @@ class Shards(Sequence[Any]):
 
     def looked_at(self, rank: int, size: int) -> range:
         """The shards that one of several processes looks at where all must be seen once, by one of them."""
-        return range(len(self) * rank // size, len(self) * (rank + 1) // size)
+        return nth_part(len(self), rank, size)
 
     def name(self, i: int) -> str:
         """What a shard is called in an error."""
@@ -95,6 +95,11 @@ class Shards(Sequence[Any]):
     def __repr__(self) -> str:
         """Their number and size."""
         return f"Shards({len(self)} shards of {sum(self.rows):,} rows, lanes={self.lanes})"
+
+
+def nth_part(n: int, i: int, count: int) -> range:
+    """Part i of so many, of n things in a row; no two differ by more than one."""
+    return range(n * i // count, n * (i + 1) // count)
 
 
 def rows_of_a_shard(row_bytes: int) -> int:

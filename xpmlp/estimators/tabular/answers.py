@@ -9,8 +9,9 @@ from sklearn.utils.validation import check_is_fitted
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, warn
 from xpmlp.estimators.tabular.attributes import TabularAttributes
+from xpmlp.estimators.tabular.targets import numbered
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import NUMPY, Inputs, our_errors
+from xpmlp.estimators.validation import our_errors
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import backward, forward
 from xpmlp.tabular import TableWarning
@@ -49,8 +50,7 @@ def feature_importances(estimator: TabularAttributes, X: Any, y: Any, sample_wei
     with our_errors():
         table = table_of(X)
         inputs = prepared_inputs(estimator, table)
-        numbered = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
-        samples: Samples = estimator._known_targets().encode(y, sample_weight, numbered)
+        samples: Samples = estimator._known_targets().encode(y, sample_weight, numbered(table.n_rows))
     w = np.ones(table.n_rows) if samples.w is None else samples.w
     total = np.zeros(inputs.shape[1])
     p = net.layout.unpack(net._p)

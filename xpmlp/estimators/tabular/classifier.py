@@ -9,9 +9,10 @@ from sklearn.base import ClassifierMixin
 
 from xpmlp.backends import HostArray
 from xpmlp.estimators.checkpointing import Wanted
+from xpmlp.estimators.classes import classes_read
 from xpmlp.estimators.tabular.estimator import TabularEstimator
 from xpmlp.estimators.tabular.fitting import fit_table
-from xpmlp.estimators.tabular.targets import LabelsOfTables, labels_learned, labels_read
+from xpmlp.estimators.tabular.targets import LabelsOfTables, labels_learned
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import NUMPY, Inputs
 from xpmlp.network import Network
@@ -245,4 +246,4 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
     def _targets_read(
         cls, document: Mapping[str, Any], arrays: Mapping[str, HostArray], network: Network
     ) -> LabelsOfTables:
-        return labels_read(document, arrays, network.loss, network.layout.sizes[-1])
+        return classes_read(LabelsOfTables, document, arrays, network)

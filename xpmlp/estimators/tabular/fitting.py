@@ -19,7 +19,7 @@ from xpmlp import training
 from xpmlp.backends import HostArray
 from xpmlp.estimators.attributes import give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
-from xpmlp.estimators.fitting import NOT_FINITE, SMALLER, all_or_nothing
+from xpmlp.estimators.fitting import NOT_FINITE, all_or_nothing, training_on
 from xpmlp.estimators.splitting import rows_of
 from xpmlp.estimators.tabular import checkpointing
 from xpmlp.estimators.tabular.attributes import TabularAttributes
@@ -27,12 +27,11 @@ from xpmlp.estimators.tabular.checkpointing import Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
 from xpmlp.estimators.tabular.sharded import posed_on_shards
 from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, place_and_dtype, posed, prepared
-from xpmlp.estimators.tabular.targets import TargetsOfTables
+from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validation_of
 from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError, our_errors
-from xpmlp.faults import telling_of_memory
+from xpmlp.estimators.validation import InvalidInputError, our_errors
 from xpmlp.mlp import mlp_of
 from xpmlp.shards import Shards
 from xpmlp.tabular.columns import Table, table_of
@@ -104,20 +103,14 @@ def fit_table(
         seed = seed if before is None else before.seed
         fit = Fit(estimator, settings, given, wanted, looking, seed, began, before is not None)
         first = _first(fit, before)
-    found = _train(fit, first, before)
-    best = _best_epoch(found.history, averaged=settings.average > 0.0)
-    if best == 0 and found.stopped_by == "divergence":
-        raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
-    _show(estimator, first, found)
+    found, best = _found(fit, first, before)
     stopped_by, notes, error = [found.stopped_by], fit.notes + list(found.notes), found.error
     if fit.goal.refits and best and error is None and found.stopped_by not in ENDS_ALL:
         again, more = _second(fit, first, found, best)
         stopped_by.append(again.stopped_by if again else "time")
         notes += more
         error = again.error if again else None
-    give(estimator, {"stopped_by_": tuple(stopped_by), "_died": error, "_notes": notes})
-    looking.done()
-    return estimator
+    return _ended(fit, stopped_by, notes, error)
 
 
 def _fit_shards(fit: Fit, shards: Shards, y: Any, w: Any, validation: tuple[Any, Any, Any]) -> TabularAttributes:
@@ -129,15 +122,8 @@ def _fit_shards(fit: Fit, shards: Shards, y: Any, w: Any, validation: tuple[Any,
     with our_errors():
         fit.seed = int(check_random_state(fit.settings.random_state).randint(2**31 - 1))
         stage, fit.notes = posed_on_shards(fit.estimator, fit.settings, shards, validation, fit.seed)
-    found = _train(fit, stage, None)
-    if _best_epoch(found.history, averaged=fit.settings.average > 0.0) == 0 and found.stopped_by == "divergence":
-        raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
-    _show(fit.estimator, stage, found)
-    give(
-        fit.estimator, {"stopped_by_": (found.stopped_by,), "_died": found.error, "_notes": [*fit.notes, *found.notes]}
-    )
-    fit.looking.done()
-    return fit.estimator
+    found, _ = _found(fit, stage, None)
+    return _ended(fit, [found.stopped_by], fit.notes + list(found.notes), found.error)
 
 
 # --- What is given ---
@@ -145,19 +131,8 @@ def _fit_shards(fit: Fit, shards: Shards, y: Any, w: Any, validation: tuple[Any,
 
 def _given(estimator: TabularAttributes, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any]) -> Given:
     table = table_of(X)
-    targets, samples = estimator._learn(y, w, _numbered(table))
-    X_val, y_val, w_val = validation
-    if X_val is None and y_val is None and w_val is None:
-        return Given(table, samples, targets, None)
-    if X_val is None or y_val is None:
-        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
-    held = table_of(X_val)
-    return Given(table, samples, targets, (held, targets.encode(y_val, w_val, _numbered(held), "sample_weight_val")))
-
-
-def _numbered(table: Table) -> Inputs:
-    # Samples of a table know their rows; what the cells mean is found out stage by stage.
-    return Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
+    targets, samples = estimator._learn(y, w, numbered(table.n_rows))
+    return Given(table, samples, targets, validation_of(targets, validation))
 
 
 def _split(given: Given, settings: TableSettings, seed: int) -> tuple[HostArray, HostArray]:
@@ -264,6 +239,22 @@ def _would_take(fit: Fit, first: Posed, best: int) -> float:
 # --- Training ---
 
 
+def _found(fit: Fit, first: Posed, before: Known | None) -> tuple[Fitted, int]:
+    """What came of the first stage, which the estimator shows, and its best epoch."""
+    found = _train(fit, first, before)
+    best = _best_epoch(found.history, averaged=fit.settings.average > 0.0)
+    if best == 0 and found.stopped_by == "divergence":
+        raise DivergenceError(f"{NOT_FINITE} {found.notes[0][0] if found.notes else ''}")
+    _show(fit.estimator, first, found)
+    return found, best
+
+
+def _ended(fit: Fit, stopped_by: list[str], notes: Notes, error: Exception | None) -> TabularAttributes:
+    give(fit.estimator, {"stopped_by_": tuple(stopped_by), "_died": error, "_notes": notes})
+    fit.looking.done()
+    return fit.estimator
+
+
 def _train(fit: Fit, stage: Posed, before: Known | None) -> Fitted:
     estimator, settings, net = fit.estimator, fit.settings, stage.content
     keep = checkpointing.asked(estimator, fit.wanted, stage, fit.seed, fit.goal.held, fit.goal.refits, _show)
@@ -271,8 +262,7 @@ def _train(fit: Fit, stage: Posed, before: Known | None) -> Fitted:
         settings, stage, fit.looking, lambda now: _show(estimator, stage, now), lambda: estimator.network_._p
     )
     saved = None if before is None else before.saved
-    doing = f"training with batch_size={settings.batch_size}"
-    with np.errstate(all="ignore"), telling_of_memory(net.place, doing, SMALLER):
+    with np.errstate(all="ignore"), training_on(net.place, settings.batch_size):
         return training.fit(stage.problem, Fitted(net.network, net.p), watching, keep=keep, saved=saved)
 
 

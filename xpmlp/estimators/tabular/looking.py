@@ -7,7 +7,8 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.estimators.tabular.answers import prepared_inputs
 from xpmlp.estimators.tabular.attributes import TabularAttributes
-from xpmlp.estimators.validation import NUMPY, Inputs, our_errors
+from xpmlp.estimators.tabular.targets import numbered
+from xpmlp.estimators.validation import our_errors
 from xpmlp.tabular.columns import table_of
 
 
@@ -25,6 +26,5 @@ def samples_for(
         x = there(prepared_inputs(estimator, table))
         if y is None:
             return x, None, None
-        inputs = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
-        samples = estimator._known_targets().encode(y, sample_weight, inputs)
+        samples = estimator._known_targets().encode(y, sample_weight, numbered(table.n_rows))
     return x, there(samples.targets), None if samples.w is None else there(samples.w)

@@ -5,6 +5,7 @@ What cells mean is learned from a sample: shards from all over the data, until t
 """
 
 import logging
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,13 +18,11 @@ from xpmlp.estimators.classes import class_weights, labels_of
 from xpmlp.estimators.sharded import encoded
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings
-from xpmlp.estimators.tabular.stages import PATIENCE, Held, Posed, Stage, epochs_of, posed, prepared, task_of
-from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables
-from xpmlp.estimators.validation import NUMPY, Inputs, InvalidInputError
+from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, network_of, prepared, problem_of
+from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables, numbered, two_at_least, validation_of
 from xpmlp.mlp.sharded import JUDGED_ROWS, Epochs, Judge
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut, LaneData
-from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import table_of
 from xpmlp.training.loop import Notes
 
@@ -43,31 +42,29 @@ def posed_on_shards(
         If the shards cannot be prepared alike, or X_val comes alone.
     """
     X, y = sample_of(shards)
-    table, numbered = table_of(X), Inputs(np.arange(len(y))[:, None], NUMPY, "float64")
+    table, rows = table_of(X), numbered(len(y))
     LOG.info("the preparation is learned from %d of %d rows", len(y), sum(shards.rows))
     preparation, notes = prepared(settings, table, None)
     targets: TargetsOfTables
     if hasattr(estimator, "class_weight"):
-        targets = bare = _labels(shards, y)
-        targets = replace(targets, weights=_weights(shards, targets, estimator.class_weight))
-        samples = bare.encode(y, None, numbered)
+        labels = _labels(shards, y)
+        targets = replace(labels, weights=_weights(shards, labels, estimator.class_weight))
+        samples = labels.encode(y, None, rows)
     else:
-        targets, samples = estimator._learn(y, None, numbered)
+        targets, samples = estimator._learn(y, None, rows)
         targets = targets.learned(samples)
-        samples = targets.rescaled(samples)
-    held = _held(targets, preparation, validation)
+    n_columns = samples.targets.shape[1]
+    given = validation_of(targets, validation)
+    held = None if given is None else Held(preparation.transform(given[0]), given[1])
     part = HeldOut(settings.validation_fraction, chosen=False) if held is None else None
-    n = sum(shards.rows if part is None else map(part.kept, shards.rows))
-    epochs = epochs_of(settings, n)
-    seconds = np.inf if settings.time_limit is None else settings.time_limit
-    stage = Stage(1, settings.n_members, epochs, epochs, seconds=float(seconds))
-    inputs = preparation.transform(table)
-    made = posed(settings, stage, preparation, targets, inputs, samples, held, seed, checkpoints=False)
-    net = made.content
+    epochs = epochs_of(settings, sum(shards.rows if part is None else map(part.kept, shards.rows)))
+    seconds = math.inf if settings.time_limit is None else float(settings.time_limit)
+    stage = Stage(1, settings.n_members, epochs, epochs, seconds=seconds)
+    net = network_of(settings, stage, preparation, targets, n_columns, seed)
 
     def read(i: int) -> tuple[Any, ...]:
-        rows, *others = shards.read(i)
-        return preparation.transform(table_of(rows)), *others
+        X, *others = shards.read(i)
+        return preparation.transform(table_of(X)), *others
 
     ready = Shards(
         shards.rows, read, lanes=shards.lanes, weighted=shards.weighted, runs=shards.runs, names=shards.names
@@ -78,11 +75,11 @@ def posed_on_shards(
         return LaneData(
             net.place,
             ready,
-            partial(encoded, targets, numbered, weighted),
+            partial(encoded, targets, rows, weighted),
             net.dtype,
             size,
-            width=inputs.shape[1],
-            n_outputs=samples.targets.shape[1],
+            width=net.network.n_inputs,
+            n_outputs=n_columns,
             seed=seed,
             weighted=weighted,
             held=held_out,
@@ -95,24 +92,8 @@ def posed_on_shards(
     if part is not None:
         others = data_of(JUDGED_ROWS, part._replace(chosen=True), shuffle=False, like=data)
         judge = Judge(net.network, others, None, None)
-    few, share = PATIENCE
-    plan = replace(
-        made.problem.plan,
-        n_batches=data.n_batches,
-        n_samples=data.n,
-        patience=max(few, share * epochs),
-        keep_best=True,
-    )
-    problem = replace(
-        made.problem,
-        task=task_of(settings, net, data),
-        data=data,
-        plan=plan,
-        draws=Epochs(0),
-        judge=judge,
-        monitor="validation_loss",
-    )
-    return replace(made, problem=problem), notes
+    problem = problem_of(settings, stage, net, data, Epochs(0), held, judged=True, checkpoints=False)
+    return Posed(stage, net, preparation, targets, replace(problem, judge=judge), held), notes
 
 
 def sample_of(shards: Shards) -> tuple[Any, HostArray]:
@@ -142,29 +123,13 @@ def _labels(shards: Shards, y: HostArray) -> LabelsOfTables:
         for i in range(len(shards)):
             found.update(np.unique(np.asarray(shards.y(i))).tolist())
         known = labels_of(np.array(sorted(found)))
-    if len(known.classes) < 2 and known.kind != "multilabel":
-        raise InvalidInputError(f"y must hold at least two classes; got 1 class, {known.classes.tolist()}.")
-    return LabelsOfTables(known.kind, known.classes, None)
+    return two_at_least(known)
 
 
 def _weights(shards: Shards, labels: LabelsOfTables, given: Any) -> dict[Any, float] | None:
-    if given != "balanced":
-        return None if given is None else class_weights(given, labels, labels.classes, None, incremental=False)
-    if labels.kind == "multilabel":
-        raise InvalidInputError("class_weight needs one class per sample; y has several labels. Use sample_weight.")
-    counts = np.zeros(len(labels.classes))
-    for i in range(len(shards)):
-        counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
-    share = counts.sum() / len(counts)
-    return {c: float(share / n) if n else 0.0 for c, n in zip(labels.classes.tolist(), counts.tolist(), strict=True)}
-
-
-def _held(targets: TargetsOfTables, preparation: TablePreparation, validation: tuple[Any, Any, Any]) -> Held | None:
-    X, y, w = validation
-    if X is None and y is None and w is None:
-        return None
-    if X is None or y is None:
-        raise InvalidInputError("X_val and y_val come together; got one of them, or sample_weight_val, alone.")
-    table = table_of(X)
-    numbered = Inputs(np.arange(table.n_rows)[:, None], NUMPY, "float64")
-    return Held(preparation.transform(table), targets.encode(y, w, numbered, "sample_weight_val"))
+    counts = None
+    if given == "balanced" and labels.kind != "multilabel":
+        counts = np.zeros(len(labels.classes))
+        for i in range(len(shards)):
+            counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
+    return class_weights(given, labels, labels.classes, counts, incremental=False)  # a sample of each, that many times

@@ -26,7 +26,7 @@ from xpmlp.runners import Data
 from xpmlp.runners.step import Task
 from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import Table
-from xpmlp.training import Problem, rows_at_once
+from xpmlp.training import Draws, Problem, rows_at_once
 from xpmlp.training.checkpoints import data_digest
 from xpmlp.training.loop import Notes, Plan
 
@@ -119,11 +119,31 @@ def posed(
     checkpoints: bool,
 ) -> Posed:
     """The stage on prepared inputs of shape (n, n_inputs) and their samples."""
-    loss = targets.loss(samples.targets.shape[1])
-    n_outputs = loss.n_outputs or samples.targets.shape[1]
-    net = content_of(
+    net = network_of(settings, stage, preparation, targets, samples.targets.shape[1], seed)
+    size = min(settings.batch_size, len(inputs))
+    rows = min(whole_batches(len(inputs), size), stage.rows or len(inputs))
+    data = _data(net, inputs, samples, size, rows)
+    draws = Permutations(net.orders, data, True, True)
+    problem = problem_of(settings, stage, net, data, draws, held, judged=held is not None, checkpoints=checkpoints)
+    parts = [inputs, samples.targets, samples.w]
+    parts += [] if held is None else [held.inputs, held.samples.targets, held.samples.w]
+    digest = data_digest(*parts) if checkpoints else ""
+    return Posed(stage, net, preparation, targets, problem, held, digest)
+
+
+def network_of(
+    settings: TableSettings,
+    stage: Stage,
+    preparation: TablePreparation,
+    targets: TargetsOfTables,
+    n_columns: int,
+    seed: int,
+) -> Content:
+    """The network at its beginning, for targets of so many columns."""
+    loss = targets.loss(n_columns)
+    return content_of(
         MLP(
-            (inputs.shape[1], *building.hidden_sizes(settings), n_outputs),
+            (len(preparation.groups_), *building.hidden_sizes(settings), loss.n_outputs or n_columns),
             "silu",
             loss,
             initializer="linear_uniform",
@@ -136,9 +156,20 @@ def posed(
             random_state=seed,
         )
     )
-    size = min(settings.batch_size, len(inputs))
-    rows = min(whole_batches(len(inputs), size), stage.rows or len(inputs))
-    data = _data(net, inputs, samples, size, rows)
+
+
+def problem_of(
+    settings: TableSettings,
+    stage: Stage,
+    net: Content,
+    data: Data,
+    draws: Draws,
+    held: Held | None,
+    *,
+    judged: bool,
+    checkpoints: bool,
+) -> Problem:
+    """The problem of a stage; one that is `judged`, by rows or otherwise, ends where it is best."""
     few, share = PATIENCE
     plan = Plan(
         n_epochs=stage.stop,
@@ -147,32 +178,25 @@ def posed(
         schedule=schedule("one_cycle", peak=WARM_UP, start=SLOWEST, final=0.0, rise="linear"),
         n_batches=data.n_batches,
         n_samples=data.n,
-        patience=math.inf if held is None else max(few, share * stage.epochs),
-        keep_best=held is not None,
+        patience=max(few, share * stage.epochs) if judged else math.inf,
+        keep_best=judged,
         max_time=stage.seconds,
         know_best=checkpoints,
         averaged=settings.average > 0.0,
     )
-    held_out = None
-    if held is not None:
-        held_out = _data(net, *held, rows_at_once(net.network, net.place))
-    problem = Problem(
-        task_of(settings, net, data),
+    return Problem(
+        _task(settings, net, data),
         data,
         plan,
-        Permutations(net.orders, data, True, True),
-        held_out=held_out,
-        monitor="loss" if held is None else "validation_loss",
+        draws,
+        held_out=None if held is None else _data(net, *held, rows_at_once(net.network, net.place)),
+        monitor="validation_loss" if judged else "loss",
         seed=dropout_seed(net, 0),
     )
-    parts = [inputs, samples.targets, samples.w]
-    parts += [] if held is None else [held.inputs, held.samples.targets, held.samples.w]
-    digest = data_digest(*parts) if checkpoints else ""
-    return Posed(stage, net, preparation, targets, problem, held, digest)
 
 
-def task_of(settings: TableSettings, net: Content, data: Data) -> Task:
-    """What is trained, on data of so many batches."""
+def _task(settings: TableSettings, net: Content, data: Data) -> Task:
+    # What is trained, on data of so many batches.
     method = optimizer("adamw", beta_2=BETA_2, weight_decay=float(settings.weight_decay))
     method = replace(method, average=float(settings.average) * data.n_batches)
     with net.place.here():

@@ -1,19 +1,29 @@
 """What y means to the estimators of tables: classes, and numbers that the network sees scaled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from xpmlp.backends import HostArray, Place
-from xpmlp.estimators.classes import Classes, class_weights, classes_of, labels_of, text, weigh
+from xpmlp.estimators.classes import Classes, class_weights, labels_of, weigh
 from xpmlp.estimators.scores import Score
 from xpmlp.estimators.targets import Numbers, Samples
-from xpmlp.estimators.validation import Inputs, InvalidInputError, bring, check_targets, check_weights, scale_of
+from xpmlp.estimators.validation import (
+    NUMPY,
+    Inputs,
+    InvalidInputError,
+    bring,
+    check_targets,
+    check_weights,
+    is_given,
+    scale_of,
+)
 from xpmlp.network.losses import Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.targets import check_targets as demand_domain
+from xpmlp.tabular.columns import Table, table_of
 from xpmlp.training.checkpoints import Arrays, Document
 
 
@@ -126,16 +136,35 @@ class NumbersOfTables(Numbers):
 TargetsOfTables = LabelsOfTables | NumbersOfTables
 
 
+def numbered(n: int) -> Inputs:
+    """The numbers of n rows, in the place of inputs: what the cells of a table mean is found out stage by stage."""
+    return Inputs(np.arange(n)[:, None], NUMPY, "float64")
+
+
+def validation_of(targets: TargetsOfTables, validation: tuple[Any, Any, Any]) -> tuple[Table, Samples] | None:
+    """The table X_val and its samples, if there are any."""
+    if not is_given(validation):
+        return None
+    X, y, w = validation
+    table = table_of(X)
+    return table, targets.encode(y, w, numbered(table.n_rows), "sample_weight_val")
+
+
 def labels_learned(y: Any, w: Any, inputs: Inputs, class_weight: Any) -> tuple[LabelsOfTables, Samples]:
     """The classes of a fit, two at least, and its samples."""
     y = check_targets(LabelsOfTables.owner, y, inputs, numeric=False)
     w = check_weights(w, inputs.n)
-    known = labels_of(y)
+    known = two_at_least(labels_of(y))
+    weights = class_weights(class_weight, known, y, w, incremental=False)
+    labels = replace(known, weights=weights)
+    return labels, Samples(inputs, y, labels.columns(y), weigh(weights, labels, y, w))
+
+
+def two_at_least(known: Classes) -> LabelsOfTables:
+    """The labels as those of tables; InvalidInputError where they are one class."""
     if len(known.classes) < 2 and known.kind != "multilabel":
         raise InvalidInputError(f"y must hold at least two classes; got 1 class, {known.classes.tolist()}.")
-    weights = class_weights(class_weight, known, y, w, incremental=False)
-    labels = LabelsOfTables(known.kind, known.classes, weights)
-    return labels, Samples(inputs, y, labels.columns(y), weigh(weights, labels, y, w))
+    return LabelsOfTables(known.kind, known.classes)
 
 
 def numbers_of_tables(loss: Any, quantile: Any) -> NumbersOfTables:
@@ -149,20 +178,6 @@ def numbers_of_tables(loss: Any, quantile: Any) -> NumbersOfTables:
     return NumbersOfTables(
         find_loss("pinball", quantile=tuple(quantile) if isinstance(quantile, list | tuple) else quantile)
     )
-
-
-def labels_read(document: Mapping[str, Any], arrays: Mapping[str, HostArray], loss: Loss, n: int) -> LabelsOfTables:
-    """The classes that a file describes, of a network with this loss and n outputs; ValueError and kin otherwise."""
-    known = classes_of(document["labels"], arrays)
-    weights = document["class_weights"]
-    if weights is not None:
-        weights = {c: float(w) for c, w in zip(known, weights, strict=True)}
-    labels = LabelsOfTables(text(document["labels"]["kind"]), known, weights)
-    if labels.kind not in ("binary", "multiclass", "multilabel"):
-        raise ValueError(f"there are no classes of kind {labels.kind!r}.")
-    if labels.n_outputs != n or labels.loss(n).name != loss.name:
-        raise ValueError("its classes must go with its outputs.")
-    return labels
 
 
 def numbers_read(document: Mapping[str, Any], loss: Loss, n: int) -> NumbersOfTables:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from xpmlp._typing import Array
+from xpmlp.estimators.parameters import functions_of
 from xpmlp.estimators.scores import Score
 from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.parameters import TableSettings
@@ -123,8 +124,7 @@ def observers(
     if settings.verbose:
         found.append(Bar(posed.stage.stop, TITLES[posed.stage.number]))
     if settings.callbacks is not None:
-        given = settings.callbacks
-        functions = [given] if callable(given) else list(given)
+        functions = functions_of(settings.callbacks)
         found.append(StageCallbacks(posed.stage.number, functions, show, parameters))
     elif looking.context is not None:
         found.append(Shown(show))
