@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, array_namespace
+from xpmlp.backends import HostArray
 from xpmlp.backends.arithmetic import unwarned
 from xpmlp.estimators.classes import Classes
 from xpmlp.estimators.parameters import InvalidParameterError
@@ -56,7 +56,7 @@ class Judge:
         said = [(loss, weight, sums)] if self.together is None else self.together.agree((loss, weight, sums))
         loss, weight = sum(one[0] for one in said), sum(one[1] for one in said)
         score = self._score(sum(one[2] for one in said), weight)
-        mean = np.asarray(loss / weight if weight else np.nan, array_namespace(p).empty(0, dtype=p.dtype).dtype)
+        mean = np.asarray(loss / weight if weight else np.nan, self.data.dtype)
         return Outcome(mean, None, score)
 
     def _sums(self, y: HostArray, yhat: HostArray, w: HostArray) -> Any:

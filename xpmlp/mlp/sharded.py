@@ -7,7 +7,7 @@ import numpy as np
 
 from xpmlp import checks
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, array_namespace
+from xpmlp.backends import HostArray
 from xpmlp.backends.transfer import to_numpy
 from xpmlp.distributed import Group, alone
 from xpmlp.distributed.groups import agreed
@@ -64,9 +64,8 @@ class Judge:
                 sums += [weight * float(seen.loss), weight, n * value, n]
         said = [sums] if self.together is None else self.together.agree(sums)
         losses, weights, values, count = np.sum(said, axis=0)
-        dtype = array_namespace(p).empty(0, dtype=p.dtype).dtype
         score = float(values / count) if count else np.nan
-        return Outcome(np.asarray(losses / weights if weights else np.nan, dtype), None, score)
+        return Outcome(np.asarray(losses / weights if weights else np.nan, self.data.dtype), None, score)
 
 
 class Sharded(NamedTuple):
