@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import BackendUnderTest
 from test_reduce import ThreadOf, together
 
 from xpmlp import MLP, MLPRegressor, distributed, shards
@@ -98,6 +99,25 @@ def test_shards_of_which_nothing_is_held_out_say_so() -> None:
     ):
         with pytest.raises(ValueError, match="holds out no row of any shard: the largest has 4 rows"):
             trains()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_shards_that_are_held_out_are_judged_on_every_backend(backend: BackendUnderTest) -> None:
+    options: dict[str, Any] = {"dtype": "float32", "random_state": 0}
+    there = options | {"backend": backend.name, "device": backend.place.device_name}
+    data, on_host = (shards.from_arrays(*arrays, rows=60) for arrays in (map(backend.put, (X, Y)), (X, Y)))
+
+    def of_mlp(held: Any, arguments: dict[str, Any]) -> Any:
+        trained = MLP([4, 5, 2], **arguments).fit(held, epochs=2, batch_size=32, early_stopping=True)
+        return trained.history["validation_loss"]
+
+    def of_estimator(arguments: dict[str, Any]) -> Any:
+        model = MLPRegressor(hidden_layer_sizes=4, max_iter=2, early_stopping=True, scoring="loss", **arguments)
+        return model.fit(on_host).validation_loss_curve_
+
+    tolerance = backend.tolerance("float32")
+    np.testing.assert_allclose(of_mlp(data, there), of_mlp(on_host, options), rtol=tolerance)
+    np.testing.assert_allclose(of_estimator(there), of_estimator(options), rtol=tolerance)
 
 
 @pytest.mark.parametrize("average", [0.0, 2.0])
