@@ -12,7 +12,7 @@ from conftest import UNDER_TEST, BackendUnderTest
 from test_parts import PIECEWISE, SCALE
 from witnesses import relative
 
-from xpmlp import MLP
+from xpmlp import MLP, config_context
 from xpmlp.backends import Place, select
 from xpmlp.network import Network, dropout, forward
 from xpmlp.network.activations import activation
@@ -21,6 +21,7 @@ from xpmlp.network.parts import PARTS, Own, Part
 from xpmlp.network.propagation import layout_with_parts
 from xpmlp.optim.optimizers import optimizer
 from xpmlp.runners import GO_BATCH_BY_BATCH, Data, Task, eager, find_runner, inplace, passes
+from xpmlp.runners import numpy as numpy_runner
 from xpmlp.runners.passes import EagerPass, find_pass
 from xpmlp.runners.step import State
 
@@ -137,6 +138,18 @@ def compare(name: str, case: Case, backend: BackendUnderTest, epochs: int, toler
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_epoch_in_place_is_that_of_the_eager_runner(name: str, case: Case, backend: BackendUnderTest) -> None:
     compare(name, case, backend, 1, 1e-12)  # 2e-14 at most
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_compiled_functions_take_the_steps_of_the_eager_runner(name: str, case: Case) -> None:
+    pytest.importorskip("numba")
+    expected, _ = trained(name, case, select("numpy"), eager.Runner, 2)
+    with config_context(compiled="always"):
+        got, runner = trained(name, case, select("numpy"), numpy_runner.Runner, 2)
+    assert (runner.compiled is not None) == case.optimizer.startswith("adam")
+    for array, wanted in zip(got, expected, strict=True):
+        assert relative(array, wanted) < 1e-12
 
 
 @IN_PLACE

@@ -242,6 +242,7 @@ def test_a_runner_that_skips_a_bias_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 # --- Compiled by Numba ---
 
 OF_ADAM = ["optimizer-adam", "optimizer-adamw", "loss-cross_entropy", "weights", "clipping", "dropout", "full-batch"]
+OF_ADAM += ["hidden-silu", "average", "factors-decay"]
 
 
 @pytest.mark.parametrize("name", OF_ADAM)
@@ -262,8 +263,9 @@ def test_compiled_functions_take_the_steps_of_the_eager_runner(name: str, m: int
 
 
 def runner_of(case: Case, sizes: tuple[int, ...], n: int, batch: int) -> Any:
-    rows = [find_activation("relu")] * (len(sizes) - 2) + [find_activation("identity")]
-    network = Network(Layout(sizes), tuple(rows), find_loss("squared_error"))
+    rows = [find_activation(case.hidden)] * (len(sizes) - 2) + [find_activation("identity")]
+    dropped = (case.dropout,) * (len(sizes) - 2) if case.dropout else ()
+    network = Network(Layout(sizes), tuple(rows), find_loss("squared_error"), dropped)
     data = Data(select("numpy"), np.ones((n, sizes[0])), np.ones((n, sizes[-1])), None, batch)
     return find_runner(Task(network, optimizer(case.optimizer)), data)
 
@@ -275,12 +277,17 @@ def test_compiled_functions_are_used_where_they_pay() -> None:
     assert runner_of(CASES["optimizer-adamw"], *large).compiled is not None
     assert runner_of(CASES["optimizer-sgd"], *large).compiled is None
     assert runner_of(CASES["optimizer-adam"], (1000, 500, 1), 40, 40).compiled is None
+    assert (
+        runner_of(CASES["optimizer-adam"], (10, 100, 1), 20_000, 200).compiled is None
+    )  # 2 million units in 100 batches
+    assert runner_of(CASES["dropout"], (10, 100, 1), 20_000, 200).compiled is None  # 4 million times a mask
+    assert runner_of(Case(hidden="silu", dropout=0.4), (10, 100, 1), 50_000, 200).compiled is not None
     with config_context(compiled="never"):
         assert runner_of(CASES["optimizer-adam"], *large).compiled is None
 
 
 def test_without_numba_numpy_does_it_alone_unless_it_must_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled._compiled.cache_clear()
+    compiled.compiled.cache_clear()
     monkeypatch.setitem(sys.modules, "numba", None)
     large = (1000, 500, 1), 40, 2
     assert runner_of(CASES["optimizer-adam"], *large).compiled is None
@@ -292,29 +299,54 @@ def test_compiled_relu_lets_nothing_that_is_not_finite_pass_for_a_number() -> No
     pytest.importorskip("numba")
     z = np.array([np.nan, -np.inf, -1.0, -0.0, 2.0, np.inf], dtype=np.float32)
     a = z.copy()
-    compiled._compiled().relu(a)
+    compiled.compiled("float32").relu(a)
     np.testing.assert_array_equal(a, [np.nan, 0.0, 0.0, 0.0, 2.0, np.inf])
     da = np.ones_like(a)
-    compiled._compiled().relu_backward(da, a)
+    compiled.compiled("float32").relu_backward(da, a)
     np.testing.assert_array_equal(da[1:], [0.0, 0.0, 0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", ["one", "networks", "members", "members of one row", "one member of one row"])
+def test_compiled_masks_are_the_same_bits(shape: str, dtype: str) -> None:
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    of_element, of_key, of_z = {
+        "one": ((40, 6), (1, 1), (40, 6)),
+        "networks": ((40, 6), (3, 1, 1), (3, 40, 6)),
+        "members": ((40, 3, 6), (3, 6), (40, 3, 6)),
+        "members of one row": ((40, 3, 1), (3, 1), (40, 3, 1)),
+        "one member of one row": ((40, 1, 1), (1, 1), (40, 1, 1)),
+    }[shape]
+    elements, key = (rng.integers(-(2**31), 2**31, size, dtype=np.int32) for size in (of_element, of_key))
+    z, slope = (rng.standard_normal(of_z).astype(dtype) for _ in range(2))
+    mask = np.empty(of_z, dtype)
+    ints = np.empty(of_z, np.int32), np.empty(of_z, np.int32)
+    in_place.COLUMNS.mask(elements, key, 0.3, mask, ints)
+    assert len(np.unique(mask)) == 2
+    wanted = z * mask, slope * mask
+    masked = in_place.columns_of(compiled.compiled(dtype)).masked
+    assert masked is not None
+    masked(z, slope, elements, key, 0.3)
+    for array, right in zip((z, slope), wanted, strict=True):
+        np.testing.assert_array_equal(array, right)
 
 
 @pytest.mark.parametrize("broken", ["penalty", "decay", "bias"])
 def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compiled._adam
 
-    def wrong(p: Any, g: Any, m: Any, v: Any, decaying_stop: int, l2: Any, squares: Any, scalars: Any) -> None:
+    def wrong(p: Any, g: Any, m: Any, v: Any, part: Any, l2: Any, squares: Any, scalars: Any) -> None:
         if broken == "penalty":
             l2 = 0.0 * l2
         elif broken == "decay":
             scalars = (*scalars[:4], 1.0)
         else:
-            decaying_stop = p.shape[1]
-        right(p, g, m, v, decaying_stop, l2, squares, scalars)
+            part = (part[0], p.shape[1], p.shape[1])
+        right(p, g, m, v, part, l2, squares, scalars)
 
-    monkeypatch.setattr(
-        compiled, "_compiled", lambda: compiled.Compiled(wrong, compiled._relu, compiled._relu_backward)
-    )
+    functions = compiled.compiled("float64")
+    monkeypatch.setattr(compiled, "compiled", lambda dtype: functions._replace(adam=wrong))
     case = CASES["optimizer-adamw"]
     expected, _ = trained(case, None, eager.Runner, writable, select("numpy"))
     with config_context(compiled="always"):

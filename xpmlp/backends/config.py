@@ -35,11 +35,12 @@ def set_config(
     compiled : {"auto", "always", "never"}, optional
         Whether Numba (the extra `numba`) compiles training on NumPy: for networks of up to 100,000 parameters whole
         epochs (relu, leaky_relu, tanh, sigmoid, identity; softmax, sigmoid and identity outputs with their losses;
-        sgd, momentum, nesterov, adam, adamw), for larger ones the update of Adam and AdamW. "auto" does where it wins
-        back what it costs, as far as the task alone tells: epochs after 65,536 steps of a fit that plans 131,072 more,
-        updates where an epoch updates at least 8 million parameters, batches times parameters. "always" does wherever
-        it can, and raises ImportError without Numba: the first fit on a machine then takes some seconds longer. The
-        results are the same to rounding.
+        sgd, momentum, nesterov, adam, adamw), for larger ones the update of Adam and AdamW, and with it relu, silu and
+        the masks of dropout. "auto" does where it wins back what it costs, as far as the task alone tells: epochs after
+        65,536 steps of a fit that plans 131,072 more, updates where an epoch updates at least 8 million parameters,
+        batches times parameters (for each sample a unit under dropout counts two, one of silu one). "always" does
+        wherever it can, and raises ImportError without Numba: the first fit on a machine then takes some seconds
+        longer. The results are the same to rounding.
     threads : {"auto", "all"}, optional
         How many threads NumPy's BLAS may take in a fit, and in a prediction of more than 1000 rows: "auto" gives it one
         where a step is of less than 100 million flops (50 million on four cores or more), which more threads hardly

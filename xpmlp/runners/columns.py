@@ -60,6 +60,8 @@ class Columns(NamedTuple):
     mask: Callable[..., object]  # (elements, key, rate, out, ints): network.dropout.mask, of its `elements` and `key`
     block: int  # elements that the optimizer takes at a time
     cached: int  # elements of a layer that an activation takes at a time
+    # (z, slope, elements, key, rate): both times the mask, where that is one pass
+    masked: Callable[..., object] | None = None
 
 
 class Room:

@@ -1,7 +1,7 @@
 """The eager runner: step after step, on every backend. Its results are what a step means."""
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
@@ -29,6 +29,7 @@ class Data:
     ) -> None:
         # What there is no y for can only be looked at, in `x_blocks`.
         self.place, self.x, self.y, self.w = place, x, cast(Array, y), w
+        self.dtype: Any = x.dtype  # of a batch
         self.n_there = int(x.shape[-2])
         self.n = self.n_there if rows is None else min(rows, self.n_there)  # in an epoch
         self.batch_size = min(batch_size, self.n)

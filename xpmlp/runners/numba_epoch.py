@@ -29,6 +29,7 @@ from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.losses import LOSSES
 from xpmlp.optim.optimizers import OPTIMIZERS
 from xpmlp.runners import numpy as plain
+from xpmlp.runners.compiled import njit
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import CannotRunError, State, Task
 
@@ -117,8 +118,6 @@ def compiled(dtype: str) -> Any:
     """`numba_kernel.steps` for arrays of this dtype; ImportError where Numba, or SciPy for it, is not there."""
     numba = importlib.import_module("numba")
     kernel = importlib.import_module("xpmlp.runners.numba_kernel")
-    if numba.config.DISABLE_JIT:
-        raise ImportError("Numba does not compile while NUMBA_DISABLE_JIT is set.")
     of = numba.types.Array
     number, integers = getattr(numba.types, dtype), of(numba.types.int64, 1, "C")
     bits = numba.types.int32 if dtype == "float32" else numba.types.int64
@@ -129,14 +128,7 @@ def compiled(dtype: str) -> Any:
         *(integers, integers, integers, of(numba.types.int64, 2, "C"), integers),
         *(vector, vector, of(bits, 1, "C"), doubles, table, numba.types.int64, numba.types.int64, doubles),
     )
-    options = {"error_model": "numpy", "fastmath": {"reassoc", "contract"}, "nogil": True}
-    try:
-        return numba.njit(signature, cache=True, **options)(kernel.steps)
-    except ImportError:
-        raise
-    except Exception as trouble:  # noqa: BLE001 - a folder that cannot be written, a file that is damaged: whatever
-        _logger.info("what Numba compiles is not kept: %s", trouble)
-        return numba.njit(signature, cache=False, **options)(kernel.steps)
+    return njit(numba, signature, kernel.steps)
 
 
 class Runner:

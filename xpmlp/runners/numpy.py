@@ -1,6 +1,7 @@
 """The NumPy runner: in place, with ufuncs that write where they are told to."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -280,18 +281,39 @@ class Runner(InPlaceRunner):
     def __init__(self, task: Task, data: Data, seed: HostArray | None = None) -> None:
         self.compiled = compiled.find(task, data)
         if self.compiled is not None:
-            relu, backward = self.compiled.relu, self.compiled.relu_backward
-            row = Activation(
-                lambda z, note, room: relu(z.reshape(-1)), lambda da, a, note: backward(da.reshape(-1), a.reshape(-1))
-            )
-            self.columns = self.columns._replace(activations=self.columns.activations | {"relu": row})
+            self.columns = columns_of(self.compiled)
         super().__init__(task, data, seed)
         if self.compiled is not None:
             self.update = CompiledUpdate(task, self.columns, self.compiled)
 
 
+def columns_of(functions: compiled.Compiled) -> Columns:
+    """NumPy's columns with the functions that have been compiled."""
+
+    def silu(z: HostArray, slope: HostArray, room: HostArray) -> None:
+        np.multiply(z, 0.5, out=room)
+        np.tanh(room, out=room)
+        functions.silu(z.reshape(-1), slope.reshape(-1), room.reshape(-1))
+
+    def masked(z: HostArray, slope: HostArray, elements: HostArray, key: HostArray, rate: float) -> None:
+        of_networks = elements.ndim < z.ndim  # each with a key of its own; otherwise it is one, or one of each column
+        z, slope = (it.reshape(len(it), -1) for it in (z, slope))
+        elements, key = elements.reshape(1 if of_networks else len(z), -1), key.reshape(-1)
+        kept = z.dtype.type(1.0 / (1.0 - rate))
+        functions.masked(z, slope, elements, key, of_networks or len(key) == 1, dropout.least(rate), kept)
+
+    rows = {
+        "relu": Activation(
+            lambda z, note, room: functions.relu(z.reshape(-1)),
+            lambda da, a, note: functions.relu_backward(da.reshape(-1), a.reshape(-1)),
+        ),
+        "silu": ACTIVATIONS["silu"]._replace(forward=silu),
+    }
+    return COLUMNS._replace(activations=ACTIVATIONS | rows, masked=masked)
+
+
 class CompiledUpdate(Update):
-    """Adam's, in one pass over all."""
+    """Adam's, in one pass over all that has one learning rate."""
 
     def __init__(self, task: Task, columns: Columns, functions: compiled.Compiled) -> None:
         super().__init__(task, columns, np.asarray)
@@ -299,13 +321,20 @@ class CompiledUpdate(Update):
 
     def __call__(self, rates: Rates, l2: Any) -> Any:
         """See `Update`."""
-        task, (lr, lr_t, epsilon) = self.task, rates
-        p, g, m, v = (array.reshape(-1, array.shape[-1]) for array in (self.state.p, self.g, *self.state.slots))
-        number, beta = p.dtype.type, task.optimizer.parameters
-        keep = 1.0 if task.decays is None else 1.0 - lr * task.optimizer.weight_decay
-        scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], lr_t, epsilon, keep)))
+        if not self.fused:
+            return super().__call__(rates, l2)
+        task, state, (lr, lr_t, epsilon) = self.task, self.state, rates[:3]
+        p, g, m, v = (array.reshape(-1, array.shape[-1]) for array in (state.p, self.g, *state.slots[:2]))
+        number, beta, n = p.dtype.type, task.optimizer.parameters, task.network.layout.decaying_stop
+        decay = 0.0 if task.decays is None else lr * task.optimizer.weight_decay
         # Where gradients are clipped, the penalty's part is in them.
         penalties = np.full(len(p), 0.0 if task.clip_norm is not None else l2, p.dtype)
         squares = np.zeros(len(p), p.dtype)
-        self.functions.adam(p, g, m, v, task.network.layout.decaying_stop, penalties, squares, scalars)
-        return squares if self.state.p.ndim == 2 else squares[0]
+        for first, stop in pairwise([0, *self.cuts, p.shape[1]]):
+            factor = 1.0 if self.factors is None else float(self.factors[first])
+            keep = 1.0 - factor * decay
+            scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], factor * lr_t, epsilon, keep)))
+            self.functions.adam(p, g, m, v, (first, min(n, stop), stop), penalties, squares, scalars)
+        if len(rates) > 3:
+            self.functions.follow(state.slots[2].reshape(-1), p.reshape(-1), number(rates[3]))
+        return squares if state.p.ndim == 2 else squares[0]

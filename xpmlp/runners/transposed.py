@@ -195,6 +195,9 @@ class Layers:
         key, rate, multiply = buffers.key(k, drop), self.network.dropout[k - 1], self.columns.xp.multiply
         for which, z, note, room, elements, ints in pieces:
             column.forward(z, note, room)
+            if self.columns.masked is not None:
+                self.columns.masked(z, note, elements, self._key_of(key, which), rate)
+                continue
             self.columns.mask(elements, self._key_of(key, which), rate, room, ints)
             multiply(z, room, out=z)  # h[k]
             multiply(note, room, out=note)  # its derivative with respect to u[k]
