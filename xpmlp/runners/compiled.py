@@ -7,6 +7,7 @@ network would never win back.
 """
 
 import functools
+import importlib
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -68,10 +69,10 @@ def _goes_over(task: Task, batch_size: int) -> int:
 def compiled(dtype: str) -> Compiled:
     """The functions for arrays of this dtype; ImportError where Numba is not there."""
     with holding_interrupts():
-        import numba
+        numba = importlib.import_module("numba")
 
-    array: Any = numba.types.Array
     number, integer, tuple_of = getattr(numba.types, dtype), numba.types.int64, numba.types.UniTuple
+    array = numba.types.Array
     line, rows = array(number, 1, "C"), array(number, 2, "C")
     elements, key = array(numba.types.int32, 2, "C"), array(numba.types.int32, 1, "C")
     functions: dict[str, tuple[Callable[..., None], Any]] = {
