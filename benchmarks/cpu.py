@@ -166,7 +166,7 @@ def run(section: str, report: Any, arguments: argparse.Namespace, cores: Sequenc
     """Measure a section and report it."""
     import report as reports
     from report_cases import report_cases
-    from section_memory import KINDS, report_above_x
+    from section_memory import KINDS, TABLES, report_above_x
     from section_tables import report_tables
     from section_threads import report_threads
 
@@ -187,6 +187,7 @@ def run(section: str, report: Any, arguments: argparse.Namespace, cores: Sequenc
     elif section == "memory above X":
         kinds = KINDS[:2] if arguments.quick else KINDS
         found = {kind: ask("above_x", 1, cores, kind=kind, quick=arguments.quick) for kind in kinds}
+        found |= {kind: ask("tables_above_x", 1, cores, kind=kind, quick=arguments.quick) for kind in TABLES}
         report_above_x(report, found)
     elif section == "import":
         found = time_imports(2 if arguments.quick else 11)

@@ -21,7 +21,7 @@ from typing import Any
 import candidates as those
 import numpy as np
 from candidates import ALPHA, CANDIDATES, WORKLOADS, AbsentError, Workload, samples_of
-from section_memory import above_x
+from section_memory import above_x, tables_above_x
 from section_tables import tables
 from section_threads import threads as blas_threads
 from timing import rounds
@@ -137,7 +137,7 @@ def environment(**_: Any) -> dict[str, str]:
 
 
 SECTIONS: dict[str, Callable[..., Any]] = {
-    work.__name__: work for work in (many, linear, memory, above_x, tables, profile, environment)
+    work.__name__: work for work in (many, linear, memory, above_x, tables_above_x, tables, profile, environment)
 } | {"threads": blas_threads}
 
 

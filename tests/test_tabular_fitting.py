@@ -10,9 +10,10 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import log_loss
 
 import xpmlp
-from xpmlp import BackendFallbackWarning, TabularClassifier, TabularRegressor
+from xpmlp import BackendFallbackWarning, TabularClassifier, TabularRegressor, config_context, get_config
 from xpmlp.backends import State, probe
 from xpmlp.estimators.tabular.timing import FEWEST_HELD, Goal, Pace, goal_of
+from xpmlp.runners import compiled
 
 TINY = {"hidden_layer_sizes": (8,), "max_iter": 6, "batch_size": 16, "n_bins": 8, "random_state": 0}
 N = 90
@@ -325,6 +326,17 @@ def test_a_short_time_is_kept_and_ends_with_a_model():
     assert len(model.history_["loss"]) < 60
     assert model.history_["learning_rate"][0] == pytest.approx(2e-4)
     assert model.score(X, X[:, 0]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("limit", "setting", "seen"), [(0.3, "auto", "never"), (1e3, "auto", "auto"), (0.3, "always", "always")]
+)
+def test_nothing_is_compiled_in_a_short_time_unless_it_must_be(limit, setting, seen, monkeypatch):
+    settings = []
+    monkeypatch.setattr(compiled, "find", lambda task, data: settings.append(get_config()["compiled"]))
+    with config_context(compiled=setting):
+        TabularRegressor(time_limit=limit, **TINY).fit(ROWS, Y)
+    assert set(settings) == {seen}
 
 
 def test_time_enough_changes_nothing():

@@ -218,6 +218,36 @@ def test_what_a_column_is_hangs_on_no_split(seed):
     ]
 
 
+def test_some_rows_are_given_in_the_order_asked_for():
+    rng = np.random.default_rng(0)
+    table = [
+        {
+            "x": float(a),
+            "gap": None if a > 1.0 else float(a),
+            "word": word,
+            "flag": bool(a > 0),
+            "day": date(2020, 1, i + 1),
+        }
+        for i, (a, word) in enumerate(zip(rng.standard_normal(30), "abc" * 10, strict=True))
+    ]
+    rows = np.array([7, 0, 29, 7])
+    preparation = TablePreparation().fit(table, rows=np.arange(20))
+    np.testing.assert_array_equal(preparation.transform(table, rows=rows), preparation.transform(table)[rows])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "uint8"])
+def test_numbers_are_read_where_they_lie(dtype):
+    X = np.random.default_rng(0).integers(0, 99, (50, 3)).astype(dtype)
+    table = table_of(X)
+    assert all(np.shares_memory(column.values, X) for column in table.columns.values())
+    as_floats = X.astype(np.float64)
+    asked = TablePreparation().fit(as_floats)
+    given = TablePreparation().fit(X)
+    np.testing.assert_array_equal(given.transform(X), asked.transform(as_floats))
+    assert given.to_dict() == asked.to_dict()
+    assert X.dtype == dtype
+
+
 def test_an_input_that_no_training_row_has_stays_silent():
     table = {"x": np.arange(40) % 7 * 1.5, "c": ["a", "b", "c"] * 13 + ["d"]}
     preparation = TablePreparation().fit(table, rows=np.arange(39))

@@ -31,8 +31,8 @@ def row_of(row: int) -> str:
 class Column:
     """One column, shape (n,).
 
-    `sort` is "numbers" (float64, NaN is a gap), "dates" (datetime64[s], NaT), or "texts", "categories", "truths": then
-    the values are codes, indices of `texts`, and -1 is a gap.
+    `sort` is "numbers" (of any real dtype, NaN is a gap), "dates" (datetime64[s], NaT), or "texts", "categories",
+    "truths": then the values are codes, indices of `texts`, and -1 is a gap. They may be the caller's own.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Column:
         if self.sort == "dates":
             cells = [None if np.isnat(value) else str(value) for value in self.values]
         else:
-            cells = [None if math.isnan(value) else text_of(value) for value in self.values.tolist()]
+            cells = [None if math.isnan(value) else text_of(value) for value in self.values.astype(np.float64).tolist()]
         return of_texts(self.name, cells, "texts")
 
     def cell(self, row: int) -> str:
@@ -164,7 +164,7 @@ def _of_series(name: str, series: Any) -> Column:
         return _of_cells(name, series.to_list(), "truths")
     if kind.is_integer() or kind.is_float():
         values = _at_once(series)
-        if values is not None and not (kind.is_integer() and np.any(np.abs(values) >= LARGEST)):
+        if values is not None and not (kind.is_integer() and _has_codes(values)):
             return Column(name, "numbers", values)
     if kind.is_integer():
         cells = [None if _nothing(cell) else cell for cell in series.to_list()]
@@ -188,7 +188,11 @@ def _of_series(name: str, series: Any) -> Column:
 def _at_once(series: Any) -> HostArray | None:
     """A column of numbers without a look at each cell; None where its gaps are objects."""
     values = np.asarray(series.to_numpy())
-    return values.astype(np.float64) if values.dtype.kind in "iuf" else None
+    return values if values.dtype.kind in "iuf" else None
+
+
+def _has_codes(values: HostArray) -> bool:
+    return bool(np.any(np.abs(values.astype(np.float64)) >= LARGEST))  # as integers, the smallest has no |.|
 
 
 def _of_lists(parts: Mapping[Any, list[Any]], n: int) -> Table:
@@ -210,8 +214,8 @@ def _of_array(X: Any) -> Table:
         wide = array.dtype.kind in "iu" and array.dtype.itemsize == 8
         columns = {
             name: _of_cells(name, array[:, i].tolist())
-            if wide and np.any(np.abs(array[:, i].astype(np.float64)) >= LARGEST)
-            else Column(name, "numbers", array[:, i].astype(np.float64))
+            if wide and _has_codes(array[:, i])
+            else Column(name, "numbers", array[:, i])
             for i, name in enumerate(names)
         }
     elif array.dtype.kind == "M":

@@ -94,7 +94,8 @@ class Reading(NamedTuple):
 def read_numbers(column: Column, decimal: str | None, missing: frozenset[str] = frozenset()) -> Reading | None:
     """The numbers of a column; None where its cells are dates, or amounts in several currencies."""
     if column.sort == "numbers":
-        return Reading(column.values, (), int(np.sum(~np.isnan(column.values))))
+        values = column.values.astype(np.float64, copy=False)
+        return Reading(values, (), int(np.sum(~np.isnan(values))))
     if column.sort == "dates":
         return None
     words = GAPS_AMONG_NUMBERS | missing

@@ -150,15 +150,9 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         chosen = chosen_columns(self.categorical_features, names)
         decimal = guess_decimal(table) if self.decimal == "auto" else self.decimal
         kinds, notes = [], []
+        options: Any = {"decimal": decimal, "missing": words, "max_levels": self.max_levels}
         for name, column in table.columns.items():
-            kind, told = kind_of(
-                table,
-                column,
-                category=name in chosen,
-                decimal=decimal,
-                missing=words,
-                max_levels=self.max_levels,
-            )
+            kind, told = kind_of(table, column, category=name in chosen, **options)
             kinds.append(kind)
             notes += told
         if all(isinstance(kind, LeftOut) for kind in kinds):
@@ -190,17 +184,20 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         return self
 
     def _measure(self, table: Table, kinds: tuple[Kind, ...], rows: Any) -> None:
-        taken = np.arange(table.n_rows) if rows is None else np.asarray(rows)
+        taken = slice(None) if rows is None else np.asarray(rows)
         words = self._words()
-        scales = []
+        scales, gaps, levels = list[Scale](), list[Any](), list[Any]()  # of the latter two, whether they are there
         for kind in kinds:
             if isinstance(kind, NumberKind | DateKind):
-                numbers, _ = numbers_of(table, kind, words)
-                scales += [scale_of(values[taken], self.n_bins) for values in numbers.T]
+                numbers = numbers_of(table, kind, words)[0][taken]
+                scales += [scale_of(values, self.n_bins) for values in numbers.T]
+                gaps += [np.any(np.isnan(numbers[:, 0]))] if kind.gaps else []
+            elif isinstance(kind, CategoryKind):
+                codes = level_codes(table.columns[kind.name], kind, words)[taken]
+                counts = np.bincount(codes[codes >= 0], minlength=len(kind.levels))
+                levels += [any(counts)] if n_inputs(kind) == 1 else counts.tolist()
         self._set(kinds, tuple(scales), silent=())
-        inputs, _ = self._encode(table if rows is None else table.take(taken))
-        unused = np.flatnonzero(~np.any(inputs != 0.0, axis=0)).tolist()
-        self.silent_ = tuple(i for i in unused if i >= self.n_numbers_)
+        self.silent_ = tuple(self.n_numbers_ + i for i, used in enumerate(gaps + levels) if not used)
 
     def _words(self) -> frozenset[str]:
         if isinstance(self.missing, str) or not all(isinstance(word, str) for word in self.missing):
@@ -228,13 +225,15 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
     # --- Using ---
 
-    def transform(self, X: Any) -> HostArray:
+    def transform(self, X: Any, *, rows: Any = None) -> HostArray:
         """The numbers that a network takes.
 
         Parameters
         ----------
         X : frame, array or list of dicts
             With the columns of `fit`, found by name where those had names; others are ignored.
+        rows : array of int, shape (n,), optional
+            Those to give, in this order; all by default.
 
         Returns
         -------
@@ -245,16 +244,16 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         ValueError
             If a column is missing, or one of numbers holds mostly none, or infinity: with its place.
         """
-        prepared, notes = self.transform_with_notes(X)
+        prepared, notes = self.transform_with_notes(X, rows=rows)
         for note, loud in notes:
             if loud:
                 warnings.warn(note, TableWarning, stacklevel=3)  # past scikit-learn's wrapper of transform
         return prepared
 
-    def transform_with_notes(self, X: Any) -> tuple[HostArray, list[tuple[str, bool]]]:
+    def transform_with_notes(self, X: Any, *, rows: Any = None) -> tuple[HostArray, list[tuple[str, bool]]]:
         """What `transform` gives, and sentences about the table, each with whether it is a warning."""
         check_is_fitted(self)
-        return self._encode(self._same_columns(table_of(X)))
+        return self._encode(self._same_columns(table_of(X)), slice(None) if rows is None else np.asarray(rows))
 
     def _same_columns(self, table: Table) -> Table:
         """The table with the columns of `fit`, in their order."""
@@ -276,9 +275,9 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         pairs = zip(self.kinds_, table.columns.values(), strict=True)
         return dataclasses.replace(table, columns={kind.name: column for kind, column in pairs})
 
-    def _encode(self, table: Table) -> tuple[HostArray, list[tuple[str, bool]]]:
-        words = self._words()
-        out = np.zeros((table.n_rows, len(self.groups_)), dtype=np.float32)
+    def _encode(self, table: Table, rows: Any) -> tuple[HostArray, list[tuple[str, bool]]]:
+        words, n = self._words(), table.n_rows if isinstance(rows, slice) else len(rows)
+        out = np.zeros((n, len(self.groups_)), dtype=np.float32)
         notes: list[tuple[str, bool]] = []
         number, gap = 0, self.n_numbers_
         level = gap + sum(isinstance(kind, NumberKind | DateKind) and kind.gaps for kind in self.kinds_)
@@ -286,10 +285,10 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             if isinstance(kind, NumberKind | DateKind):
                 numbers, told = numbers_of(table, kind, words)
                 notes += told
-                for values in numbers.T:
+                for values in numbers[rows].T:
                     out[:, number] = self.scales_[number].apply(values)
                     number += 1
-                missing = np.isnan(numbers[:, 0])
+                missing = np.isnan(numbers[rows, 0])
                 if kind.gaps:
                     out[:, gap] = missing
                     gap += 1
@@ -298,6 +297,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             elif isinstance(kind, CategoryKind):
                 codes = level_codes(table.columns[kind.name], kind, words)
                 notes += told_of_unknown(table.columns[kind.name], kind, codes)
+                codes = codes[rows]
                 width = n_inputs(kind)
                 if width == 1:
                     out[:, level] = (codes == 0).astype(np.float32) - (codes == 1)

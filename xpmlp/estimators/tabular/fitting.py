@@ -16,7 +16,7 @@ from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 
 from xpmlp import training
-from xpmlp.backends import HostArray
+from xpmlp.backends import HostArray, Place
 from xpmlp.estimators.attributes import give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.fitting import NOT_FINITE, all_or_nothing, training_on
@@ -28,7 +28,7 @@ from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
 from xpmlp.estimators.tabular.sharded import posed_on_shards
 from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, place_and_dtype, posed, prepared
 from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validation_of
-from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of
+from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of, unhurried
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import InvalidInputError, our_errors
@@ -73,6 +73,15 @@ class Fit:
         return math.inf if limit is None else limit - (time.perf_counter() - self.began)
 
 
+class Done(NamedTuple):
+    """What the second stage must know of the first."""
+
+    stage: Stage
+    place: Place
+    dtype: str
+    n: int  # rows of an epoch
+
+
 @all_or_nothing
 @with_callbacks  # type: ignore[untyped-decorator]
 def fit_table(
@@ -102,11 +111,14 @@ def fit_table(
         looking = Looking(estimator, X, y, sample_weight)
         seed = seed if before is None else before.seed
         fit = Fit(estimator, settings, given, wanted, looking, seed, began, before is not None)
-        first = _first(fit, before)
+        with unhurried(settings.time_limit):
+            first = _first(fit, before)
     found, best = _found(fit, first, before)
     stopped_by, notes, error = [found.stopped_by], fit.notes + list(found.notes), found.error
+    done = Done(first.stage, first.content.place, first.content.dtype, first.problem.data.n)
+    del first  # its data, as large as the second's
     if fit.goal.refits and best and error is None and found.stopped_by not in ENDS_ALL:
-        again, more = _second(fit, first, found, best)
+        again, more = _second(fit, done, found, best)
         stopped_by.append(again.stopped_by if again else "time")
         notes += more
         error = again.error if again else None
@@ -164,18 +176,19 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     rows, held_rows = _split(given, settings, fit.seed)
     began = time.perf_counter()
     preparation, fit.notes = prepared(settings, given.table, rows)
-    inputs = preparation.transform(given.table)
+    inputs = preparation.transform(given.table, rows=np.concatenate([rows, held_rows]))
+    inputs, held_inputs = inputs[: len(rows)], inputs[len(rows) :]
     fit.prepare = time.perf_counter() - began
     targets = given.targets.learned(given.samples.take(rows))
     samples = targets.rescaled(given.samples)
     if given.held is None:
-        held = Held(inputs[held_rows], samples.take(held_rows))
+        held = Held(held_inputs, samples.take(held_rows))
     else:
         held = Held(preparation.transform(given.held[0]), targets.rescaled(given.held[1]))
     epochs, refits = epochs_of(settings, len(rows)), bool(settings.refit) and given.held is None
     fit.goal = Goal(epochs, refits=refits)
     stage = Stage(1, members_first(settings.n_members, refits), epochs, epochs)
-    trained = inputs[rows], samples.take(rows)
+    trained = inputs, samples.take(rows)
 
     def pose(stage: Stage, judged: Held) -> Posed:
         checkpoints = fit.wanted.folder is not None
@@ -196,14 +209,13 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     return pose(stage, held.take(fit.goal.held))
 
 
-def _second(fit: Fit, first: Posed, found: Fitted, best: int) -> tuple[Fitted | None, Notes]:
+def _second(fit: Fit, first: Done, found: Fitted, best: int) -> tuple[Fitted | None, Notes]:
     """The second stage, and what is to be said; None where there is no time for it."""
     estimator, settings, given = fit.estimator, fit.settings, fit.given
     kept = dict(vars(estimator))
     try:
         with our_errors():
-            place, dtype = first.content.place, first.content.dtype
-            before = checkpointing.known(estimator, fit.wanted, 2, place, dtype) if fit.goes_on else None
+            before = checkpointing.known(estimator, fit.wanted, 2, first.place, first.dtype) if fit.goes_on else None
             if before is not None and before.stage.stop != best:  # of another first training
                 before = None
             if before is None and _would_take(fit, first, best) > fit.left:
@@ -228,11 +240,11 @@ def _second(fit: Fit, first: Posed, found: Fitted, best: int) -> tuple[Fitted | 
     return again, list(again.notes)
 
 
-def _would_take(fit: Fit, first: Posed, best: int) -> float:
+def _would_take(fit: Fit, first: Done, best: int) -> float:
     """Seconds that a second stage of so many epochs would take, by what the first one took."""
     if fit.settings.time_limit is None:
         return 0.0
-    more = fit.settings.n_members / first.stage.members * fit.given.table.n_rows / first.problem.data.n
+    more = fit.settings.n_members / first.stage.members * fit.given.table.n_rows / first.n
     return float(fit.prepare + best * more * fit.looking.seconds_an_epoch)
 
 
@@ -262,7 +274,8 @@ def _train(fit: Fit, stage: Posed, before: Known | None) -> Fitted:
         settings, stage, fit.looking, lambda now: _show(estimator, stage, now), lambda: estimator.network_._p
     )
     saved = None if before is None else before.saved
-    with np.errstate(all="ignore"), training_on(net.place, settings.batch_size):
+    timely = unhurried(settings.time_limit)
+    with np.errstate(all="ignore"), training_on(net.place, settings.batch_size), timely:
         return training.fit(stage.problem, Fitted(net.network, net.p), watching, keep=keep, saved=saved)
 
 

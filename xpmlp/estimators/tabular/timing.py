@@ -6,10 +6,12 @@ members and is the only one; where there is none for a few epochs of all rows, a
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 
+from xpmlp.backends.config import config_context, get_config
 from xpmlp.estimators.tabular.stages import FEW_MEMBERS, Posed
 from xpmlp.runners import Data
 from xpmlp.runners.step import State
@@ -20,6 +22,14 @@ TIMED = 3  # steps
 FEWEST_OF_TWO, FEWEST = 8, 4  # epochs that two stages, and one alone, must have to be worth it
 FEWEST_HELD = 200  # rows that an epoch is judged by
 LOOKING = 0.25  # of the time: the most that looking at what is held out may take
+COMPILED_FROM = 15.0  # seconds of a time limit: to load Numba and to compile may take two of them
+
+
+def unhurried(time_limit: float | None) -> AbstractContextManager[None]:
+    """Within it, nothing is compiled on "auto" where the time limit is too short to win that back."""
+    if time_limit is None or time_limit >= COMPILED_FROM or get_config()["compiled"] != "auto":
+        return nullcontext()
+    return config_context(compiled="never")
 
 
 class Pace(NamedTuple):
@@ -45,6 +55,7 @@ def pace_of(posed: Posed) -> Pace:
     problem, place = posed.problem, posed.content.place
     data, optimizer = problem.data, problem.task.optimizer
     with place.here(), np.errstate(all="ignore"):
+        problem.runner(problem.task, data, problem.seed, 0)  # what is compiled for the training is so by now
         some = Data(place, data.x, data.y, data.w, data.batch_size, min(TIMED * data.batch_size, data.n))
         runner = problem.runner(problem.task, some, problem.seed, TIMED)
         state = State(place.xp.asarray(posed.content.p, copy=True), optimizer.init(posed.content.p).slots, 0)
