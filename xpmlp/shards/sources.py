@@ -1,5 +1,6 @@
 """What a shard is, and where shards come from: arrays, memory maps, anything with a length and numbers."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,6 +82,20 @@ class Shards(Sequence[Any]):
     def looked_at(self, rank: int, size: int) -> range:
         """The shards that one of several processes looks at where all must be seen once, by one of them."""
         return nth_part(len(self), rank, size)
+
+    def mapped(self, function: Callable[[Any], Any]) -> "Shards":
+        """The same shards with what `function` makes of each X, when its turn comes."""
+
+        def read(i: int) -> tuple[Any, ...]:
+            X, *others = self.read(i)
+            try:
+                return function(X), *others
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{self.name(i)}: {error}") from error
+
+        found = copy.copy(self)
+        found.read = read
+        return found
 
     def name(self, i: int) -> str:
         """What a shard is called in an error."""
