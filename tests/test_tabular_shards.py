@@ -86,6 +86,14 @@ def test_a_sample_is_taken_from_all_over_and_told(monkeypatch: pytest.MonkeyPatc
     assert sharded.sample_of(arrays)[0].shape == (300, 3)
 
 
+def test_a_shard_that_cannot_be_prepared_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded, "SAMPLE", 300)  # every fifth row: it knows nothing of row 801
+    broken = TABLE.copy()
+    broken.loc[801, "amount"] = np.inf
+    with pytest.raises(ValueError, match=r"^shard 3: .*infinit"):
+        TabularClassifier(**SETTINGS).fit(parts(broken, LABELS))
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "y": ({"y": LABELS}, "fit(shards) takes no y"),
     "y_val beside shards": ({"X_val": parts(TABLE, LABELS), "y_val": LABELS}, "X_val holds y and weights itself"),

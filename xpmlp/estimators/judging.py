@@ -56,9 +56,10 @@ class Judge:
                     lanes[part.lane] = lanes[part.lane] + sums if part.lane in lanes else sums
         for others in [] if self.together is None else self.together.agree(lanes):
             lanes |= others
-        loss, weight, *sums = sum(lanes[lane] for lane in sorted(lanes))
+        total = np.sum([lanes[lane] for lane in sorted(lanes)], axis=0)
+        loss, weight = total[:2].tolist()
         mean = np.asarray(loss / weight if weight else np.nan, self.data.dtype)
-        return Outcome(mean, None, self._score(np.asarray(sums), weight))
+        return Outcome(mean, None, self._score(total[2:], weight))
 
     def _sums(self, parameters: Parameters, x: Array, y: Array, w: Array | None) -> HostArray:
         """Of some rows: the losses, the weights, and what the score is made of."""

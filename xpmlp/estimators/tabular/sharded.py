@@ -194,6 +194,7 @@ def _targets(
 ) -> TargetsOfTables:
     if not hasattr(estimator, "class_weight"):
         numbers, _ = estimator._learn(y, None, numbered(len(y)))
+        assert isinstance(numbers, NumbersOfTables)
         return NumbersOfTables(numbers.row, *learned.scales)
     if y.ndim == 2 and y.shape[1] > 1:
         known = labels_of(np.vstack([y, 1 - y]))
@@ -251,7 +252,7 @@ def _digest(by: _Agreed, shards: Shards, judged: Shards | None, held: Held | Non
     """What tells the data of this fit from others: the sample, and how many rows there are where."""
     X, targets = by.sample
     inputs, _ = by.preparation.transform_with_notes(table_of(X))
-    parts = [inputs, targets]
+    parts: list[HostArray | None] = [inputs, targets]
     parts += [] if held is None else [held.inputs, held.samples.targets, held.samples.w]
     told = [shards.digest, "" if judged is None else judged.digest, data_digest(*parts)]
     return hashlib.sha256(" ".join(told).encode()).hexdigest()
