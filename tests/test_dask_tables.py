@@ -105,7 +105,8 @@ def test_a_fixed_order_gives_the_same_bits_on_any_number_of_workers(client: Any,
     data.lanes = lanes
     expected = TabularClassifier(**settings).fit(data, group=distributed.alone(fixed_order=True))
     model = DaskTabularClassifier(**settings, client=client, lanes=lanes, fixed_order=True)
-    same(model.fit(*frames(TABLE, LABELS)), expected, apart=0.0)
+    dX, dy = frames(TABLE, LABELS)
+    same(model.fit(dX, dy.to_frame()), expected, apart=0.0)
 
 
 def test_arrays_are_tables_too_and_rows_to_judge_by_may_be_dasks_or_not(client: Any) -> None:
@@ -171,7 +172,7 @@ def test_what_is_said_of_a_collection_is_one(client: Any, tmp_path: Path) -> Non
     assert not hasattr(cloned, "network_")
 
     # What weighs nothing has no score, as without Dask.
-    nothing = dw * 0.0
+    nothing = (dw * 0.0).to_frame()
     for model, y, there in ((clf, dlabels, LABELS), (reg, damounts, AMOUNTS)):
         with pytest.raises(ValueError, match="must contain at least one non-zero number") as here:
             model.score(dX, y, nothing)
@@ -220,6 +221,11 @@ def broken() -> list[Any]:
     table = TABLE.copy()
     table.loc[700, "amount"] = np.inf
     return frames(table, AMOUNTS)
+
+
+def test_an_estimator_in_memory_names_the_way() -> None:
+    with pytest.raises(ValueError, match=re.escape("this one is in Dask's partitions: the estimators of xpmlp.dask")):
+        TabularClassifier(**SETTINGS).fit(frames(TABLE)[0], LABELS)
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {

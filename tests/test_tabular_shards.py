@@ -6,6 +6,7 @@ Processes are threads here, as in tests/test_reduce.py; tests/test_dask_tables.p
 import logging
 import pickle
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import xpmlp
 from xpmlp import TabularClassifier, TabularRegressor, distributed, shards
 from xpmlp.distributed import LostPeerError
 from xpmlp.estimators.tabular import sharded
+from xpmlp.estimators.tabular.watching import ScoresOfShards
 
 pandas = pytest.importorskip("pandas")
 
@@ -229,6 +231,25 @@ def test_a_fit_of_shards_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tm
 
     with pytest.raises(ValueError, match="these are others"):
         model.fit(parts(TABLE[::-1], LABELS), checkpoint=tmp_path, resume=True)
+
+
+def test_who_cannot_measure_an_epoch_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, measure = threading.local(), ScoresOfShards.measure
+
+    def fails(self: ScoresOfShards, now: Any, seen: Any) -> Any:
+        if here.rank == 1 and now.epochs == 2:
+            raise OSError("no room for the score")
+        return measure(self, now, seen)
+
+    def fitted(group: Any) -> Any:
+        here.rank = group.rank
+        return TabularClassifier(**EXACT).fit(parts(TABLE, LABELS), group=group)
+
+    monkeypatch.setattr(ScoresOfShards, "measure", fails)
+    lost, told = in_group(2, fitted)
+    assert isinstance(lost, LostPeerError)
+    assert "rank 1 of 2 failed: OSError: no room for the score" in str(lost)
+    assert isinstance(told, OSError)
 
 
 def test_who_fails_tells_the_others_and_what_differs_is_refused() -> None:

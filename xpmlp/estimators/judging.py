@@ -1,5 +1,6 @@
 """The loss and the score of shards that are held out: sums over all processes, nothing of their length."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,7 @@ def demand_sums(targets: Any, settings: Settings) -> None:
 class Judge:
     """Called with parameters, it says what they make of the shards that are held out.
 
-    The score is accuracy for classes and R^2 for numbers, NaN for quantiles: another cannot be had from sums. Lanes are
-    gone through one by one, and summed in their order, so that any number of processes finds the same bits.
+    The score is accuracy for classes and R^2 for numbers, NaN for quantiles: another cannot be had from sums.
     """
 
     def __init__(self, network: Network, data: LaneData, targets: Any, together: Sum | None) -> None:
@@ -47,16 +47,7 @@ class Judge:
         if self.origin is None and not isinstance(self.targets, Classes):
             y = self.data.shards.sample()[1]
             self.origin = self.data.encode(y, None, len(y))[0].mean(axis=0)
-        lanes: dict[int, HostArray] = {}
-        for x, y, w in self.data.batches(None):
-            for part in self.data.parts:
-                rows = part.rows
-                if rows.stop > rows.start:
-                    sums = self._sums(parameters, x[rows], y[rows], None if w is None else w[rows])
-                    lanes[part.lane] = lanes[part.lane] + sums if part.lane in lanes else sums
-        for others in [] if self.together is None else self.together.agree(lanes):
-            lanes |= others
-        total = np.sum([lanes[lane] for lane in sorted(lanes)], axis=0)
+        total = self.data.summed(partial(self._sums, parameters), self.together)
         loss, weight = total[:2].tolist()
         mean = np.asarray(loss / weight if weight else np.nan, self.data.dtype)
         return Outcome(mean, None, self._score(total[2:], weight))

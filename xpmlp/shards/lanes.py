@@ -18,6 +18,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
 from xpmlp.runners import Data
+from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Part
 from xpmlp.shards.sources import Shards, nth_part
 
@@ -186,6 +187,23 @@ class LaneData(Data):
                 yield self._batch(step, holds)
         finally:
             source.close()
+
+    def summed(self, sums_of: Callable[[Array, Array, Array | None], HostArray], together: Sum | None) -> HostArray:
+        """The sum over all rows, and processes, of what is said of some: of x, y and w.
+
+        Lane by lane, and of the lanes in their order: any number of processes finds the same bits.
+        """
+        lanes: dict[int, HostArray] = {}
+        for x, y, w in self.batches(None):
+            for part in self.parts:
+                rows = part.rows
+                if rows.stop > rows.start:
+                    sums = sums_of(x[rows], y[rows], None if w is None else w[rows])
+                    lanes[part.lane] = lanes[part.lane] + sums if part.lane in lanes else sums
+        for others in [] if together is None else together.agree(lanes):
+            lanes |= others
+        total: HostArray = np.sum([lanes[lane] for lane in sorted(lanes)], axis=0)
+        return total
 
     def _batch(self, step: int, holds: dict[int, list[list[Any]]]) -> tuple[Array, Array, Array | None]:
         counts = {lane: self.given(lane, step + 1) - self.given(lane, step) for lane in self.mine}
