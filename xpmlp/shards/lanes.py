@@ -198,7 +198,7 @@ class LaneData(Data):
             for part in self.parts:
                 rows = part.rows
                 if rows.stop > rows.start:
-                    sums = sums_of(x[rows], y[rows], None if w is None else w[rows])
+                    sums = sums_of(x[rows, ...], y[rows, ...], None if w is None else w[rows])
                     lanes[part.lane] = lanes[part.lane] + sums if part.lane in lanes else sums
         for others in [] if together is None else together.agree(lanes):
             lanes |= others
