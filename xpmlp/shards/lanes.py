@@ -14,9 +14,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import is_array_api_obj
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.runners import Data
 from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Part
@@ -280,6 +282,7 @@ def as_numbers(x: Any, name: str, dtype: str) -> HostArray:
     x = x.to_numpy() if hasattr(x, "to_numpy") else x
     if hasattr(x, "toarray"):
         x = x.toarray()
+    x = to_numpy(x) if is_array_api_obj(x) and not isinstance(x, np.ndarray) else x
     kind = getattr(getattr(x, "dtype", None), "kind", "f")
     if kind not in "iufb":
         raise ValueError(f"X of {name} must hold numbers; got dtype {x.dtype}.")

@@ -173,17 +173,22 @@ def from_arrays(
 
     def read(i: int) -> tuple[Any, ...]:
         part = slice(edges[i], edges[i + 1])
-        return (X[part], y[part]) if w is None else (X[part], y[part], w[part])
+        return tuple(_rows(array, part) for array in ((X, y) if w is None else (X, y, w)))
 
     return Shards(
         np.diff(edges).tolist(),
         read,
         lanes=lanes,
-        read_y=lambda i: y[edges[i] : edges[i + 1]],
+        read_y=lambda i: _rows(y, slice(edges[i], edges[i + 1])),
         classes=classes,
         weighted=w is not None,
         names=lambda i: f"rows {edges[i]} to {edges[i + 1] - 1}",
     )
+
+
+def _rows(array: Any, part: slice) -> Any:
+    # As the Array API has it, where an array keeps to that; columns of frames have no ellipsis.
+    return array[part, ...] if hasattr(array, "__array_namespace__") else array[part]
 
 
 def from_sequence(parts: Any, *, rows: Sequence[int] | None = None, lanes: int = 8, classes: Any = None) -> Shards:
