@@ -88,7 +88,9 @@ def processes(session: nox.Session) -> None:
     # mpiexec is the system's (apt-get install openmpi-bin libopenmpi-dev); without it the tests of MPI skip.
     require = "dask,gloo,mpi" if shutil.which("mpiexec") else "dask,gloo"
     env = {"XPMLP_PROCESSES": "1", "XPMLP_REQUIRE": require, "XPMLP_BACKENDS": "numpy"}
-    files = [f"tests/test_{name}.py" for name in ("dask", "large_examples", "processes", "shards", "reduce")]
+    files = [
+        f"tests/test_{name}.py" for name in ("dask", "dask_tables", "large_examples", "processes", "shards", "reduce")
+    ]
     session.run("python", "-m", "pytest", *files, *session.posargs, env=env)
 
 

@@ -193,3 +193,26 @@ def backend(request: pytest.FixtureRequest) -> Iterator[BackendUnderTest]:
 def rng() -> np.random.Generator:
     """The same numbers in every run."""
     return np.random.default_rng(20261123)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes of a thread each, and a client."""
+    missing = [name for name in ("dask", "distributed", "torch") if find_spec(name) is None]
+    if missing and "dask" in named_in("XPMLP_REQUIRE"):
+        pytest.fail(f"{', '.join(missing)} is not installed")
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    library: Any = pytest.importorskip("distributed")
+    with (
+        library.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as found,
+        library.Client(found) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def client(cluster: Any) -> Any:
+    """The client; of a cluster that has both workers, whatever the test before has done to them."""
+    cluster.wait_for_workers(2, timeout=60)
+    return cluster

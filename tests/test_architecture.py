@@ -76,7 +76,7 @@ NO_NUMPY = {
     "network.targets",
     *("network.parameters", "network.propagation", "runners.lbfgs", "runners.step", "io.description"),
 }
-USE_SCIKIT_LEARN = {"estimators", "tabular", "interop.onnx", "cli", "dask.fitting"}
+USE_SCIKIT_LEARN = {"estimators", "tabular", "interop.onnx", "cli", "dask"}
 VAGUE = {"base", "common", "core", "helpers", "utils"}
 
 

@@ -15,14 +15,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import named_in
 from sklearn.base import clone
 from train_in_group import CASES, SETTINGS, N, W, X, Y
 
@@ -37,29 +35,6 @@ pytestmark = [
 ROWS = 61  # of a partition: a shard each
 LONG = {"max_iter": 12, "tol": 0.0}
 T = np.stack([X[:, 0] * X[:, 1], X[:, 2]], axis=1)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two worker processes of a thread each, and a client."""
-    missing = [name for name in ("dask", "distributed", "torch") if find_spec(name) is None]
-    if missing and "dask" in named_in("XPMLP_REQUIRE"):
-        pytest.fail(f"{', '.join(missing)} is not installed")
-    if missing:
-        pytest.skip(f"{', '.join(missing)} is not installed")
-    library: Any = pytest.importorskip("distributed")
-    with (
-        library.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as found,
-        library.Client(found) as client,
-    ):
-        yield client
-
-
-@pytest.fixture
-def client(cluster: Any) -> Any:
-    """The client; of a cluster that has both workers, whatever the test before has done to them."""
-    cluster.wait_for_workers(2, timeout=60)
-    return cluster
 
 
 def arrays(*values: Any) -> list[Any]:

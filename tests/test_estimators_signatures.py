@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from xpmlp import MLPClassifier, MLPRegressor
-from xpmlp.dask import DaskMLPClassifier, DaskMLPRegressor
+from xpmlp import MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor
+from xpmlp.dask import DaskMLPClassifier, DaskMLPRegressor, DaskTabularClassifier, DaskTabularRegressor
 
 ESTIMATORS = MLPClassifier, MLPRegressor
 both = pytest.mark.parametrize("Estimator", ESTIMATORS, ids=lambda it: it.__name__)
@@ -182,18 +182,35 @@ def test_what_differs_is_noticed(Other):
 
 # On Dask each of them takes this, too.
 ON_DASK = {"client": None, "lanes": 8, "restarts": 2, "timeout": 60.0, "fixed_order": False}
-ON_A_CLUSTER = {MLPClassifier: DaskMLPClassifier, MLPRegressor: DaskMLPRegressor}
+ON_A_CLUSTER = {
+    MLPClassifier: DaskMLPClassifier,
+    MLPRegressor: DaskMLPRegressor,
+    TabularClassifier: DaskTabularClassifier,
+    TabularRegressor: DaskTabularRegressor,
+}
+all_four = pytest.mark.parametrize("Estimator", ON_A_CLUSTER, ids=lambda it: it.__name__)
 
 
-@both
+@all_four
 def test_on_dask_an_estimator_takes_all_that_it_takes_without(Estimator):
     there = parameters(ON_A_CLUSTER[Estimator])
     assert {name: there.pop(name).default for name in ON_DASK} == ON_DASK
     assert list(there.items()) == list(parameters(Estimator).items())
 
 
-@both
+@all_four
 def test_on_dask_every_parameter_becomes_an_attribute_of_that_name(Estimator):
     given = {name: object() for name in parameters(ON_A_CLUSTER[Estimator])}
     model = ON_A_CLUSTER[Estimator](**given)
     assert {name: getattr(model, name) for name in given} == given
+
+
+@all_four
+def test_on_dask_it_has_the_same_methods_which_take_the_same(Estimator):
+    there = ON_A_CLUSTER[Estimator]
+    assert methods(there) - methods(Estimator) - {"score"} == {"to_local"}  # of tables it is scikit-learn's
+    assert methods(Estimator) <= methods(there)
+    for name in sorted(methods(Estimator) - {"fit"}):
+        assert list(parameters(getattr(there, name))) == list(parameters(getattr(Estimator, name))), name
+    # A cluster is the group.
+    assert [*parameters(there.fit), "group"] == list(parameters(Estimator.fit))

@@ -120,6 +120,21 @@ def test_shards_that_are_held_out_are_judged_on_every_backend(backend: BackendUn
     np.testing.assert_allclose(of_estimator(there), of_estimator(options), rtol=tolerance)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_is_held_out_is_judged_to_the_same_bits_by_any_number_of_processes() -> None:
+    def of(group: ThreadOf) -> list[Any]:
+        group.fixed_order = True
+        data = shards.from_arrays(X, Y, rows=23)
+        options: dict[str, Any] = {"dtype": "float32", "random_state": 0}
+        trained = MLP([4, 5, 2], **options).fit(data, epochs=3, batch_size=32, early_stopping=True, group=group)
+        model = MLPRegressor("squared_error", 5, max_iter=3, early_stopping=True, **options).fit(data, group=group)
+        return [trained.history["validation_loss"], model.validation_loss_curve_, model.validation_scores_]
+
+    for size in (2, 3):
+        for found in together(size, of):
+            assert found == together(1, of)[0]
+
+
 @pytest.mark.parametrize("average", [0.0, 2.0])
 def test_processes_whose_validation_sets_differ_go_by_that_of_rank_0(average: float) -> None:
     # No epoch gains as much as `tol` on rank 0's set; on rank 1's, whose losses are a million times as large, all do.

@@ -1,15 +1,27 @@
-"""Tables in shards: prepared by what a sample of them says, and trained on piece by piece."""
+"""Tables in shards: prepared by what a sample of them says, and trained on piece by piece, in one process or several.
+
+Processes are threads here, as in tests/test_reduce.py; tests/test_dask_tables.py has real ones.
+"""
 
 import logging
+import pickle
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import BackendUnderTest
+from sklearn.base import clone
+from test_reduce import Meeting, ThreadOf
 
-from xpmlp import TabularClassifier, TabularRegressor, shards
+import xpmlp
+from xpmlp import TabularClassifier, TabularRegressor, distributed, shards
+from xpmlp.distributed import LostPeerError
 from xpmlp.estimators.tabular import sharded
+from xpmlp.estimators.tabular.watching import ScoresOfShards
 
 pandas = pytest.importorskip("pandas")
 
@@ -76,9 +88,17 @@ def test_a_sample_is_taken_from_all_over_and_told(monkeypatch: pytest.MonkeyPatc
     assert sharded.sample_of(arrays)[0].shape == (300, 3)
 
 
+def test_a_shard_that_cannot_be_prepared_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded, "SAMPLE", 300)  # every fifth row: it knows nothing of row 801
+    broken = TABLE.copy()
+    broken.loc[801, "amount"] = np.inf
+    with pytest.raises(ValueError, match=r"^shard 3: .*infinit"):
+        TabularClassifier(**SETTINGS).fit(parts(broken, LABELS))
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "y": ({"y": LABELS}, "fit(shards) takes no y"),
-    "a checkpoint": ({"checkpoint": "run"}, "keeps no checkpoints"),
+    "y_val beside shards": ({"X_val": parts(TABLE, LABELS), "y_val": LABELS}, "X_val holds y and weights itself"),
     "X_val alone": ({"X_val": TABLE}, "X_val and y_val come together"),
 }
 
@@ -91,3 +111,160 @@ def test_what_shards_of_tables_cannot_do_says_so(options: dict[str, Any], messag
     assert not hasattr(model, "classes_")
     with pytest.raises(ValueError, match="two classes"):
         model.fit(parts(TABLE, np.full(N, "no")))
+
+
+# --- Several processes ---
+
+EXACT = SETTINGS | {"dtype": "float64", "max_iter": 5, "batch_size": 96}
+CASES: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
+    "classes": (TabularClassifier(**EXACT), (TABLE, LABELS), {}),
+    "balanced classes, with weights": (TabularClassifier(**EXACT, class_weight="balanced"), (TABLE, LABELS, W), {}),
+    "numbers, with weights": (TabularRegressor(**EXACT), (TABLE, AMOUNTS, W), {}),
+    "one member, no average": (
+        TabularRegressor(**EXACT | {"n_members": 1}, average=0.0, dropout=0.0),
+        (TABLE, AMOUNTS),
+        {},
+    ),
+    "shards to judge by": (TabularRegressor(**EXACT), (TABLE, AMOUNTS), {"X_val": parts(TABLE, AMOUNTS, rows=400)}),
+    "rows to judge by": (
+        TabularClassifier(**EXACT),
+        (TABLE, LABELS),
+        {"X_val": TABLE[:300], "y_val": LABELS[:300]},
+    ),
+}
+
+
+class Apart(ThreadOf):
+    """A group whose processes are threads that have nothing in common: what they say goes through pickle."""
+
+    def share(self, value: Any) -> list[Any]:
+        return [pickle.loads(said) for said in super().share(pickle.dumps(value))]
+
+
+def in_group(size: int, work: Any, fixed_order: bool = False) -> list[Any]:
+    """What `work` returns, or raises, in each process of a group."""
+    meeting = Meeting(size)
+
+    def of(rank: int) -> Any:
+        try:
+            return work(Apart(meeting, rank, fixed_order))
+        except Exception as error:  # noqa: BLE001 - looked at below
+            return error
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(of, range(size)))
+
+
+def same(found: Any, expected: Any, apart: float) -> None:
+    """The same preparation, weights and curves."""
+    assert not isinstance(found, Exception), found
+    assert found.preparation_.to_dict() == expected.preparation_.to_dict()
+    assert list(found.history_) == list(expected.history_)
+    for name, curve in expected.history_.items():
+        np.testing.assert_allclose(found.history_[name], curve, rtol=0, atol=apart, err_msg=name)
+    np.testing.assert_allclose(found.network_.parameters, expected.network_.parameters, rtol=0, atol=apart)
+
+
+@pytest.mark.parametrize(("model", "columns", "validation"), CASES.values(), ids=CASES)
+def test_two_processes_learn_what_one_does(model: Any, columns: tuple[Any, ...], validation: dict[str, Any]) -> None:
+    expected = clone(model).fit(parts(*columns, rows=61), **validation)
+    for found in in_group(2, lambda group: clone(model).fit(parts(*columns, rows=61), **validation, group=group)):
+        same(found, expected, 1e-10)
+    assert np.all(np.isfinite(expected.history_["validation_score"]))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_fixed_order_gives_the_same_bits(size: int) -> None:
+    def fitted(group: Any) -> Any:
+        return TabularRegressor(**EXACT | {"dtype": "float32"}).fit(parts(TABLE, AMOUNTS, rows=61), group=group)
+
+    expected = fitted(distributed.alone(fixed_order=True))
+    for found in in_group(size, fitted, fixed_order=True):
+        same(found, expected, 0.0)
+
+
+def test_the_seed_and_what_the_cells_mean_are_those_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    prepared = sharded.prepared
+    monkeypatch.setattr(sharded, "prepared", lambda *arguments: asked.append(1) or prepared(*arguments))
+    models = in_group(
+        2,
+        lambda group: TabularRegressor(**EXACT | {"random_state": group.rank}).fit(parts(TABLE, AMOUNTS), group=group),
+    )
+    same(models[1], models[0], 0.0)
+    assert len(asked) == 1
+
+
+def test_the_score_of_shards_is_that_of_their_rows() -> None:
+    # Sums in float64 here and in the network's dtype there, of 400 rows.
+    for Model, y in ((TabularClassifier, LABELS), (TabularRegressor, AMOUNTS)):
+        by_shards = Model(**EXACT).fit(parts(TABLE, y), X_val=parts(TABLE[:400], y[:400], rows=N))
+        by_rows = Model(**EXACT).fit(parts(TABLE, y), X_val=TABLE[:400], y_val=y[:400])
+        assert by_shards.history_.keys() == by_rows.history_.keys()
+        for name, curve in by_rows.history_.items():
+            np.testing.assert_allclose(by_shards.history_[name], curve, rtol=1e-9, err_msg=name)
+        assert by_shards.validation_score_ == pytest.approx(by_rows.validation_score_)
+
+
+def test_quantiles_have_a_loss_but_no_score_on_shards() -> None:
+    model = TabularRegressor(**EXACT, quantile=[0.1, 0.9]).fit(parts(TABLE, AMOUNTS))
+    assert np.all(np.isfinite(model.history_["validation_loss"]))
+    assert np.all(np.isnan(model.history_["validation_score"]))
+
+
+def test_a_fit_of_shards_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    whole = TabularClassifier(**EXACT).fit(parts(TABLE, LABELS))
+
+    def fails(_: Any, epoch: int, logs: Any) -> None:
+        if epoch == 4:
+            raise OSError("no more room for the log")
+
+    model = TabularClassifier(**EXACT, callbacks=fails)
+    with pytest.raises(OSError, match="no more room"):
+        model.fit(parts(TABLE, LABELS), checkpoint=tmp_path)
+    assert 3 <= xpmlp.load(tmp_path / "last.safetensors").n_iter_ < 5
+    model.set_params(callbacks=None)
+    in_two = in_group(
+        2, lambda group: clone(model).fit(parts(TABLE, LABELS), checkpoint=tmp_path, resume=True, group=group)
+    )
+    same(in_two[1], whole, 1e-10)
+
+    with pytest.raises(ValueError, match="these are others"):
+        model.fit(parts(TABLE[::-1], LABELS), checkpoint=tmp_path, resume=True)
+
+
+def test_who_cannot_measure_an_epoch_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, measure = threading.local(), ScoresOfShards.measure
+
+    def fails(self: ScoresOfShards, now: Any, seen: Any) -> Any:
+        if here.rank == 1 and now.epochs == 2:
+            raise OSError("no room for the score")
+        return measure(self, now, seen)
+
+    def fitted(group: Any) -> Any:
+        here.rank = group.rank
+        return TabularClassifier(**EXACT).fit(parts(TABLE, LABELS), group=group)
+
+    monkeypatch.setattr(ScoresOfShards, "measure", fails)
+    lost, told = in_group(2, fitted)
+    assert isinstance(lost, LostPeerError)
+    assert "rank 1 of 2 failed: OSError: no room for the score" in str(lost)
+    assert isinstance(told, OSError)
+
+
+def test_who_fails_tells_the_others_and_what_differs_is_refused() -> None:
+    def odd(group: Any) -> Any:
+        model = TabularClassifier(**EXACT | {"max_iter": 5 if group.rank == 0 else -1})
+        return model.fit(parts(TABLE, LABELS), group=group)
+
+    lost, told = in_group(2, odd)
+    assert isinstance(lost, LostPeerError)
+    assert "max_iter" in str(lost)
+    assert isinstance(told, ValueError)
+
+    def other(group: Any) -> Any:
+        return TabularClassifier(**EXACT).fit(parts(TABLE, LABELS, rows=250 - group.rank), group=group)
+
+    assert all("all processes need the same shards" in str(error) for error in in_group(2, other))
+    with pytest.raises(ValueError, match=re.escape("a group trains on shards")):
+        TabularClassifier(**EXACT).fit(TABLE, LABELS, group=distributed.alone())

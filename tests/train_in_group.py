@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xpmlp import MLPClassifier, distributed, shards
+from xpmlp import MLPClassifier, TabularClassifier, distributed, shards
 
 RNG = np.random.default_rng(0)
 N = 961  # ragged last batches
@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "averaged": {"average": 2.0, "learning_rate_factors": {"b": 0.5}},
     "lbfgs": {"solver": "lbfgs", "max_iter": 5, "batch_size": "auto"},
     "torch": {"backend": "torch"},
+    "table": {"n_members": 2, "dtype": "float64"},
     "fixed": {},
 }
 ORDERED = ("fixed", "killed, in order")  # in float32, and the same bits for any number of processes
@@ -48,15 +49,18 @@ BROKEN = (
 )
 
 
-def model_and_data(case: str) -> tuple[MLPClassifier, shards.Shards]:
+def model_and_data(case: str) -> tuple[Any, shards.Shards]:
     """The model and the shards of a case."""
+    if case == "table":
+        gaps = np.where(X > 1.5, np.nan, X)
+        return TabularClassifier(**SETTINGS | CASES[case]), shards.from_arrays(gaps, Y, W, rows=61)
     settings = SETTINGS | CASES.get(case, {"max_iter": 40, "learning_rate_init": 1e-4, "tol": 0.0})
     if case in ORDERED:
         settings["dtype"] = "float32"
     return MLPClassifier(**settings), shards.from_arrays(X, Y, W if case == "weights" else None, rows=61)
 
 
-def disturb(case: str, rank: int, model: MLPClassifier, data: shards.Shards) -> None:
+def disturb(case: str, rank: int, model: Any, data: shards.Shards) -> None:
     """Break what the case breaks, in rank 1 alone."""
 
     def at_epoch_4(estimator: Any, epoch: int, logs: Any) -> bool:
@@ -110,11 +114,17 @@ def run(engine: str, case: str, folder: Path) -> bool:
         told = {"error": f"{type(error).__name__}: {error}", "left": str(getattr(error, "checkpoint", None))}
         np.savez(out, at=time.time(), **told)
         return False
-    loss = getattr(model, "loss_curve_", [model.loss_])
+    np.savez(out, n_iter=model.n_iter_, at=time.time(), **learned(model))
+    return True
+
+
+def learned(model: Any) -> dict[str, Any]:
+    """The weights and curves of a model."""
+    if isinstance(model, TabularClassifier):
+        return model.history_ | {"coef": model.network_.parameters}
     coefs = {f"coef{k}": np.asarray(c) for k, c in enumerate(model.coefs_ + model.intercepts_)}
     scores = getattr(model, "validation_scores_", None) or []
-    np.savez(out, loss=loss, scores=scores, n_iter=model.n_iter_, at=time.time(), **coefs)
-    return True
+    return coefs | {"loss": getattr(model, "loss_curve_", None) or [model.loss_], "scores": scores}
 
 
 def main(engine: str, cases: str, folder: str) -> None:

@@ -7,5 +7,13 @@ that what they learn is what one process learns. Needs `pip install dask distrib
 from xpmlp.dask.classifier import DaskMLPClassifier
 from xpmlp.dask.launching import WorkerLostError
 from xpmlp.dask.regressor import DaskMLPRegressor
+from xpmlp.dask.tabular_classifier import DaskTabularClassifier
+from xpmlp.dask.tabular_regressor import DaskTabularRegressor
 
-__all__ = ["DaskMLPClassifier", "DaskMLPRegressor", "WorkerLostError"]
+__all__ = [
+    "DaskMLPClassifier",
+    "DaskMLPRegressor",
+    "DaskTabularClassifier",
+    "DaskTabularRegressor",
+    "WorkerLostError",
+]

@@ -2,16 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-
-from xpmlp._typing import Array
-from xpmlp.dask import answers
-from xpmlp.dask.estimator import OnDask
-from xpmlp.dask.partitions import is_collection
+from xpmlp.dask.estimator import ClassifierOnDask
+from xpmlp.dask.families import OfArrays
 from xpmlp.estimators import MLPClassifier
 
 
-class DaskMLPClassifier(OnDask, MLPClassifier):  # type: ignore[misc]  # fit knows no group
+class DaskMLPClassifier(OfArrays, ClassifierOnDask, MLPClassifier):  # type: ignore[misc]  # fit knows no group
     """`MLPClassifier`, trained by all workers of a Dask cluster on what they have in memory.
 
     All parameters, attributes and methods are those of `MLPClassifier`; `predict` and its kin answer a Dask collection
@@ -133,31 +129,3 @@ class DaskMLPClassifier(OnDask, MLPClassifier):  # type: ignore[misc]  # fit kno
         self.restarts = restarts
         self.timeout = timeout
         self.fixed_order = fixed_order
-
-    def predict(self, X: Any) -> Array:
-        """As `MLPClassifier.predict`; of a Dask collection a Dask array."""
-        if not is_collection(X):
-            return super().predict(X)
-        width = int(self.n_outputs_) if self._known_targets().kind == "multilabel" else None
-        dtype = self.classes_.dtype if width is None else np.dtype(int)
-        return answers.lazily(X, self.to_local().predict, width, dtype)
-
-    def predict_proba(self, X: Any) -> Array:
-        """As `MLPClassifier.predict_proba`; of a Dask collection a Dask array."""
-        return self._answer(X, "predict_proba")
-
-    def predict_log_proba(self, X: Any) -> Array:
-        """As `MLPClassifier.predict_log_proba`; of a Dask collection a Dask array."""
-        return self._answer(X, "predict_log_proba")
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of samples whose prediction is right; computed where the partitions are."""
-        if not is_collection(X):
-            return super().score(X, y, sample_weight)
-        return answers.share_right(self.to_local(), X, y, sample_weight)
-
-    def _answer(self, X: Any, method: str) -> Array:
-        if not is_collection(X):
-            return getattr(super(), method)(X)
-        width = max(int(self.n_outputs_), 2)
-        return answers.lazily(X, getattr(self.to_local(), method), width, np.dtype(self.dtype_))

@@ -1,16 +1,36 @@
-"""What both estimators on Dask have in common."""
+"""What the estimators on Dask have in common: all of them, classifiers, regressors."""
 
 import os
+from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
-from xpmlp.dask import fitting
-from xpmlp.estimators.estimator import Estimator
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from xpmlp._typing import Array
+from xpmlp.dask import answers, fitting
+from xpmlp.dask.partitions import is_collection
 
 
-class OnDask(Estimator):
-    """An estimator whose `fit` works on a cluster."""
+class OnDask(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """An estimator whose `fit` works on a cluster; a mixin of one that does not."""
 
-    _local: ClassVar[type[Estimator]]  # the estimator without Dask
+    _local: ClassVar[type[Any]]  # the estimator without Dask
+
+    @staticmethod
+    @abstractmethod
+    def _batches(local: Any) -> fitting.Batches:
+        """How the estimator without Dask makes batches of shards; ValueError for parameters that cannot be."""
+
+    @property
+    @abstractmethod
+    def _n_outputs(self) -> int:
+        """The outputs of the network."""
+
+    @property
+    @abstractmethod
+    def _number_dtype(self) -> Any:
+        """The dtype of numbers that are predicted."""
 
     def fit(
         self,
@@ -76,8 +96,62 @@ class OnDask(Estimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """A client stays where it is."""
-        return super().__getstate__() | {"client": None}
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"client": None}
 
     def __sklearn_clone__(self) -> Self:
         """An unfitted copy, with the same client."""
         return type(self)(**fitting.cloned_parameters(self))
+
+
+class ClassifierOnDask(OnDask):
+    """A classifier whose answers to Dask's collections are such."""
+
+    def predict(self, X: Any) -> Array:
+        """As without Dask; of a Dask collection a Dask array."""
+        if not is_collection(X):
+            return super().predict(X)
+        if self._known_targets().kind == "multilabel":
+            return answers.lazily(X, self.to_local().predict, (None, self._n_outputs), np.dtype(int))
+        return answers.lazily(X, self.to_local().predict, (None,), self.classes_.dtype)
+
+    def predict_proba(self, X: Any) -> Array:
+        """As without Dask; of a Dask collection a Dask array."""
+        return self._shares(X, "predict_proba")
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """As without Dask; of a Dask collection a Dask array."""
+        return self._shares(X, "predict_log_proba")
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of samples whose prediction is right; computed where the partitions are."""
+        if not is_collection(X):
+            return float(super().score(X, y, sample_weight))
+        return answers.share_right(self.to_local(), X, y, sample_weight)
+
+    def _shares(self, X: Any, method: str, *lead: int) -> Array:
+        if not is_collection(X):
+            return getattr(super(), method)(X)
+        shape = (*lead, None, max(self._n_outputs, 2))
+        return answers.lazily(X, getattr(self.to_local(), method), shape, np.dtype(self.dtype_))
+
+
+class RegressorOnDask(OnDask):
+    """A regressor whose answers to Dask's collections are such."""
+
+    def predict(self, X: Any) -> Array:
+        """As without Dask; of a Dask collection a Dask array."""
+        if not is_collection(X):
+            return super().predict(X)
+        shape = (None, self._n_outputs) if self._n_outputs > 1 else (None,)
+        return answers.lazily(X, self.to_local().predict, shape, self._number_dtype)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2, computed where the partitions are; of quantiles D^2, for which y comes to the client."""
+        if not is_collection(X):
+            return float(super().score(X, y, sample_weight))
+        targets, model = self._known_targets(), self.to_local()
+        if not targets.quantiles:
+            return answers.explained(model, X, y, sample_weight)
+        predicted, y, *weights = answers.brought(model, X, y, sample_weight)
+        return float(targets.score(y, predicted, weights[0] if weights else None))

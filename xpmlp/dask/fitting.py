@@ -1,7 +1,8 @@
 """From an estimator of Dask's to the one that its workers train, and back."""
 
 import importlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from sklearn.base import clone
 
@@ -9,11 +10,17 @@ from xpmlp import checks
 from xpmlp.backends import warn
 from xpmlp.dask.launching import Cluster, Fit, held, lanes_for, launched
 from xpmlp.dask.partitions import is_collection, parts_of
-from xpmlp.estimators.parameters import check_parameters
-from xpmlp.estimators.settings import settings_of
-from xpmlp.estimators.sharded import JUDGED_ROWS, batch_size_of, held_out_of
+from xpmlp.estimators.dealing import JUDGED_ROWS
+from xpmlp.shards.lanes import HeldOut
 
 OWN = ("client", "lanes", "restarts", "timeout", "fixed_order")  # parameters that the estimators without Dask lack
+
+
+class Batches(NamedTuple):
+    """How an estimator makes batches of shards."""
+
+    held_out: HeldOut | None  # of each, where no validation set is given
+    size: Callable[[Sequence[int], HeldOut | None], int]  # rows of a batch, of shards of so many
 
 
 def local_of(estimator: Any) -> Any:
@@ -57,8 +64,7 @@ def client_of(estimator: Any) -> Any:
 def fit(estimator: Any, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any], asked: dict[str, Any]) -> Any:
     """Train on the workers; the estimator comes back, and one that fails stays as it was."""
     local = local_of(estimator)
-    check_parameters(local)
-    settings = settings_of(local)
+    batches = estimator._batches(local)
     lanes = checks.integer(estimator.lanes, "lanes", least=1)
     restarts = checks.integer(estimator.restarts, "restarts", least=0)
     cluster = Cluster(client_of(estimator), checks.number(estimator.timeout, "timeout", above=0.0))
@@ -72,10 +78,10 @@ def fit(estimator: Any, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any]
         judged_lanes = lanes_for(judged.layout.rows, lanes, JUDGED_ROWS)
     else:
         judged, judged_lanes = validation, []
-    held_out = held_out_of(settings, given=validation[0] is not None)
+    held_out = batches.held_out if validation[0] is None else None
     rows = data.layout.rows
     kept = rows if held_out is None else list(map(held_out.kept, rows))
-    dealt = lanes_for(kept, lanes, batch_size_of(settings, rows, held_out))
+    dealt = lanes_for(kept, lanes, batches.size(rows, held_out))
     told = Fit(local, data, dealt, judged, judged_lanes, asked, restarts, bool(estimator.fixed_order))
     fitted, notes = launched(cluster, told)
     _take(estimator, fitted)

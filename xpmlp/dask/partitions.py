@@ -72,7 +72,7 @@ class Partitions(Shards):
         X, *others = self.held[cut.partition]
         rows = slice(cut.start, cut.stop)
         X = X.iloc[rows] if hasattr(X, "iloc") else X[rows]
-        return X, *(column.to_numpy()[rows] if hasattr(column, "to_numpy") else column[rows] for column in others)
+        return X, *(_values(column, rows) for column in others)
 
     def sample(self) -> tuple[Any, Any]:
         """See `Shards`."""
@@ -151,7 +151,13 @@ def look(part: Part) -> tuple[int, int, Any]:
     if not n:
         return 0, 0, None
     row = X.iloc[:1] if hasattr(X, "iloc") else X[:1].copy()
-    return n, int(size) // n, (row, np.array(y.to_numpy()[:1] if hasattr(y, "to_numpy") else y[:1]))
+    return n, int(size) // n, (row, np.array(_values(y, slice(1))))
+
+
+def _values(column: Any, rows: slice) -> Any:
+    """Some of y, or of the weights, as an array; a frame of one column is that column."""
+    found = (column.to_numpy() if hasattr(column, "to_numpy") else column)[rows]
+    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
 def layout_of(looks: Sequence[tuple[int, int, Any]], lanes: int, *, weighted: bool) -> Layout:

@@ -2,16 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-
-from xpmlp._typing import Array
-from xpmlp.dask import answers
-from xpmlp.dask.estimator import OnDask
-from xpmlp.dask.partitions import is_collection
+from xpmlp.dask.estimator import RegressorOnDask
+from xpmlp.dask.families import OfArrays
 from xpmlp.estimators import MLPRegressor
 
 
-class DaskMLPRegressor(OnDask, MLPRegressor):  # type: ignore[misc]  # fit knows no group
+class DaskMLPRegressor(OfArrays, RegressorOnDask, MLPRegressor):  # type: ignore[misc]  # fit knows no group
     """`MLPRegressor`, trained by all workers of a Dask cluster on what they have in memory.
 
     All parameters, attributes and methods are those of `MLPRegressor`; `predict` and its kin answer a Dask collection
@@ -133,21 +129,3 @@ class DaskMLPRegressor(OnDask, MLPRegressor):  # type: ignore[misc]  # fit knows
         self.restarts = restarts
         self.timeout = timeout
         self.fixed_order = fixed_order
-
-    def predict(self, X: Any) -> Array:
-        """As `MLPRegressor.predict`; of a Dask collection a Dask array."""
-        if not is_collection(X):
-            return super().predict(X)
-        width = int(self.n_outputs_) if self.n_outputs_ > 1 else None
-        return answers.lazily(X, self.to_local().predict, width, np.dtype(self.dtype_))
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R^2, computed where the partitions are; with the loss "pinball" D^2, for which y comes to the client."""
-        if not is_collection(X):
-            return super().score(X, y, sample_weight)
-        if not self._known_targets().quantiles:
-            return answers.explained(self.to_local(), X, y, sample_weight)
-        w = sample_weight
-        found = [self.predict(X), y, *([] if w is None else [w])]
-        predicted, y, *weights = answers.brought(found)
-        return self._known_targets().score(y, predicted, weights[0] if weights else None)

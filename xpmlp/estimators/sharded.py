@@ -14,14 +14,23 @@ from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 
 from xpmlp._typing import Array
-from xpmlp.backends import HostArray, Place
 from xpmlp.distributed import Group, alone
 from xpmlp.distributed.groups import agreed
 from xpmlp.estimators import building, checkpointing, fitting, posing
 from xpmlp.estimators.attributes import Attributes
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.classes import Classes, class_weights, labels_among, labels_of
-from xpmlp.estimators.judging import Judge
+from xpmlp.estimators.dealing import (
+    JUDGED_ROWS,
+    Counts,
+    Deal,
+    balanced_weights,
+    classes_of,
+    counted,
+    demand_nothing_beside,
+    demand_shards,
+)
+from xpmlp.estimators.judging import Judge, demand_sums
 from xpmlp.estimators.large import say_the_way
 from xpmlp.estimators.monitor import Watcher
 from xpmlp.estimators.parameters import check_parameters
@@ -32,17 +41,13 @@ from xpmlp.estimators.validation import (
     Inputs,
     InvalidInputError,
     check_inputs,
-    check_targets,
     our_errors,
     working_place,
 )
 from xpmlp.network import Network
-from xpmlp.runners.reduction import OrderedSum, Sum
 from xpmlp.shards import Shards
-from xpmlp.shards.lanes import HeldOut, LaneData
+from xpmlp.shards.lanes import HeldOut
 from xpmlp.training.pace import Pace
-
-JUDGED_ROWS = 4096  # of a batch that is looked at, and not trained on
 
 
 class Epochs:
@@ -67,8 +72,7 @@ class _Facts(NamedTuple):
     width: int
     dtype: str
     digest: str
-    classes: HostArray | None  # among the shards it has looked at
-    counts: HostArray | None  # what each weighs
+    counts: Counts | None  # of the labels in the shards that it has looked at
     random_state: Any
     before: Any  # the checkpoint to go on from
 
@@ -85,14 +89,9 @@ def fit_any(
 ) -> Any:
     """What `fit` does: of arrays, or of shards, which alone can be trained on by several processes."""
     if isinstance(X, Shards):
-        if y is not None or sample_weight is not None:
-            raise InvalidInputError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
+        demand_nothing_beside("X", y, sample_weight)
         return fit_shards(estimator, X, None, None, validation=validation, asked=asked, group=group or alone())
-    if group is not None:
-        raise InvalidInputError(
-            f"a group trains on shards, each process on its own; got X of type {type(X).__name__}. "
-            "xpmlp.shards.from_arrays(X, y) makes shards of arrays."
-        )
+    demand_shards(X, group)
     say_the_way(X)
     return fitting.fit_estimator(estimator, X, y, sample_weight, validation=validation, asked=asked)
 
@@ -170,17 +169,20 @@ def _prepared(
     draws = Epochs(rng, 0 if before is None else before.saved.snapshot.epoch)
     anew = anew if before is None else before.anew
     p = _first_weights(estimator, settings, network, rng, inputs, before, anew)
-    deal = _Deal(settings, targets, inputs, network.layout.sizes[-1], int(rng.randint(2**31 - 1)), group)
+    width, n_outputs = int(inputs.x.shape[1]), network.layout.sizes[-1]
+    seed = int(rng.randint(2**31 - 1))
+    deal = Deal(place, inputs.dtype, width, n_outputs, targets, inputs, seed, group)
     held_shards, held_arrays = _validation(estimator, targets, validation, inputs)
     held_out = held_out_of(settings, given=held_shards is not None or held_arrays is not None)
     held_shards = shards if held_out is not None else held_shards
     data = deal.data(shards, batch_size_of(settings, shards.rows, held_out), held_out, shuffle=settings.shuffle)
-    together = _together(group, place, network.layout.size, inputs.dtype, data)
+    together = deal.together(data, network.layout.size)
     judge = None
     if held_shards is not None:
         chosen, like = (None, None) if held_out is None else (held_out._replace(chosen=True), data)
         held_data = deal.data(held_shards, JUDGED_ROWS, chosen, shuffle=False, like=like)
-        judge = Judge(network, held_data, targets, settings, together)
+        demand_sums(targets, settings)
+        judge = Judge(network, held_data, targets, together)
     options: Any = {"judge": judge, "together": together, "checkpoints": asked.folder is not None}
     options["held_out"] = None if held_arrays is None else posing.looked_at(held_arrays, network)
     if settings.solver != "lbfgs":
@@ -195,39 +197,6 @@ def _prepared(
     done = 0 if anew else int(getattr(estimator, "t_", 0) if before is None else before.seen)
     keep = checkpointing.asked(estimator, asked, problem, show, shards.digest + facts.digest, anew, done)
     return (quiet, targets, problem, begin, watcher), keep, None if before is None else before.saved
-
-
-class _Deal(NamedTuple):
-    """How shards become the data of one process."""
-
-    settings: Settings
-    targets: Targets
-    inputs: Inputs
-    n_outputs: int
-    seed: int
-    group: Group
-
-    def data(
-        self, shards: Shards, batch_size: int, held: HeldOut | None, *, shuffle: bool, like: LaneData | None = None
-    ) -> LaneData:
-        """The batches of shards."""
-        weighted = shards.weighted or getattr(self.targets, "weights", None) is not None
-        return LaneData(
-            self.inputs.place,
-            shards,
-            partial(encoded, self.targets, self.inputs, weighted),
-            self.inputs.dtype,
-            batch_size,
-            width=int(self.inputs.x.shape[1]),
-            n_outputs=self.n_outputs,
-            seed=self.seed,
-            rank=self.group.rank,
-            size=self.group.size,
-            weighted=weighted,
-            held=held,
-            shuffle=shuffle,
-            like=like,
-        )
 
 
 def held_out_of(settings: Settings, *, given: bool) -> HeldOut | None:
@@ -254,15 +223,6 @@ def _first_weights(
     return before.saved.snapshot.state.p
 
 
-def _together(group: Group, place: Place, size: int, dtype: str, data: LaneData) -> Sum | None:
-    def parts() -> Any:
-        return data.parts
-
-    if group.fixed_order:
-        return OrderedSum(group, place, (size,), dtype, parts, data.lane_blocks)
-    return None if group.size == 1 else Sum(group, place, (size,), dtype, parts)
-
-
 def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: list[_First]) -> _Facts:
     check_parameters(estimator)
     settings = settings_of(estimator)
@@ -272,36 +232,15 @@ def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: l
     reset = anew or not hasattr(estimator, "n_features_in_")
     inputs = check_inputs(estimator, X, place=place, dtype=settings.dtype, reset=reset)
     first.append(_First(settings, inputs._replace(x=inputs.x[:1]), y[:1], anew))
-    known, counts = None, None
+    counts = None
     balanced = getattr(estimator, "class_weight", None) == "balanced"
     if hasattr(estimator, "class_weight") and (shards.classes is None or balanced):
-        known, counts = _counted(shards, group, inputs, balanced=balanced)
+        counts = counted(shards, group, inputs, balanced=balanced)
     before, state = None, None
     if group.rank == 0:
         before = checkpointing.known(estimator, settings, asked, place, inputs.dtype)
         state = checkpointing.generator(settings, before).get_state()
-    return _Facts(int(inputs.x.shape[1]), inputs.dtype, shards.digest, known, counts, state, before)
-
-
-def _counted(shards: Shards, group: Group, inputs: Inputs, *, balanced: bool) -> tuple[HostArray, HostArray]:
-    """The labels of this process's shards, and what they weigh."""
-    found: dict[Any, float] = {}
-    for i in shards.looked_at(group.rank, group.size):
-        w = None
-        if balanced and shards.weighted:
-            _, y, w = shards.read(i)
-        else:
-            y = shards.y(i)
-        y = np.asarray(y)
-        if y.ndim == 2 and y.shape[1] > 1:  # a column per label: there is nothing to count
-            return np.arange(y.shape[1]), np.zeros(y.shape[1])
-        y = check_targets(Classes.owner, y, inputs._replace(x=np.empty((len(y), 0))), numeric=False)
-        labels, codes = np.unique(y, return_inverse=True)
-        weights = np.bincount(codes.ravel(), weights=None if w is None else np.asarray(w, np.float64))
-        for label, weight in zip(labels.tolist(), weights.tolist(), strict=True):
-            found[label] = found.get(label, 0.0) + weight
-    labels = np.array(sorted(found))
-    return labels, np.array([found[label] for label in labels.tolist()])
+    return _Facts(int(inputs.x.shape[1]), inputs.dtype, shards.digest, counts, state, before)
 
 
 def _demand_same(said: list[_Facts]) -> None:
@@ -321,49 +260,20 @@ def _learned(
     if not hasattr(estimator, "class_weight"):
         targets = estimator._known_targets()
         return targets, targets.encode(y, None, inputs)
-    y = np.asarray(y)
+    y, counts = np.asarray(y), [facts.counts for facts in said]
     if not anew:
         labels: Classes = replace(estimator._known_targets(), weights=None)
     elif y.ndim == 2 and y.shape[1] > 1:
         labels = labels_of(np.vstack([y, 1 - y]))
     else:
-        found = [facts.classes for facts in said if facts.classes is not None and len(facts.classes)]
-        given = shards.classes if shards.classes is not None else np.concatenate(found)
-        labels = labels_among(np.unique(given))
+        labels = labels_among(classes_of(shards, counts))
     sample = replace(labels, weights=None).encode(y, None, inputs)
     weights = None
     if estimator.class_weight == "balanced":
-        weights = _balanced(labels, said)
+        weights = balanced_weights(labels, counts)
     elif estimator.class_weight is not None:
         weights = class_weights(estimator.class_weight, labels, y, None, incremental=False)
     return replace(labels, weights=weights, label_smoothing=float(estimator.label_smoothing)), sample
-
-
-def _balanced(labels: Classes, said: list[_Facts]) -> dict[Any, float]:
-    if labels.kind == "multilabel":
-        raise InvalidInputError("class_weight needs one class per sample; y has several labels. Use sample_weight.")
-    total = dict.fromkeys(labels.classes.tolist(), 0.0)
-    for facts in said:
-        if facts.classes is not None and facts.counts is not None:
-            for label, weight in zip(facts.classes.tolist(), facts.counts.tolist(), strict=True):
-                total[label] += weight
-    share = sum(total.values()) / len(total)
-    return {c: share / n if n else 0.0 for c, n in total.items()}
-
-
-def encoded(targets: Any, inputs: Inputs, weighted: bool, y: Any, w: Any, n: int) -> tuple[HostArray, HostArray | None]:
-    """Targets and weights of a shard for the network; a shard may weigh nothing."""
-    bare = replace(targets, weights=None) if isinstance(targets, Classes) else targets
-    samples = bare.encode(y, None, inputs._replace(x=np.empty((n, 0))))
-    if not weighted:
-        return samples.targets, None
-    w = np.ones(n) if w is None else np.asarray(w, np.float64)
-    if w.shape != (n,) or not np.all(np.isfinite(w)) or np.any(w < 0.0):
-        raise ValueError(f"its weights must be {n} finite numbers of at least 0; got shape {w.shape}.")
-    if isinstance(targets, Classes) and targets.weights is not None:
-        weights = targets.weights
-        w = w * np.asarray([weights[c] for c in targets.classes.tolist()])[targets.codes(samples.y)]
-    return samples.targets, w
 
 
 def _validation(
@@ -371,8 +281,7 @@ def _validation(
 ) -> tuple[Shards | None, Samples | None]:
     X, y, w = validation
     if isinstance(X, Shards):
-        if y is not None or w is not None:
-            raise InvalidInputError("X_val holds y and weights itself: leave y_val and sample_weight_val out.")
+        demand_nothing_beside("X_val", y, w)
         return X, None
     return None, fitting.check_validation(estimator, targets, validation, inputs)
 

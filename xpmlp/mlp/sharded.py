@@ -1,6 +1,7 @@
 """An MLP's fit of shards: its samples, checked when their turn comes, and other processes that train it too."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,18 +55,18 @@ class Judge:
 
     def __call__(self, p: Array) -> Outcome:
         """The outcome of these parameters."""
-        sums = np.zeros(4)  # of losses and their weights, of the metric and its samples
-        for x, y, w in self.data.batches(None):
-            n = int(x.shape[-2])
-            if n:
-                seen = evaluate(self.network, p, Data(self.data.place, x, y, w, n))
-                weight = float(n) if w is None else float(np.sum(to_numpy(w), dtype=np.float64))
-                value = 0.0 if self.metric is None else float(self.metric(y, seen.yhat))
-                sums += [weight * float(seen.loss), weight, n * value, n]
-        said = [sums] if self.together is None else self.together.agree(sums)
-        losses, weights, values, count = np.sum(said, axis=0)
+        total = self.data.summed(partial(self._sums, p), self.together)
+        losses, weights, values, count = total.tolist()
         score = float(values / count) if count else np.nan
         return Outcome(np.asarray(losses / weights if weights else np.nan, self.data.dtype), None, score)
+
+    def _sums(self, p: Array, x: Array, y: Array, w: Array | None) -> HostArray:
+        """Of some rows: the losses and their weights, the metric and its samples."""
+        n = int(x.shape[-2])
+        seen = evaluate(self.network, p, Data(self.data.place, x, y, w, n))
+        weight = float(n) if w is None else float(np.sum(to_numpy(w), dtype=np.float64))
+        value = 0.0 if self.metric is None else float(self.metric(y, seen.yhat))
+        return np.array([weight * float(seen.loss), weight, n * value, n])
 
 
 class Sharded(NamedTuple):

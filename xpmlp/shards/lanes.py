@@ -14,10 +14,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import is_array_api_obj
 
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place
+from xpmlp.backends.transfer import to_numpy
 from xpmlp.runners import Data
+from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Part
 from xpmlp.shards.sources import Shards, nth_part
 
@@ -187,6 +190,23 @@ class LaneData(Data):
         finally:
             source.close()
 
+    def summed(self, sums_of: Callable[[Array, Array, Array | None], HostArray], together: Sum | None) -> HostArray:
+        """The sum over all rows, and processes, of what is said of some: of x, y and w.
+
+        Lane by lane, and of the lanes in their order: any number of processes finds the same bits.
+        """
+        lanes: dict[int, HostArray] = {}
+        for x, y, w in self.batches(None):
+            for part in self.parts:
+                rows = part.rows
+                if rows.stop > rows.start:
+                    sums = sums_of(x[rows, ...], y[rows, ...], None if w is None else w[rows])
+                    lanes[part.lane] = lanes[part.lane] + sums if part.lane in lanes else sums
+        for others in [] if together is None else together.agree(lanes):
+            lanes |= others
+        total: HostArray = np.sum([lanes[lane] for lane in sorted(lanes)], axis=0)
+        return total
+
     def _batch(self, step: int, holds: dict[int, list[list[Any]]]) -> tuple[Array, Array, Array | None]:
         counts = {lane: self.given(lane, step + 1) - self.given(lane, step) for lane in self.mine}
         first, at, self.parts = self._first(step), 0, []
@@ -262,6 +282,7 @@ def as_numbers(x: Any, name: str, dtype: str) -> HostArray:
     x = x.to_numpy() if hasattr(x, "to_numpy") else x
     if hasattr(x, "toarray"):
         x = x.toarray()
+    x = to_numpy(x) if is_array_api_obj(x) and not isinstance(x, np.ndarray) else x
     kind = getattr(getattr(x, "dtype", None), "kind", "f")
     if kind not in "iufb":
         raise ValueError(f"X of {name} must hold numbers; got dtype {x.dtype}.")

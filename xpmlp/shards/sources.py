@@ -1,5 +1,6 @@
 """What a shard is, and where shards come from: arrays, memory maps, anything with a length and numbers."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,6 +83,20 @@ class Shards(Sequence[Any]):
         """The shards that one of several processes looks at where all must be seen once, by one of them."""
         return nth_part(len(self), rank, size)
 
+    def mapped(self, function: Callable[[Any], Any]) -> "Shards":
+        """The same shards with what `function` makes of each X, when its turn comes."""
+
+        def read(i: int) -> tuple[Any, ...]:
+            X, *others = self.read(i)
+            try:
+                return function(X), *others
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{self.name(i)}: {error}") from error
+
+        found = copy.copy(self)
+        found.read = read
+        return found
+
     def name(self, i: int) -> str:
         """What a shard is called in an error."""
         return f"shard {i}" + ("" if self.names is None else f" ({self.names(i)})")
@@ -158,17 +173,22 @@ def from_arrays(
 
     def read(i: int) -> tuple[Any, ...]:
         part = slice(edges[i], edges[i + 1])
-        return (X[part], y[part]) if w is None else (X[part], y[part], w[part])
+        return tuple(_rows(array, part) for array in ((X, y) if w is None else (X, y, w)))
 
     return Shards(
         np.diff(edges).tolist(),
         read,
         lanes=lanes,
-        read_y=lambda i: y[edges[i] : edges[i + 1]],
+        read_y=lambda i: _rows(y, slice(edges[i], edges[i + 1])),
         classes=classes,
         weighted=w is not None,
         names=lambda i: f"rows {edges[i]} to {edges[i + 1] - 1}",
     )
+
+
+def _rows(array: Any, part: slice) -> Any:
+    # As the Array API has it, where an array keeps to that; columns of frames have no ellipsis.
+    return array[part, ...] if hasattr(array, "__array_namespace__") else array[part]
 
 
 def from_sequence(parts: Any, *, rows: Sequence[int] | None = None, lanes: int = 8, classes: Any = None) -> Shards:

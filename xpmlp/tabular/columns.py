@@ -115,6 +115,11 @@ def table_of(X: Any) -> Table:
         return X
     if hasattr(X, "toarray"):
         check_array(X, accept_sparse=False)  # refuses it, and says what to do
+    if hasattr(X, "__dask_graph__") and not hasattr(X, "chunks"):  # an array of Dask's becomes one in memory
+        raise TypeError(
+            "X must be a table in memory; this one is in Dask's partitions: the estimators of xpmlp.dask train and "
+            "predict where these are, and X.compute() brings them here."
+        )
     frame = nw.from_native(X, pass_through=True, eager_only=False)
     if isinstance(frame, nw.LazyFrame):
         raise TypeError("X must be a table in memory; this one is lazy: call .collect() first.")

@@ -53,6 +53,12 @@ def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Arr
         return found.joined(found_in_blocks, data.n)
 
 
+def judged(network: Network, trace: Trace, y: Array) -> tuple[Array, Array]:
+    """The loss of each sample, and the outputs; what members are worth is what their mean is worth."""
+    yhat = said(network, trace.a[-1])
+    return (network.loss.value(y, yhat) if network.members else sample_losses(network, trace, y)), yhat
+
+
 class Evaluator:
     """Says again and again what a network is worth on the samples of `data`."""
 
@@ -73,11 +79,7 @@ class Evaluator:
     def _judged(self, total: "_Total") -> Iterator[Array]:
         for x, y, w in self.data.batches(None, sparse=self.found.takes_sparse):
             z, a = self.found(x)
-            yhat = said(self.network, a)
-            if self.network.members:  # what they are worth is what their mean is worth
-                values = self.network.loss.value(y, yhat)
-            else:
-                values = sample_losses(self.network, Trace([z], [a], [], [], [z]), y)
+            values, yhat = judged(self.network, Trace([z], [a], [], [], [z]), y)
             total.add(values, w)
             yield yhat
 

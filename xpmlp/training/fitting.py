@@ -146,7 +146,7 @@ class _Fit:
 
     def validate_point(self, p: Array) -> Any:
         """The same of weights that are not averaged."""
-        if self.look is None or self.error is not None:
+        if self.look is None or (self.error is not None and self.together is None):  # others look with this process
             return np.asarray(np.nan)
         loss = self.look(p).loss
         self.logs["validation_loss_unaveraged"] = plain(loss)

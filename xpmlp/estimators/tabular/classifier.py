@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 
 from xpmlp.backends import HostArray
+from xpmlp.distributed import Group
 from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.classes import classes_read
 from xpmlp.estimators.tabular.estimator import TabularEstimator
@@ -175,6 +176,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         checkpoint_every: int = 1,
         resume: bool = False,
         overwrite: bool = False,
+        group: Group | None = None,
     ) -> Self:
         """Learn from a table.
 
@@ -182,7 +184,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         ----------
         X : frame of pandas, polars or pyarrow, array, list of dicts, shape (n, p), or `xpmlp.shards.Shards` of these
             Of shards, which hold y and the weights, 100,000 rows from all over them say what the cells mean, and there
-            is one training, judged by `validation_fraction` of each; without checkpoints.
+            is one training, judged by `validation_fraction` of each.
             Numbers as people write them, names, truths, dates, gaps: see `TablePreparation`. In `predict` columns are
             found by their names.
         y : array-like of shape (n,), or (n, n_labels)
@@ -190,7 +192,7 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
         sample_weight : array-like of shape (n,), or float, optional
             The loss is sum(w l) / sum(w), in training and in the choice of the epoch.
         X_val, y_val, sample_weight_val : table and array-like, optional
-            Rows to choose the epoch by. There is one training then, on X.
+            Rows to choose the epoch by; beside shards X_val may be shards, too. There is one training then, on X.
         checkpoint : path, optional
             A folder. `last.safetensors` there is the whole state after an epoch, `best.safetensors` the estimator with
             the least loss on what is held out; the second training has a folder in it, `refit`. `xpmlp.load` reads all.
@@ -201,15 +203,20 @@ class TabularClassifier(ClassifierMixin, TabularEstimator):  # type: ignore[misc
             parameters the outcome is the same, on NumPy bit for bit. See also `xpmlp.resume`.
         overwrite : bool
             Let a checkpoint go that another run, on other data or with other parameters, has left in the folder.
+        group : Group, optional
+            Several processes that train on shards together, of `xpmlp.distributed`: each calls `fit`, and each comes
+            back with the same estimator.
 
         Raises
         ------
         ValueError, TypeError
             For parameters and data that cannot be, with the place of a cell; a fitted estimator then stays what it was.
+        LostPeerError
+            Where another process of the group is gone or has failed.
         """
         wanted = Wanted(checkpoint, checkpoint_every, resume, overwrite)
         return fit_table(  # type: ignore[no-any-return]
-            self, X, y, sample_weight, (X_val, y_val, sample_weight_val), wanted
+            self, X, y, sample_weight, (X_val, y_val, sample_weight_val), wanted, group
         )
 
     def predict(self, X: Any) -> HostArray:

@@ -17,8 +17,10 @@ from sklearn.utils import check_random_state
 
 from xpmlp import training
 from xpmlp.backends import HostArray, Place
+from xpmlp.distributed import Group, alone
 from xpmlp.estimators.attributes import give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
+from xpmlp.estimators.dealing import demand_nothing_beside, demand_shards
 from xpmlp.estimators.fitting import NOT_FINITE, all_or_nothing, training_on
 from xpmlp.estimators.splitting import rows_of
 from xpmlp.estimators.tabular import checkpointing
@@ -91,19 +93,17 @@ def fit_table(
     sample_weight: Any,
     validation: tuple[Any, Any, Any] = (None, None, None),
     wanted: Wanted = NO_CHECKPOINTS,
+    group: Group | None = None,
 ) -> Any:
     """Train an estimator of tables; it comes back."""
     began = time.perf_counter()
-    settings = settings_of_table(estimator)
     if isinstance(X, Shards):
-        return _fit_shards(
-            Fit(estimator, settings, None, wanted, Looking(estimator, X, y, None), 0, began, False),
-            X,
-            y,
-            sample_weight,
-            validation,
-        )
+        with our_errors():
+            demand_nothing_beside("X", y, sample_weight)
+        return _fit_shards(estimator, X, validation, wanted, group or alone(), began)
+    settings = settings_of_table(estimator)
     with our_errors():
+        demand_shards(X, group)
         place, dtype = place_and_dtype(settings)
         given = _given(estimator, X, y, sample_weight, validation)
         seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
@@ -125,16 +125,30 @@ def fit_table(
     return _ended(fit, stopped_by, notes, error)
 
 
-def _fit_shards(fit: Fit, shards: Shards, y: Any, w: Any, validation: tuple[Any, Any, Any]) -> TabularAttributes:
+def _fit_shards(
+    estimator: TabularAttributes,
+    shards: Shards,
+    validation: tuple[Any, Any, Any],
+    wanted: Wanted,
+    group: Group,
+    began: float,
+) -> TabularAttributes:
     """One training, on shards."""
-    if y is not None or w is not None:
-        raise InvalidInputError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
-    if fit.wanted.folder is not None:
-        raise InvalidInputError("a fit of tables on shards keeps no checkpoints: leave checkpoint out.")
     with our_errors():
-        fit.seed = int(check_random_state(fit.settings.random_state).randint(2**31 - 1))
-        stage, fit.notes = posed_on_shards(fit.estimator, fit.settings, shards, validation, fit.seed)
-    found, _ = _found(fit, stage, None)
+        ready = posed_on_shards(estimator, shards, validation, wanted, group)
+    fit = Fit(
+        estimator,
+        ready.settings,
+        None,
+        wanted,
+        Looking(estimator, shards, None, None),
+        ready.seed,
+        began,
+        ready.before is not None,
+        goal=Goal(ready.posed.stage.epochs, refits=False),
+        notes=ready.notes,
+    )
+    found, _ = _found(fit, ready.posed, ready.before)
     return _ended(fit, [found.stopped_by], fit.notes + list(found.notes), found.error)
 
 

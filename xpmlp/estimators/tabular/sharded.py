@@ -1,29 +1,65 @@
-"""A fit of an estimator of tables on shards: one training, judged by a part of every shard, or by rows that are given.
+"""A fit of an estimator of tables on shards: one training, judged by a part of every shard, or by what is given.
 
-What cells mean is learned from a sample: shards from all over the data, until there are SAMPLE rows. Shards hold what
-`fit` takes as X (frames, arrays), and each is prepared when its turn comes; nothing has the length of the data.
+What cells mean is learned from a sample: shards from all over the data, until there are SAMPLE rows. Of several
+processes each gives what it has of the sample, and what rank 0 learns of it holds for all. Shards hold what `fit` takes
+as X (frames, arrays), and each is prepared when its turn comes; nothing has the length of the data.
 """
 
+import hashlib
 import logging
 import math
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
+from sklearn.utils import check_random_state
 
 from xpmlp.backends import HostArray
+from xpmlp.distributed import Group, alone
+from xpmlp.distributed.groups import agreed
+from xpmlp.estimators.checkpointing import Wanted
 from xpmlp.estimators.classes import class_weights, labels_of
-from xpmlp.estimators.sharded import encoded
+from xpmlp.estimators.dealing import (
+    JUDGED_ROWS,
+    Counts,
+    Deal,
+    balanced_weights,
+    classes_of,
+    counted,
+    demand_nothing_beside,
+    encoded,
+)
+from xpmlp.estimators.judging import Judge
+from xpmlp.estimators.tabular import checkpointing
 from xpmlp.estimators.tabular.attributes import TabularAttributes
-from xpmlp.estimators.tabular.parameters import TableSettings
-from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, network_of, prepared, problem_of
-from xpmlp.estimators.tabular.targets import LabelsOfTables, TargetsOfTables, numbered, two_at_least, validation_of
-from xpmlp.mlp.sharded import JUDGED_ROWS, Epochs, Judge
+from xpmlp.estimators.tabular.checkpointing import Known
+from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
+from xpmlp.estimators.tabular.stages import (
+    Held,
+    Posed,
+    Stage,
+    epochs_of,
+    network_of,
+    place_and_dtype,
+    prepared,
+    problem_of,
+)
+from xpmlp.estimators.tabular.targets import (
+    LabelsOfTables,
+    NumbersOfTables,
+    TargetsOfTables,
+    numbered,
+    two_at_least,
+    validation_of,
+)
+from xpmlp.estimators.validation import InvalidInputError
+from xpmlp.mlp.sharded import Epochs
 from xpmlp.shards import Shards
-from xpmlp.shards.lanes import HeldOut, LaneData
+from xpmlp.shards.lanes import HeldOut
+from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import table_of
+from xpmlp.training.checkpoints import data_digest
 from xpmlp.training.loop import Notes
 
 SAMPLE = 100_000  # rows that a preparation is learned from
@@ -31,105 +67,192 @@ MOST_SHARDS = 64  # that they are taken from
 LOG = logging.getLogger("xpmlp")
 
 
+class Ready(NamedTuple):
+    """A fit on shards that may begin."""
+
+    posed: Posed
+    settings: TableSettings
+    seed: int
+    before: Known | None  # the checkpoint to go on from
+    notes: Notes  # what is to be said of the table once all is done
+
+
+class _Facts(NamedTuple):
+    """What one process knows of the data before training."""
+
+    digest: str
+    counts: Counts | None  # of the labels in the shards that it has looked at
+    seed: int
+    before: Known | None
+
+
+class _Learned(NamedTuple):
+    """What a sample says: of the cells and, of numbers, on which scale they are."""
+
+    preparation: TablePreparation
+    notes: Notes
+    scales: Any
+
+
+class _Agreed(NamedTuple):
+    """What all processes go by."""
+
+    settings: TableSettings
+    group: Group
+    targets: TargetsOfTables
+    sample: tuple[Any, HostArray]  # X and encoded targets
+    preparation: TablePreparation
+    seed: int
+    before: Known | None
+    checkpoints: bool
+
+
 def posed_on_shards(
-    estimator: TabularAttributes, settings: TableSettings, shards: Shards, validation: tuple[Any, Any, Any], seed: int
-) -> tuple[Posed, Notes]:
-    """The stage on the batches of shards, and what is to be said of their table once all is done.
+    estimator: TabularAttributes, shards: Shards, validation: tuple[Any, Any, Any], wanted: Wanted, group: Group
+) -> Ready:
+    """The stage on the batches of shards, the same in every process.
 
     Raises
     ------
     ValueError
         If the shards cannot be prepared alike, or X_val comes alone.
+    LostPeerError
+        If another process cannot go on.
     """
-    X, y = sample_of(shards)
-    table, rows = table_of(X), numbered(len(y))
+    here: list[Any] = []  # the settings, then the stage: they stay in this process
+    said = agreed(group, lambda: _facts(estimator, shards, wanted, group, here))
+    if any(facts.digest != said[0].digest for facts in said):
+        raise InvalidInputError("all processes need the same shards; they have others.")
+    settings, first, counts = here.pop(), said[0], [facts.counts for facts in said]
+    X, y = sample_of(shards, group)
     LOG.info("the preparation is learned from %d of %d rows", len(y), sum(shards.rows))
-    preparation, notes = prepared(settings, table, None)
-    targets: TargetsOfTables
-    if hasattr(estimator, "class_weight"):
-        labels = _labels(shards, y)
-        targets = replace(labels, weights=_weights(shards, labels, estimator.class_weight))
-        samples = labels.encode(y, None, rows)
-    else:
-        targets, samples = estimator._learn(y, None, rows)
-        targets = targets.learned(samples)
-    n_columns = samples.targets.shape[1]
-    given = validation_of(targets, validation)
-    held = None if given is None else Held(preparation.transform(given[0]), given[1])
-    part = HeldOut(settings.validation_fraction, chosen=False) if held is None else None
-    epochs = epochs_of(settings, sum(shards.rows if part is None else map(part.kept, shards.rows)))
-    seconds = math.inf if settings.time_limit is None else float(settings.time_limit)
-    stage = Stage(1, settings.n_members, epochs, epochs, seconds=seconds)
-    net = network_of(settings, stage, preparation, targets, n_columns, seed)
+    learned = agreed(group, lambda: _learned(estimator, settings, X, y) if group.rank == 0 else None)[0]
+    settings = settings._replace(verbose=settings.verbose and group.rank == 0)  # rank 0 prints
 
-    def read(i: int) -> tuple[Any, ...]:
-        X, *others = shards.read(i)
-        return preparation.transform(table_of(X)), *others
+    def pose() -> None:
+        targets = _targets(estimator, shards, y, learned, counts)
+        sample = X, encoded(targets, numbered(len(y)), False, y, None, len(y))[0]
+        keeps = wanted.folder is not None
+        by = _Agreed(settings, group, targets, sample, learned.preparation, first.seed, first.before, keeps)
+        here.append(_posed(by, shards, validation))
 
-    ready = Shards(
-        shards.rows, read, lanes=shards.lanes, weighted=shards.weighted, runs=shards.runs, names=shards.names
-    )
-    weighted = shards.weighted or getattr(targets, "weights", None) is not None
-
-    def data_of(size: int, held_out: HeldOut | None, *, shuffle: bool, like: LaneData | None = None) -> LaneData:
-        return LaneData(
-            net.place,
-            ready,
-            partial(encoded, targets, rows, weighted),
-            net.dtype,
-            size,
-            width=net.network.n_inputs,
-            n_outputs=n_columns,
-            seed=seed,
-            weighted=weighted,
-            held=held_out,
-            shuffle=shuffle,
-            like=like,
-        )
-
-    data = data_of(settings.batch_size, part, shuffle=True)
-    judge = None
-    if part is not None:
-        others = data_of(JUDGED_ROWS, part._replace(chosen=True), shuffle=False, like=data)
-        judge = Judge(net.network, others, None, None)
-    problem = problem_of(settings, stage, net, data, Epochs(0), held, judged=True, checkpoints=False)
-    return Posed(stage, net, preparation, targets, replace(problem, judge=judge), held), notes
+    agreed(group, pose)  # every process for itself: one that fails must not be waited for
+    return Ready(here[0], settings, first.seed, first.before, learned.notes)
 
 
-def sample_of(shards: Shards) -> tuple[Any, HostArray]:
+def _facts(estimator: TabularAttributes, shards: Shards, wanted: Wanted, group: Group, here: list[Any]) -> _Facts:
+    settings = settings_of_table(estimator)
+    here.append(settings)
+    counts, before = None, None
+    balanced = getattr(estimator, "class_weight", None) == "balanced"
+    if hasattr(estimator, "class_weight") and (shards.classes is None or balanced):
+        counts = counted(shards, group, numbered(0), balanced=balanced)
+    seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
+    if group.rank == 0:
+        before = checkpointing.known(estimator, wanted, 1, *place_and_dtype(settings))
+    return _Facts(shards.digest, counts, seed if before is None else before.seed, before)
+
+
+def sample_of(shards: Shards, group: Group | None = None) -> tuple[Any, HostArray]:
     """Rows from all over the shards, and what goes with them: all rows, where there are few."""
+    group = alone() if group is None else group
     total = sum(shards.rows)
     each = max(len(shards) // MOST_SHARDS, 1) if total > SAMPLE else 1
     chosen = [i for i in range(len(shards)) if shards.rows[i]][::each]
     step = max(sum(shards.rows[i] for i in chosen) // SAMPLE, 1)
-    tables: list[Any] = []
-    columns: list[HostArray] = []
-    for i in chosen:
-        X, y, *_ = shards.read(i)
-        frame = nw.from_native(X, pass_through=True, eager_only=True)
-        tables.append(frame.gather_every(step) if isinstance(frame, nw.DataFrame) else np.asarray(X)[::step])
-        columns.append(np.asarray(y)[::step])
-    frames = isinstance(tables[0], nw.DataFrame)
-    return nw.to_native(nw.concat(tables)) if frames else np.concatenate(tables), np.concatenate(columns)
+
+    def pieces() -> dict[int, tuple[Any, HostArray]]:
+        found = {}
+        for i in sorted(set(shards.looked_at(group.rank, group.size)) & set(chosen)):
+            X, y, *_ = shards.read(i)
+            frame = nw.from_native(X, pass_through=True, eager_only=True)
+            is_frame = isinstance(frame, nw.DataFrame)
+            some = nw.to_native(frame.gather_every(step)) if is_frame else np.asarray(X)[::step]
+            found[i] = some, np.asarray(y)[::step]
+        return found
+
+    together: dict[int, tuple[Any, HostArray]] = {}
+    for found in agreed(group, pieces):
+        together |= found
+    tables, columns = zip(*(together[i] for i in chosen), strict=True)
+    frames = [nw.from_native(X, pass_through=True, eager_only=True) for X in tables]
+    is_frame = isinstance(frames[0], nw.DataFrame)
+    return nw.to_native(nw.concat(frames)) if is_frame else np.concatenate(tables), np.concatenate(columns)
 
 
-def _labels(shards: Shards, y: HostArray) -> LabelsOfTables:
+def _learned(estimator: TabularAttributes, settings: TableSettings, X: Any, y: HostArray) -> _Learned:
+    preparation, notes = prepared(settings, table_of(X), None)
+    scales = None
+    if not hasattr(estimator, "class_weight"):
+        targets, samples = estimator._learn(y, None, numbered(len(y)))
+        scales = targets.learned(samples).attributes["_scales"]
+    return _Learned(preparation, notes, scales)
+
+
+def _targets(
+    estimator: TabularAttributes, shards: Shards, y: HostArray, learned: _Learned, counts: list[Counts | None]
+) -> TargetsOfTables:
+    if not hasattr(estimator, "class_weight"):
+        numbers, _ = estimator._learn(y, None, numbered(len(y)))
+        assert isinstance(numbers, NumbersOfTables)
+        return NumbersOfTables(numbers.row, *learned.scales)
     if y.ndim == 2 and y.shape[1] > 1:
         known = labels_of(np.vstack([y, 1 - y]))
-    elif shards.classes is not None:
-        known = labels_of(np.asarray(shards.classes))
     else:
-        found: set[Any] = set()
-        for i in range(len(shards)):
-            found.update(np.unique(np.asarray(shards.y(i))).tolist())
-        known = labels_of(np.array(sorted(found)))
-    return two_at_least(known)
+        known = labels_of(classes_of(shards, counts))
+    labels: LabelsOfTables = two_at_least(known)
+    if estimator.class_weight == "balanced":
+        return replace(labels, weights=balanced_weights(labels, counts))
+    weights = class_weights(estimator.class_weight, labels, labels.classes, None, incremental=False)
+    return replace(labels, weights=weights)
 
 
-def _weights(shards: Shards, labels: LabelsOfTables, given: Any) -> dict[Any, float] | None:
-    counts = None
-    if given == "balanced" and labels.kind != "multilabel":
-        counts = np.zeros(len(labels.classes))
-        for i in range(len(shards)):
-            counts += np.bincount(labels.codes(np.asarray(shards.y(i)).ravel()), minlength=len(counts))
-    return class_weights(given, labels, labels.classes, counts, incremental=False)  # a sample of each, that many times
+def _posed(by: _Agreed, shards: Shards, validation: tuple[Any, Any, Any]) -> Posed:
+    settings, targets, preparation, before = by.settings, by.targets, by.preparation, by.before
+
+    def prepare(X: Any) -> HostArray:
+        return preparation.transform(table_of(X))
+
+    ready = shards.mapped(prepare)
+    judged: Shards | None = None
+    held: Held | None = None
+    if isinstance(validation[0], Shards):
+        demand_nothing_beside("X_val", *validation[1:])
+        judged = validation[0].mapped(prepare)
+    elif (given := validation_of(targets, validation)) is not None:
+        held = Held(preparation.transform(given[0]), given[1])
+    part = None
+    if judged is None and held is None:
+        part, judged = HeldOut(settings.validation_fraction, chosen=False), ready
+    epochs = epochs_of(settings, sum(shards.rows if part is None else map(part.kept, shards.rows)))
+    seconds = math.inf if settings.time_limit is None else float(settings.time_limit)
+    stage = Stage(1, settings.n_members, epochs, epochs) if before is None else before.stage
+    stage = stage._replace(seconds=seconds)
+    n_columns = int(by.sample[1].shape[1])
+    net = network_of(settings, stage, preparation, targets, n_columns, by.seed)
+    width, rows = net.network.n_inputs, numbered(0)
+    deal = Deal(net.place, net.dtype, width, n_columns, targets, rows, by.seed, by.group)
+    data = deal.data(ready, settings.batch_size, part, shuffle=True)
+    together = deal.together(data, net.network.layout.size)
+    judge = None
+    if judged is not None:
+        chosen, like = (None, None) if part is None else (part._replace(chosen=True), data)
+        held_data = deal.data(judged, JUDGED_ROWS, chosen, shuffle=False, like=like)
+        judge = Judge(net.network, held_data, targets, together)
+    draws = Epochs(0 if before is None else before.saved.snapshot.epoch)
+    problem = problem_of(
+        settings, stage, net, data, draws, held,
+        judged=True, checkpoints=by.checkpoints, judge=judge, together=together,
+    )  # fmt: skip
+    digest = _digest(by, shards, judged, held) if by.checkpoints and by.group.rank == 0 else ""  # rank 0 writes
+    return Posed(stage, net, preparation, targets, problem, held, digest)
+
+
+def _digest(by: _Agreed, shards: Shards, judged: Shards | None, held: Held | None) -> str:
+    """What tells the data of this fit from others: the sample, and how many rows there are where."""
+    X, targets = by.sample
+    inputs, _ = by.preparation.transform_with_notes(table_of(X))
+    parts: list[HostArray | None] = [inputs, targets]
+    parts += [] if held is None else [held.inputs, held.samples.targets, held.samples.w]
+    told = [shards.digest, "" if judged is None else judged.digest, data_digest(*parts)]
+    return hashlib.sha256(" ".join(told).encode()).hexdigest()

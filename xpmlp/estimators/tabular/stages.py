@@ -3,12 +3,13 @@
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, select
 from xpmlp.estimators import building
 from xpmlp.estimators.parameters import InvalidParameterError
@@ -23,10 +24,11 @@ from xpmlp.network.parts import Part, part
 from xpmlp.optim.optimizers import optimizer
 from xpmlp.optim.schedules import schedule
 from xpmlp.runners import Data
+from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Task
 from xpmlp.tabular import TablePreparation
 from xpmlp.tabular.columns import Table
-from xpmlp.training import Draws, Problem, rows_at_once
+from xpmlp.training import Draws, Outcome, Problem, rows_at_once
 from xpmlp.training.checkpoints import data_digest
 from xpmlp.training.loop import Notes, Plan
 
@@ -168,8 +170,10 @@ def problem_of(
     *,
     judged: bool,
     checkpoints: bool,
+    judge: Callable[[Array], Outcome] | None = None,
+    together: Sum | None = None,
 ) -> Problem:
-    """The problem of a stage; one that is `judged`, by rows or otherwise, ends where it is best."""
+    """The problem of a stage; one that is `judged`, by rows or by a judge, ends where it is best."""
     few, share = PATIENCE
     plan = Plan(
         n_epochs=stage.stop,
@@ -185,23 +189,26 @@ def problem_of(
         averaged=settings.average > 0.0,
     )
     return Problem(
-        _task(settings, net, data),
+        _task(settings, net, data, together),
         data,
         plan,
         draws,
         held_out=None if held is None else _data(net, *held, rows_at_once(net.network, net.place)),
         monitor="validation_loss" if judged else "loss",
         seed=dropout_seed(net, 0),
+        judge=judge,
+        together=together,
     )
 
 
-def _task(settings: TableSettings, net: Content, data: Data) -> Task:
+def _task(settings: TableSettings, net: Content, data: Data, together: Sum | None) -> Task:
     # What is trained, on data of so many batches.
     method = optimizer("adamw", beta_2=BETA_2, weight_decay=float(settings.weight_decay))
     method = replace(method, average=float(settings.average) * data.n_batches)
     with net.place.here():
         decays = net.network.layout.fill(lambda segment: segment.decays, net.p) if method.weight_decay else None
-        return Task(net.network, method, factors=factors_of(net.network, net.p, None), decays=decays)
+        factors = factors_of(net.network, net.p, None)
+        return Task(net.network, method, factors=factors, decays=decays, reduce=together)
 
 
 def _data(net: Content, inputs: HostArray, samples: Samples, batch_size: int, rows: int | None = None) -> Data:

@@ -71,6 +71,14 @@ class Looking(Observer):
             self.context.call_on_fit_task_end(estimator=self.estimator, reconstruction_attributes={}, **self.task)
 
 
+class ScoresOfShards(Observer):
+    """The score on the part of the shards that is held out, as their judge has it."""
+
+    def measure(self, now: Fitted, seen: Outcome | None) -> Mapping[str, Any]:  # noqa: ARG002 - as an Observer's
+        """The score of this epoch."""
+        return {} if seen is None else {"validation_score": seen.score}
+
+
 class Scores(Observer):
     """The score on the rows that are held out."""
 
@@ -121,6 +129,8 @@ def observers(
     if posed.held is not None:
         to_numpy = posed.content.place.backend.to_numpy
         found.append(Scores(posed.targets.watched(posed.held.samples), to_numpy))
+    if posed.problem.judge is not None:
+        found.append(ScoresOfShards())
     if settings.verbose:
         found.append(Bar(posed.stage.stop, TITLES[posed.stage.number]))
     if settings.callbacks is not None:
