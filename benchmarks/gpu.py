@@ -282,9 +282,9 @@ def products(here: Bench, size: Size, precision: str) -> list[float]:
     launch = machine.capture(machine.program(plan), 1)
 
     def many() -> None:
-        machine.begin()
-        for _ in range(repeats):
-            launch()
+        with machine.in_order():
+            for _ in range(repeats):
+                launch()
         machine.wait()
 
     many()
@@ -429,7 +429,8 @@ def step_times(report: Report, here: Bench, size: Size, precision: str) -> dict[
         if runner.reason and kind in (here.captured, captured.Runner):
             report.say(f"  not captured: {runner.reason}")
         if kind is here.captured and isinstance(runner, cupy_runner.Runner):
-            report.add("steps", size.name, "xpmlp", "launches of a step", "", [runner.launches], precision=precision)
+            launches = [len(nodes(runner._arrays, size.batch))]
+            report.add("steps", size.name, "xpmlp", "launches of a step", "", launches, precision=precision)
         return times
 
     take("bare products", lambda: products(here, size, precision))
@@ -503,13 +504,13 @@ def nodes_of(report: Report, here: Bench, size: Size, repeats: int = 20) -> None
         launch = machine.capture([call], repeats)
 
         def once(launch: Any = launch) -> None:
-            buffers.cells[...] = 0  # gather and update index by them, and output counts them up
+            buffers.values["cells"][...] = 0  # gather and update index by them, and output counts them up
             here.wait()
             launch()
             machine.wait()
 
         once()
-        what = f"{node.out.rows} x {node.out.columns}" if isinstance(node, Product) else node.kernel
+        what = f"{node.out.shape[-2]} x {node.out.shape[-1]}" if isinstance(node, Product) else node.kernel
         report.add("nodes", size.name, f"{i}: {what}", "node", "us", [1e6 * it for it in timed(once, 3, repeats)])
 
 

@@ -4,17 +4,15 @@ Not a numerical proxy of CuPy: it is there to see whether the machine does thing
 a stream runs when somebody waits for the stream, or makes another stream wait for it; what CuPy refuses while a stream
 captures is refused; every call is noted in `log`.
 
-`build_cublas` is a libcublas of forty lines of C, behind the real ctypes calls.
+`pretended_cublas` finds a libcublas of forty lines of C, behind the real ctypes calls.
 """
 
 import contextlib
-import subprocess
 import types
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kernel_shim import COMPILER, Kernels
+from kernel_shim import Kernels, built
 
 log: list[str] = []
 
@@ -306,6 +304,7 @@ static int gemm(struct Handle* h, int ta, int tb, int m, int n, int k, const voi
     int lda, const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int how, int algo) {
   if (!h->live || !h->stream || !h->workspace) return 1;  /* the workspace must be ours, and stay */
   if (type_a != type_b || type_a != type_c || algo != -1) return 7;
+  if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7;
   if (type_a == 0 && (how == 68 || how == 77)) GEMM(float)
   else if (type_a == 1 && how == 70) GEMM(double)
   else return 15;
@@ -331,10 +330,8 @@ int cublasGemmStridedBatchedEx(struct Handle* h, int ta, int tb, int m, int n, i
 """
 
 
-def build_cublas(folder: Path) -> Path:
-    """Compile the pretended library."""
-    library = folder / "libcublas.so"
-    assert COMPILER is not None
-    command = [COMPILER, "-x", "c", "-O1", "-w", "-shared", "-fPIC", "-o", str(library), "-"]
-    subprocess.run(command, input=CUBLAS, text=True, check=True)
-    return library
+def pretended_cublas() -> Any:
+    """The library, as `cuda.pathfinder` would find it."""
+    return types.SimpleNamespace(
+        load_nvidia_dynamic_lib=lambda _: types.SimpleNamespace(abs_path=str(built(CUBLAS, "c")))
+    )

@@ -1,7 +1,7 @@
-"""A CPU in the place of a GPU: the CUDA text compiled by g++ and run thread by thread, products by a pretended cuBLAS.
+"""A CPU in the place of a GPU: the CUDA text compiled by g++ and run thread by thread, products by NumPy.
 
-`ShimMachine` is what `runners.cuda_machine.Machine` is to the CuPy runner, so that the whole runner, its kernels, its
-plan and its GEMM arguments run here, on NumPy arrays. Captured programs are replayed as they were recorded.
+`ShimMachine` is what `runners.cuda_machine.Machine` is to the CuPy runner, so that the whole runner, its kernels and
+its plan run here, on NumPy arrays. Captured programs are replayed as they were recorded.
 """
 
 import contextlib
@@ -11,11 +11,12 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from xpmlp.runners.cublas import OP_T, Gemm, Product, gemm_arguments
+from xpmlp.runners.cublas import Product
 from xpmlp.runners.cuda_kernels import signatures
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
@@ -49,47 +50,39 @@ NUMBERS = {"unsigned": ctypes.c_uint, "int": ctypes.c_int, "long long": ctypes.c
 
 @functools.cache
 def compiled(text: str) -> ctypes.CDLL:
-    """The library of a CUDA source; compiled once for each text, also across processes."""
+    """The library of a CUDA source."""
     loops = ""
-    for name, types in signatures(text).items():
-        declared = ", ".join(f"{kind} v{i}" for i, kind in enumerate(types))
-        loops += LOOP.format(name=name, declared=declared, names=", ".join(f"v{i}" for i in range(len(types))))
-    whole = PRELUDE + text + loops
+    for name, arguments in signatures(text).items():
+        declared = ", ".join(f"{kind} v{i}" for i, (kind, _) in enumerate(arguments))
+        loops += LOOP.format(name=name, declared=declared, names=", ".join(f"v{i}" for i in range(len(arguments))))
+    return ctypes.CDLL(str(built(PRELUDE + text + loops)))
+
+
+def built(text: str, language: str = "c++") -> Path:
+    """Where the library of a text lies; compiled once for each text, also across processes."""
     FOLDER.mkdir(exist_ok=True)
-    library = FOLDER / f"{hashlib.sha256(whole.encode()).hexdigest()[:24]}.so"
+    library = FOLDER / f"{hashlib.sha256((language + text).encode()).hexdigest()[:24]}.so"
     if not library.exists():
         assert COMPILER is not None
         with tempfile.TemporaryDirectory(dir=FOLDER) as room:
             made = Path(room) / "kernels.so"
-            command = [
-                COMPILER,
-                "-x",
-                "c++",
-                "-O1",
-                "-ffp-contract=off",
-                "-w",
-                "-shared",
-                "-fPIC",
-                "-o",
-                str(made),
-                "-",
-            ]
-            done = subprocess.run(command, input=whole, text=True, capture_output=True, check=False)
+            options = ["-x", language, "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o", str(made), "-"]
+            done = subprocess.run([COMPILER, *options], input=text, text=True, capture_output=True, check=False)
             assert done.returncode == 0, done.stderr
             made.replace(library)  # whole or not at all: other processes may want it too
-    return ctypes.CDLL(str(library))
+    return library
 
 
 class Kernels:
     """The kernels of a source as Python functions of a grid and of NumPy arrays and numbers."""
 
     def __init__(self, text: str, dtype: str, *, backwards: bool = False) -> None:
-        self.library, self.types, self.backwards = compiled(text), signatures(text), backwards
+        self.library, self.signatures, self.backwards = compiled(text), signatures(text), backwards
         self.T = ctypes.c_float if dtype == "float32" else ctypes.c_double
         self.elements = {"T*": dtype, "int*": "int32", "double*": "float64"}
 
     def __call__(self, name: str, blocks: int, networks: int, threads: int, arguments: tuple) -> None:
-        values = [self.value(kind, given) for kind, given in zip(self.types[name], arguments, strict=True)]
+        values = [self.value(kind, it) for (kind, _), it in zip(self.signatures[name], arguments, strict=True)]
         function = getattr(self.library, f"run_{name}")
         function.restype = None
         function(ctypes.c_uint(blocks), ctypes.c_uint(networks), ctypes.c_uint(threads), int(self.backwards), *values)
@@ -102,40 +95,17 @@ class Kernels:
         return ctypes.c_void_p(given.ctypes.data)
 
 
-def columns_view(flat: np.ndarray, rows: int, columns: int, leading: int) -> np.ndarray:
-    """What cuBLAS sees: a matrix by columns that lie `leading` elements apart."""
-    assert leading >= max(rows, 1)
-    assert columns == 0 or flat.size >= (columns - 1) * leading + rows, "a product reads or writes past its array"
-    step = flat.itemsize
-    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (step, step * leading))
-
-
-def pretended_gemm(it: Gemm) -> None:
-    """What cublasGemmStridedBatchedEx does with its arguments, in memory that is read by columns."""
-    for i in range(it.networks):
-        transposed_a, transposed_b = it.op_a == OP_T, it.op_b == OP_T
-        a = columns_view(it.a.reshape(-1)[i * it.stride_a :], *((it.k, it.m) if transposed_a else (it.m, it.k)), it.lda)
-        b = columns_view(it.b.reshape(-1)[i * it.stride_b :], *((it.n, it.k) if transposed_b else (it.k, it.n)), it.ldb)
-        c = columns_view(it.c.reshape(-1)[i * it.stride_c :], it.m, it.n, it.ldc)
-        c[...] = (a.T if transposed_a else a) @ (b.T if transposed_b else b)
-
-
 class ShimMachine:
     """A machine that runs plans on the CPU, and keeps a list of what it was asked for."""
 
     xp = np
+    device = contextlib.nullcontext()
     backwards = False
     captures = True  # False: a driver that refuses
 
     def __init__(self, text: str, dtype: str, device: object = None, *, tf32: bool = False) -> None:
         self.kernels = Kernels(text, dtype, backwards=self.backwards)
         self.asked: list[str] = []
-
-    def here(self) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext()
-
-    def forget_uploads(self) -> None:
-        pass
 
     def upload(self, array: np.ndarray, host: np.ndarray) -> None:
         array[...] = np.reshape(host, array.shape)
@@ -145,11 +115,12 @@ class ShimMachine:
 
     def perform(self, node: object) -> None:
         if isinstance(node, Product):
-            pretended_gemm(gemm_arguments(node))
+            node.out[...] = node.a @ node.b
         else:
             threads = 64  # not that of the GPU: kernels must not depend on it
             blocks = 4 * -(-node.threads // 256)
-            self.kernels(node.kernel, blocks, node.networks, threads, node.arguments)
+            arguments = tuple(node.values[name] for _, name in self.kernels.signatures[node.kernel])
+            self.kernels(node.kernel, blocks, node.networks, threads, arguments)
 
     def run(self, program: list) -> None:
         self.asked.append("run")
@@ -168,10 +139,10 @@ class ShimMachine:
 
         return launch
 
-    def begin(self) -> None:
+    @contextlib.contextmanager
+    def in_order(self) -> Iterator[None]:
         self.asked.append("begin")
-
-    def end(self) -> None:
+        yield
         self.asked.append("end")
 
     def wait(self) -> None:

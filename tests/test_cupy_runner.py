@@ -6,7 +6,6 @@ import importlib
 import logging
 import subprocess
 import sys
-import types
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -31,7 +30,7 @@ from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.runners import CannotRunError, Data, KeptRunner, Task, captured, cublas, cuda_machine, eager, find_runner
 from xpmlp.runners import cupy as cupy_runner
-from xpmlp.runners.cuda_plan import Launch
+from xpmlp.runners.cuda_plan import Launch, nodes
 from xpmlp.runners.graphs import UNROLLED, WARM_UP, epoch_rates
 from xpmlp.runners.step import State
 from xpmlp.training.loop import DivergenceWarning
@@ -185,11 +184,11 @@ def simple(
 def test_three_layers_are_eighteen_nodes():
     runner, state, rng = simple()
     runner.epoch(state, rng.permutation(N), lambda _: 0.01)
-    assert runner.launches == 12
+    assert len(nodes(runner._arrays, BATCH)) == 12
     case = Case(loss="cross_entropy")
     make, made = remembering(CpuRunner)
     trained(case, None, make, partial(put, "float64"), HOST)
-    assert made[0].launches == 18
+    assert len(nodes(made[0]._arrays, BATCH)) == 18
 
 
 def test_the_rates_of_an_epoch_are_those_of_its_updates():
@@ -299,10 +298,11 @@ def test_arrays_with_strides_are_read_as_they_are():
 def test_several_networks_lie_apart_and_the_gap_stays_zero():
     runner, state, rng = simple(m=3, dtype="float32", optimizer="rmsprop")
     state, _ = runner.epoch(state, np.stack([rng.permutation(N)] * 3), lambda _: 0.01)
-    buffers, size = runner._buffers, state.p.shape[-1]
-    assert buffers.pitch % 64 == 0
-    for flat in (buffers.p, *buffers.slots, buffers.g.reshape(3, -1)):
-        assert flat.shape == (3, buffers.pitch)
+    buffers, size = runner._arrays, state.p.shape[-1]
+    pitch = buffers.values["pitch"]
+    assert pitch % 64 == 0
+    for flat in (buffers.p, *buffers.slots, buffers.g):
+        assert flat.shape == (3, pitch)
         np.testing.assert_array_equal(flat[:, size:], 0.0)
 
 
@@ -408,10 +408,9 @@ def test_a_stream_of_partial_fits_has_one_runner_and_its_graph(setting, place, d
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def driver(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A CuPy and a cuBLAS that run on the CPU, behind the machine's own calls."""
-    library = fake_cupy.build_cublas(tmp_path_factory.mktemp("cublas"))
-    pathfinder = types.SimpleNamespace(load_nvidia_dynamic_lib=lambda _: types.SimpleNamespace(abs_path=str(library)))
+    pathfinder = fake_cupy.pretended_cublas()
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
 
@@ -424,7 +423,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setattr(cuda_machine, "Cublas", Queued)
     monkeypatch.setattr(fake_cupy.RawModule, "broken", "")
     fake_cupy.log.clear()
-    loaded, handle = ctypes.CDLL(str(library)), ctypes.c_void_p()
+    loaded, handle = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path), ctypes.c_void_p()
     loaded.cublasCreate_v2(ctypes.byref(handle))
     monkeypatch.setattr(fake_cupy.cuda, "get_cublas_handle", lambda: handle.value)
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake_cupy.functions)
@@ -452,13 +451,15 @@ def trained_there(case: Case, m: int | None, make: Any) -> Any:
 
 
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
-@pytest.mark.parametrize("name", ["weights", "dropout", "factors-decay"])
+@pytest.mark.parametrize("name", FUSED)
 def test_queued_and_captured_steps_are_those_of_the_eager_runner(name, m, driver):
-    wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
-    got = trained_there(CASES[name], m, cupy_runner.Runner)
+    wanted, batched = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST), driver.batched_calls()
+    make, made = remembering(cupy_runner.Runner)
+    got = trained_there(CASES[name], m, make)
+    assert (made[0].name, made[0].reason) == ("cupy", "")
+    assert all(batch.graphs for batch in made[0]._batches.values())
     assert_same(got, wanted, TOLERANCE["float64"])
-    assert "begin_capture" in fake_cupy.log
-    assert (driver.batched_calls() > 0) == (m is not None)
+    assert (driver.batched_calls() > batched) == (m is not None)
 
 
 @pytest.mark.parametrize(("name", "m"), EVERY, ids=lambda it: {None: "one", 3: "three"}.get(it, it))
@@ -568,11 +569,14 @@ def test_a_pinned_copy_is_not_needed_for_what_is_uploaded_to_live_long_enough():
 
     stream, array = object.__new__(cuda_machine.Stream), Slow()
     stream.upload(array, np.arange(6))
+    stream.upload(Slow(), np.arange(6))
     gc.collect()
+    first = array.source
+    assert first() is not None
+    stream.upload(array, np.arange(6))  # of the next epoch: the loss of the one before has been read
+    gc.collect()
+    assert first() is None
     assert array.source() is not None
-    stream.forget_uploads()
-    gc.collect()
-    assert array.source() is None
 
 
 def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(driver):
@@ -580,7 +584,8 @@ def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(drive
     state = State(fake("float64", state.p), tuple(fake("float64", slot) for slot in state.slots), 0)
     for _ in range(2):
         state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
-    n = runner.launches
+    with FAKE.device:
+        n = len(nodes(runner._arrays, BATCH))
     fences = ["record null", "own waits"], ["record own", "null waits"]
     captured = ["begin_capture", "end_capture", "upload", f"launch {n}", f"launch {n}"]
     assert fake_cupy.log == [*fences[0], *fences[1], *fences[0], *captured, *fences[1]]
@@ -606,13 +611,25 @@ def test_a_capture_that_breaks_leaves_the_stream_as_it_was(driver, monkeypatch):
     assert fake_cupy.Stream.capturing is None
 
 
+def test_an_error_within_an_epoch_is_not_hidden_by_one_that_follows_from_it(driver, monkeypatch):
+    def once_more(*_: Any) -> None:
+        raise RuntimeError("cudaErrorIllegalAddress, once more")
+
+    def lose_the_device() -> None:
+        monkeypatch.setattr(fake_cupy.Stream, "record", once_more)
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access")
+
+    stream = cuda_machine.Stream("float64", fake_cupy.Device(3))
+    with pytest.raises(RuntimeError, match="an illegal memory access"), stream.in_order():
+        lose_the_device()
+
+
 def test_a_plan_that_allocates_or_copies_cannot_be_captured(driver, monkeypatch):
     runner, state, rng = simple(n=16, runner=cupy_runner.Runner, place=FAKE)
     state = State(fake("float64", state.p), tuple(fake("float64", slot) for slot in state.slots), 0)
     state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
-    program = [*runner._batches[BATCH].program, lambda: runner._machine.xp.zeros(3)]
-    with pytest.raises(RuntimeError, match="an allocation outside of the plan is not permitted"):
-        runner._machine.capture(program, 1)
+    with FAKE.device, pytest.raises(RuntimeError, match="an allocation outside of the plan is not permitted"):
+        runner._machine.capture([*runner._program(BATCH), lambda: runner._machine.xp.zeros(3)], 1)
 
 
 def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
@@ -620,7 +637,7 @@ def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
     original = cublas.Cublas.multiply
 
     def watched(self: Any, product: Any) -> None:
-        asked.append((product.a.rows == 1, self._exact if product.exact else self._compute))
+        asked.append((product.a.shape[-2] == 1, self._exact if product.exact else self._compute))
         original(self, product)
 
     monkeypatch.setattr(cublas.Cublas, "multiply", watched)
@@ -643,11 +660,12 @@ def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
 def test_a_kernel_is_given_numbers_of_its_own_types(driver):
     task, data = _tiny_task()
     runner = cupy_runner.Runner(task, replace_place(data))
-    node = Launch("update", 300, 2, (1, 2, 3, 4, 5, 6))
-    call = runner._machine._call(node)
+    values = {"ps": "p", "gs": "g", "pitch": 3, "size": 4, "rates": "r", "cells": "c", "another": "kernel's"}
+    call = runner._machine._call(Launch("update", 300, 2, values))
     grid, block, arguments = call.args
     assert (grid, block) == ((2, 2), (256,))
-    assert [type(it) for it in arguments] == [int, int, np.int64, np.uint32, int, int]
+    assert arguments == ("p", "g", 3, 4, "r", "c")  # in the order of the C declaration
+    assert [type(it) for it in arguments] == [str, str, np.int64, np.uint32, str, str]
 
 
 def replace_place(data: Data) -> Data:
@@ -705,7 +723,7 @@ class TestOnAGpu:
 
 def test_the_classes_of_this_file_are_what_they_replace():
     # The shim and the machine answer to the same calls.
-    for name in ("here", "upload", "forget_uploads", "program", "run", "capture", "begin", "end", "wait"):
+    for name in ("upload", "program", "run", "capture", "in_order", "wait"):
         assert callable(getattr(ShimMachine, name))
         assert callable(getattr(cuda_machine.Machine, name))
     assert EPOCHS * -(-N // BATCH) > WARM_UP

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from xpmlp._typing import Array
-from xpmlp.backends import array_namespace
+from xpmlp.backends import array_namespace, device_of
 from xpmlp.backends.config import get_config
 from xpmlp.runners import eager, numba_epoch
 from xpmlp.runners.eager import Data
@@ -71,24 +71,36 @@ class KeptRunner:
     def __call__(self, task: Task, data: Data, seed: Array | None = None, steps: int = 0) -> Any:
         """See `find_runner`."""
         kind = _kind(task, data, seed)
-        if self._kept is not None and self._kept.state is not None and kind == self._kind:
-            self._kept.runner.renew(data, seed)
-            return self._kept
-        self._kept = None  # its memory first
-        runner = find_runner(task, data, seed, steps)
-        if kind is None or not getattr(runner, "replays", False):
-            return runner
-        runner.keep_samples()
-        self._kept, self._kind = _Kept(runner), kind
+        if self._kept is None or self._kept.state is None or kind != self._kind:
+            self._kept = None  # its memory first
+            runner = find_runner(task, data, seed, steps)
+            if kind is None or not getattr(runner, "replays", False):
+                return runner
+            self._kept, self._kind = _Kept(runner), kind
+        self._kept.bring(data, seed)
         return self._kept
 
 
 class _Kept:
-    """A runner whose arrays outlive a fit: it takes the state of each in copies, and hands copies out."""
+    """A runner whose arrays outlive a fit: it takes samples and state of each in copies, and hands copies out."""
 
     def __init__(self, runner: Any) -> None:
         self.runner = runner
         self.state: State | None = State(None, (), 0)  # in the runner's arrays; None while, and after, it fails
+        data, xp = runner.data, runner.data.place.xp
+        # By rows: what the samples lie like now, those that are to come may not.
+        x, y, w, runner.seed = (
+            None if it is None else xp.empty(it.shape, dtype=it.dtype, device=device_of(it))
+            for it in (data.x, data.y, data.w, runner.seed)
+        )
+        runner.data = Data(data.place, x, y, w, data.batch_size, data.n)
+
+    def bring(self, data: Data, seed: Array | None) -> None:
+        """Go on with other samples of the same shapes."""
+        own = self.runner.data
+        for kept, given in zip((own.x, own.y, own.w, self.runner.seed), (data.x, data.y, data.w, seed), strict=True):
+            if kept is not None:
+                kept[...] = given
 
     @property
     def name(self) -> str:

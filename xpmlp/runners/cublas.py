@@ -22,108 +22,26 @@ R_32F, R_64F = 0, 1
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
 GEMM_DEFAULT = -1
 DEFAULT_MATH = 0
-STATUS = {
-    1: "CUBLAS_STATUS_NOT_INITIALIZED",
-    3: "CUBLAS_STATUS_ALLOC_FAILED",
-    7: "CUBLAS_STATUS_INVALID_VALUE",
-    13: "CUBLAS_STATUS_EXECUTION_FAILED",
-    14: "CUBLAS_STATUS_INTERNAL_ERROR",
-    15: "CUBLAS_STATUS_NOT_SUPPORTED",
-}
-
-
-class Matrix(NamedTuple):
-    """A matrix by rows, without gaps, that begins with `array`; that of network i begins `stride` elements later."""
-
-    array: Array
-    rows: int
-    columns: int
-    stride: int = 0
+STATUS = {1: "NOT_INITIALIZED", 3: "ALLOC_FAILED", 7: "INVALID_VALUE", 13: "EXECUTION_FAILED", 15: "NOT_SUPPORTED"}
 
 
 class Product(NamedTuple):
-    """A node of a plan: out = op(a) @ op(b) for each network, op the transpose where asked."""
+    """A node of a plan: out = a @ b of matrices (rows, columns), or of those of m networks (m, rows, columns).
 
-    a: Matrix
-    b: Matrix
-    out: Matrix
-    transpose_a: bool = False
-    transpose_b: bool = False
-    networks: int = 1
+    A matrix lies by rows without gaps; a factor may be the transpose of one. Networks lie any distance apart.
+    """
+
+    a: Array
+    b: Array
+    out: Array
     exact: bool = False  # never in less than the precision of the elements: sums, norms
 
 
-class Gemm(NamedTuple):
-    """The arguments of cublasGemmStridedBatchedEx in its order, without types and scalars."""
-
-    op_a: int
-    op_b: int
-    m: int
-    n: int
-    k: int
-    a: Array
-    lda: int
-    stride_a: int
-    b: Array
-    ldb: int
-    stride_b: int
-    c: Array
-    ldc: int
-    stride_c: int
-    networks: int
-
-
-def gemm_arguments(product: Product) -> Gemm:
-    """What cuBLAS, which reads by columns, is to be asked for.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-    """
-    a, b, out = product.a, product.b, product.out
-    rows, inner = (a.columns, a.rows) if product.transpose_a else (a.rows, a.columns)
-    inner_b, columns = (b.columns, b.rows) if product.transpose_b else (b.rows, b.columns)
-    if inner != inner_b or (out.rows, out.columns) != (rows, columns):
-        shapes = f"({rows}, {inner}) @ ({inner_b}, {columns}) into ({out.rows}, {out.columns})"
-        raise ValueError(f"the shapes of a product must fit; got {shapes}.")
-    return Gemm(
-        *(OP_T if product.transpose_b else OP_N, OP_T if product.transpose_a else OP_N),
-        *(columns, rows, inner),
-        *(b.array, b.columns, b.stride),
-        *(a.array, a.columns, a.stride),
-        *(out.array, out.columns, out.stride),
-        product.networks,
-    )
-
-
-def product_of(a: Array, b: Array, out: Array, contiguous: Callable[[Array], Array]) -> Product:
-    """The product out = a @ b of arrays with a leading axis for several networks, or without; transposes are read so.
-
-    Parameters
-    ----------
-    contiguous : function
-        Makes a copy by rows of what cuBLAS cannot read as it lies.
-    """
-    operands, transposed = [], []
-    for array in (a, b):
-        turned = not _by_rows(array) and _by_rows(array.swapaxes(-1, -2))
-        operands.append(array.swapaxes(-1, -2) if turned else array if _by_rows(array) else contiguous(array))
-        transposed.append(turned)
-    networks = int(out.shape[0]) if out.ndim == 3 else 1
-    (left, right), (turned_a, turned_b) = map(_matrix, operands), transposed
-    return Product(left, right, _matrix(out), turned_a, turned_b, networks)
-
-
-def _by_rows(array: Array) -> bool:
+def by_rows(array: Array) -> bool:
+    """Whether matrices lie by rows without gaps."""
     rows, columns = array.shape[-2:]
     step, item = array.strides, array.itemsize
     return bool((columns == 1 or step[-1] == item) and (rows == 1 or step[-2] == columns * item))
-
-
-def _matrix(array: Array) -> Matrix:
-    stride = array.strides[0] // array.itemsize if array.ndim == 3 else 0
-    return Matrix(array, int(array.shape[-2]), int(array.shape[-1]), stride)
 
 
 class Cublas:
@@ -158,24 +76,37 @@ class Cublas:
         self._check(self._library.cublasSetMathMode(handle, DEFAULT_MATH), "cublasSetMathMode")
 
     def multiply(self, product: Product) -> None:
-        """Queue a product; scalars are read here and now, and so are frozen in a captured graph."""
-        it = gemm_arguments(product)
-        a, b, c = ((array.data.ptr, self._type) for array in (it.a, it.b, it.c))
-        head = (self._handle, it.op_a, it.op_b, it.m, it.n, it.k, ctypes.byref(self._one))
-        beta, how = ctypes.byref(self._zero), (self._exact if product.exact else self._compute, GEMM_DEFAULT)
-        if it.networks == 1:  # asked for alone, a product may be split along k
-            status = self._library.cublasGemmEx(*head, *a, it.lda, *b, it.ldb, beta, *c, it.ldc, *how)
-        else:
-            first, second, out = (it.lda, it.stride_a), (it.ldb, it.stride_b), (it.ldc, it.stride_c)
-            status = self._library.cublasGemmStridedBatchedEx(
-                *head, *a, *first, *b, *second, beta, *c, *out, it.networks, *how
-            )
-        self._check(status, "cublasGemmEx" if it.networks == 1 else "cublasGemmStridedBatchedEx")
+        """Queue a product; scalars are read here and now, and so are frozen in a captured graph.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit.
+        """
+        a, b, out, exact = product
+        (rows, inner), columns = a.shape[-2:], b.shape[-1]
+        if inner != b.shape[-2] or out.shape[-2:] != (rows, columns):
+            raise ValueError(f"the shapes of a product must fit; got {a.shape} @ {b.shape} into {out.shape}.")
+        alone = out.ndim == 2 or out.shape[0] == 1  # asked for alone, a product may be split along its inner axis
+        name = "cublasGemmEx" if alone else "cublasGemmStridedBatchedEx"
+
+        def read(array: Array) -> tuple[int, ...]:
+            leading = array.shape[-1] if by_rows(array) else array.shape[-2]
+            stride = array.strides[0] // array.itemsize if array.ndim == 3 else 0  # 0: all networks share it
+            return (array.data.ptr, self._type, leading, *(() if alone else (stride,)))
+
+        operations = (OP_N if by_rows(it) else OP_T for it in (b, a))
+        status = getattr(self._library, name)(
+            *(self._handle, *operations, columns, rows, inner, ctypes.byref(self._one)),
+            *(*read(b), *read(a), ctypes.byref(self._zero), *read(out), *(() if alone else (out.shape[0],))),
+            *(self._exact if exact else self._compute, GEMM_DEFAULT),
+        )
+        self._check(status, name)
 
     @staticmethod
     def _check(status: int, function: str) -> None:
         if status != 0:
-            raise RuntimeError(f"{function} failed with status {status} ({STATUS.get(status, 'see cublas_api.h')})")
+            raise RuntimeError(f"{function} failed with CUBLAS_STATUS_{STATUS.get(status, status)}; see cublas_api.h")
 
 
 def _declared(library: Any) -> Any:

@@ -12,7 +12,6 @@ from xpmlp import checks
 from xpmlp.network import activations, losses
 from xpmlp.network.losses import Loss
 from xpmlp.optim import optimizers
-from xpmlp.optim.optimizers import Optimizer
 from xpmlp.runners.step import Task
 
 
@@ -100,7 +99,6 @@ OPTIMIZERS = {
         "step = sign(T({beta_1}) * s0 + T(1 - {beta_1}) * g) * rate[0]; s0 = T({beta_2}) * s0 + T(1 - {beta_2}) * g;"
     ),
 }
-N_RATES = {"adam": 3, "adamw": 3}  # of the others: 1
 
 _FUNCTIONS = """
 static __device__ T sigmoid(T z) { return T(0.5) * tanh(T(0.5) * z) + T(0.5); }
@@ -126,6 +124,7 @@ static __device__ T poisson(T y, T z) {
   return fabs(t) < T(0.5) ? y * beyond_linear(t) : exp(z) - y * (T(1) + t);
 }
 static __device__ T y_over(T y, T p) { return y > T(0) ? y / p : T(0) * y; }
+static __device__ T inverse(T total) { return total > T(0) ? T(1) / total : T(0); }
 static __device__ unsigned mix(unsigned x) {
   x ^= x >> 16; x *= 0x7feb352du; x ^= x >> 15; x *= 0x846ca68bu; return x ^ (x >> 16);
 }
@@ -164,8 +163,3 @@ def functions(loss: Loss) -> str:
         .replace("@QUANTILES", ", ".join(f"T({q})" for q in quantiles))
         .replace("@N_QUANTILES", str(len(quantiles)))
     )
-
-
-def n_rates(optimizer: Optimizer) -> int:
-    """How many numbers `optimizer.rates` returns."""
-    return N_RATES.get(optimizer.name, 1)

@@ -18,7 +18,7 @@ import re
 from xpmlp.network.activations import Activation
 from xpmlp.network.losses import Loss
 from xpmlp.optim.optimizers import Optimizer
-from xpmlp.runners.cuda_columns import ACTIVATIONS, LOSSES, OPTIMIZERS, SOFTMAX, Column, functions, n_rates
+from xpmlp.runners.cuda_columns import ACTIVATIONS, LOSSES, OPTIMIZERS, SOFTMAX, Column, functions
 from xpmlp.runners.step import Task
 
 # One row of x, y (and w, and its share in L) for each sample of the batch.
@@ -35,10 +35,10 @@ extern "C" __global__ void gather(const T* x, long long x_pitch, const T* y, lon
   {gather_weights}
 }}
 """
-_WEIGHTS = """const T* w, long long w_pitch, const T* reciprocals, unsigned batches, T* weights, T* shares,"""
+_WEIGHTS = """const T* w, long long w_pitch, const T* totals, unsigned batches, T* weights, T* shares,"""
 _GATHER_WEIGHTS = """if (c == 0) {
     weights[to] = w[net * w_pitch + from];
-    shares[to] = weights[to] * reciprocals[net * batches + cells[0]];
+    shares[to] = weights[to] * inverse(totals[net * batches + cells[0]]);
   }"""
 
 # a = f(z + b), and h = a * mask where units are dropped; `a` may be the array `z`.
@@ -71,7 +71,7 @@ extern "C" __global__ void backward_{name}(T* da, const T* zs, const T* as, {dro
 
 # From z to dz, and the losses added up over the epoch: each thread has a place of its own to add to.
 _OUTPUT = """
-extern "C" __global__ void output(T* zs, const T* b, long long pitch, const T* ys, {weights}
+extern "C" __global__ void output(T* zs, const T* b, long long pitch, const T* y_batch, {weights}
     double* sums, unsigned sums_pitch, int* cells, unsigned rows, unsigned n, unsigned n_y) {{
   unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i == 0 && blockIdx.y == 0) {{ cells[1] = cells[0]; cells[0] += 1; }}
@@ -80,7 +80,7 @@ extern "C" __global__ void output(T* zs, const T* b, long long pitch, const T* y
   unsigned r = {row};
   {weight}
   T* row = zs + (net * rows + r) * n;
-  const T* targets = ys + (net * rows + r) * n_y;
+  const T* targets = y_batch + (net * rows + r) * n_y;
   b += net * pitch;
   {body}
   sums[net * sums_pitch + i] += {sum};
@@ -123,7 +123,7 @@ _SOFTMAX_OTHER = (
 
 # g += l2 / sum(w) * p on the weights; a kernel of its own only where the norm of g must be known before the update.
 _PENALIZE = """
-extern "C" __global__ void penalize(const T* ps, T* gs, long long pitch, unsigned n_weights, T l2, {reciprocals}
+extern "C" __global__ void penalize(const T* ps, T* gs, long long pitch, unsigned n_weights, T l2, {totals}
     const int* cells, double* penalties) {{
   {loop_head}
   for (unsigned i = first; i < n_weights; i += stride) {{
@@ -151,7 +151,11 @@ extern "C" __global__ void update(T* ps, const T* gs, {slots}long long pitch, un
 """
 _LOOP_HEAD = """unsigned first = blockIdx.x * blockDim.x + threadIdx.x, stride = gridDim.x * blockDim.x;
   size_t net = blockIdx.y;"""
-_PENALTY = "penalty += double(p) * p * {some};"
+_PENALTY_HEAD = """
+  double penalty = 0.0;
+  T penalize = l2{share};"""
+_PENALTY = "if (penalize > T(0)) penalty += double(p) * p;"  # a batch whose weights sum to 0 has none either
+_TOTALS = "const T* totals, unsigned batches,"
 
 
 def hidden_name(row: Activation, rate: float) -> str:
@@ -231,22 +235,15 @@ def output_kernel(loss: Loss, row: Activation, *, weighted: bool) -> str:
     )
 
 
-def _penalty(weighted: bool) -> str:
-    # A batch whose weights sum to 0 has no penalty either.
-    if not weighted:
-        return f"T penalize = l2; {_PENALTY.format(some='1.0')}"
-    reciprocal = "reciprocals[net * batches + cells[1]]"
-    return f"T penalize = l2 * {reciprocal}; {_PENALTY.format(some=f'({reciprocal} > T(0) ? 1.0 : 0.0)')}"
-
-
-_RECIPROCALS = "const T* reciprocals, unsigned batches,"
+def _penalty_head(weighted: bool) -> str:
+    return _PENALTY_HEAD.format(share=" * inverse(totals[net * batches + cells[1]])" if weighted else "")
 
 
 def _penalize_kernel(weighted: bool) -> str:
     return _PENALIZE.format(
-        reciprocals=_RECIPROCALS if weighted else "",
-        loop_head=_LOOP_HEAD + "\n  double penalty = 0.0;",
-        penalty=_penalty(weighted),
+        totals=_TOTALS if weighted else "",
+        loop_head=_LOOP_HEAD + _penalty_head(weighted),
+        penalty=_PENALTY,
     )
 
 
@@ -257,7 +254,7 @@ def update_kernel(task: Task, *, weighted: bool) -> str:
     names = [f"s{k}" for k in range(len(optimizer.slots))]
     more = ""
     if penalized:
-        more += f", unsigned n_weights, T l2, {_RECIPROCALS if weighted else ''} double* penalties"
+        more += f", unsigned n_weights, T l2, {_TOTALS if weighted else ''} double* penalties"
     if task.clip_norm is not None:
         more += ", const T* squared_norm, T limit"
     if task.decays is not None:
@@ -267,14 +264,14 @@ def update_kernel(task: Task, *, weighted: bool) -> str:
     return _UPDATE.format(
         slots="".join(f"T* {name}s, " for name in names),
         more=more,
-        loop_head=_LOOP_HEAD + ("\n  double penalty = 0.0;" if penalized else ""),
-        n_rates=n_rates(optimizer),
+        loop_head=_LOOP_HEAD + (_penalty_head(weighted) if penalized else ""),
+        n_rates=len(optimizer.scalars(1, 0.0)),
         # limit / max(norm, limit); a norm that is not a number makes g one
         clip="T norm = sqrt(squared_norm[net]), scale = norm > limit ? limit / norm : T(1) + T(0) * norm;"
         if task.clip_norm is not None
         else "",
         load="".join(f", {name} = {name}s[at]" for name in names),
-        add_penalty=f"if (i < n_weights) {{ {_penalty(weighted)} g += penalize * p; }}\n    " if penalized else "",
+        add_penalty=f"if (i < n_weights) {{ {_PENALTY} g += penalize * p; }}\n    " if penalized else "",
         scale="g *= scale;\n    " if task.clip_norm is not None else "",
         step=OPTIMIZERS[optimizer.name].format(**optimizer.parameters),
         store="".join(f"\n    {name}s[at] = {name};" for name in names),
@@ -284,10 +281,10 @@ def update_kernel(task: Task, *, weighted: bool) -> str:
     )
 
 
-def signatures(text: str) -> dict[str, list[str]]:
-    """The C types of the arguments of every kernel in a source: "T*", "unsigned", ..."""
+def signatures(text: str) -> dict[str, list[tuple[str, str]]]:
+    """The arguments of every kernel in a source, each with its C type and its name: ("T*", "ps"), ("unsigned", "n")."""
     found = {}
-    for name, arguments in re.findall(r'extern "C" __global__ void (\w+)\((.*?)\) \{', text, flags=re.DOTALL):
-        declared = [" ".join(argument.split()) for argument in arguments.split(",")]
-        found[name] = [argument.rpartition(" ")[0].removeprefix("const ") for argument in declared]
+    for kernel, arguments in re.findall(r'extern "C" __global__ void (\w+)\((.*?)\) \{', text, flags=re.DOTALL):
+        split = [" ".join(argument.split()).rpartition(" ") for argument in arguments.split(",")]
+        found[kernel] = [(kind.removeprefix("const "), name) for kind, _, name in split]
     return found

@@ -1,10 +1,10 @@
 """A GPU as a runner sees it: work is queued on a stream of its own, and captured as a CUDA graph.
 
-The stream does not wait for CuPy's default stream, nor that for it; `begin` and `end` put the two in order.
+The stream does not wait for CuPy's default stream, nor that for it; `in_order` puts the two in order.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -36,7 +36,7 @@ class Stream:
         Of many kinds, where a library is missing.
     """
 
-    _sources: tuple[HostArray, ...] = ()
+    _sources: Mapping[int, HostArray] = {}  # by the array they were brought into; never changed
 
     def __init__(self, dtype: str, device: Device, *, tf32: bool = False) -> None:
         cupy = self.xp = import_module("cupy")
@@ -46,23 +46,14 @@ class Stream:
             workspace = cupy.empty(WORKSPACE, dtype="uint8")
             self.cublas = Cublas(cupy.cuda.get_cublas_handle, workspace, dtype, tf32=tf32)
 
-    def here(self) -> AbstractContextManager[Any]:
-        """Within it, arrays are made on this device."""
-        device: AbstractContextManager[Any] = self.device
-        return device
-
     def upload(self, array: Array, host: HostArray) -> None:
-        """Bring numbers from the host into a contiguous array here; they are kept until the next epoch begins.
+        """Bring numbers from the host into a contiguous array here; they are kept until other ones are brought there.
 
         CuPy queues the copy and goes on. CUDA does not promise that it has read memory that is not pinned by then.
         """
         source = np.ascontiguousarray(host, dtype=array.dtype).reshape(array.shape)
-        self._sources = (*self._sources, source)
+        self._sources = {**self._sources, id(array): source}
         array.set(source)
-
-    def forget_uploads(self) -> None:
-        """The copies have been made: the loss of their epoch has been read."""
-        self._sources = ()
 
     def run(self, program: Program) -> None:
         """Queue every call of a program."""
@@ -94,13 +85,18 @@ class Stream:
             graph.upload(self._stream)
         return partial(graph.launch, self._stream)
 
-    def begin(self) -> None:
-        """What is queued here from now on waits for what the current stream was given so far."""
-        self._follow(self.xp.cuda.get_current_stream(), self._stream)
-
-    def end(self) -> None:
-        """What the current stream is given from now on waits for what was queued here."""
-        self._follow(self._stream, self.xp.cuda.get_current_stream())
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """What is queued here within waits for what the current stream was given before, and that for it afterwards."""
+        current = self.xp.cuda.get_current_stream()
+        self._follow(current, self._stream)
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):  # an error that lost the device is not to be hidden by one that follows from it
+                self._follow(self._stream, current)
+            raise
+        self._follow(self._stream, current)
 
     def _follow(self, first: Any, second: Any) -> None:
         with self.device:
@@ -123,11 +119,11 @@ class Machine(Stream):
     def __init__(self, text: str, dtype: str, device: Device, *, tf32: bool = False) -> None:
         super().__init__(dtype, device, tf32=tf32)
         self._numbers = {"T": np.dtype(dtype).type, "unsigned": np.uint32, "int": np.int32, "long long": np.int64}
-        self._types = signatures(text)
+        self._signatures = signatures(text)
         with device:
             module = self.xp.RawModule(code=text)
             module.compile()  # now, where a failure still leaves the training to another runner
-            self._kernels = {name: module.get_function(name) for name in self._types}
+            self._kernels = {name: module.get_function(name) for name in self._signatures}
 
     def program(self, plan: Sequence[Node]) -> Program:
         """The plan as calls without arguments, each of which queues one node on the current stream."""
@@ -136,10 +132,9 @@ class Machine(Stream):
     def _call(self, node: Node) -> Callable[[], object]:
         if isinstance(node, Product):
             return partial(self.cublas.multiply, node)
-        types = self._types[node.kernel]
         arguments = tuple(
-            value if declared.endswith("*") else self._numbers[declared](value)
-            for declared, value in zip(types, node.arguments, strict=True)
+            node.values[name] if kind.endswith("*") else self._numbers[kind](node.values[name])
+            for kind, name in self._signatures[node.kernel]
         )
         grid = (-(-node.threads // BLOCK), node.networks)
         return partial(self._kernels[node.kernel], grid, (BLOCK,), arguments)

@@ -19,7 +19,8 @@ from xpmlp._typing import Array
 from xpmlp.backends import HostArray
 from xpmlp.backends.table import reason as line_of
 from xpmlp.faults import out_of_memory
-from xpmlp.optim.optimizers import Optimizer, Slots
+from xpmlp.network import reciprocal
+from xpmlp.optim.optimizers import Optimizer
 from xpmlp.runners import eager
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import CannotRunError, State, Task
@@ -42,15 +43,20 @@ class GraphRunner:
     name = ""
     reason = ""  # why not captured, where it is not
     captures: str  # as `set_config(captured=...)` calls it
+    machine: Any  # what queues and captures; tests put a CPU in its place
     next_best: type = eager.Runner  # who takes over
+    cannot_start = "the step cannot be made here"
+    replays = True  # worth to be kept for other samples
 
     def __init__(self, task: Task, data: Data, seed: Array | None = None) -> None:
         self.task, self.data, self.seed = task, data, seed
         self._batches: dict[int, Batch] = {}  # by their number of samples
         self._substitute: Any = None
         self._machine: Any = None
-        self._p: Array = None
-        self._slots: Slots = ()
+        self._own: Any = None  # the state, in the arrays that graphs know
+        self._arrays: Any = None  # others that they know, or where those come from
+        self._epoch: dict[str, Array] = {}  # what is brought from the host once an epoch
+        self._sums: list[tuple[float, Array]] = []  # what adds up to the loss of an epoch, and the factor of each
         self.dtype = str(data.x.dtype)
         if self.dtype not in ("float32", "float64"):
             raise CannotRunError(f"graphs are made for float32 and float64, not for {self.dtype}")
@@ -65,60 +71,17 @@ class GraphRunner:
                 raise
             raise CannotRunError(f"{self.cannot_start}: {line_of(error)}") from error
 
-    cannot_start = "the step cannot be made here"
-
     def _connect(self) -> Any:
-        """The machine that queues and captures."""
+        """A `machine` for the task."""
         raise NotImplementedError
 
-    def _build(self, state: State) -> None:
-        """Make every array that a graph reads, `_p` and `_slots` among them."""
-        raise NotImplementedError
-
-    def _own(self, state: State) -> State:
-        """The state in the arrays that the graph knows: at first, and of whoever hands over others, a copy."""
-        if self._p is None:
-            if state.p.dtype != self.data.x.dtype:
-                raise CannotRunError(f"the parameters are {state.p.dtype}, the data {self.data.x.dtype}")
-            self._build(state)
-        for own, given in zip((self._p, *self._slots), (state.p, *state.slots), strict=True):
-            if given is not own:
-                own[...] = given
-        return State(self._p, self._slots, state.t)
-
-    def _prepare(self, t: int, order: HostArray | None, rate_of: Callable[[int], float]) -> None:
-        """Bring what an epoch needs to the device, and begin to count anew."""
+    def _build(self, state: State) -> State:
+        """Make every array that a graph reads beside those of an epoch; the state in its own comes back, unfilled."""
         raise NotImplementedError
 
     def _program(self, rows: int) -> Any:
         """The step on a batch of `rows` samples, as calls that queue it."""
         raise NotImplementedError
-
-    def _mean_loss(self, done: int) -> Array:
-        """The loss of an epoch of `done` batches, shape () or (m,)."""
-        raise NotImplementedError
-
-    def _forget(self) -> None:
-        """Let go of arrays."""
-        raise NotImplementedError
-
-    @property
-    def replays(self) -> bool:
-        """Whether steps are, or may be, replayed: worth to be kept for other samples."""
-        return self._machine is not None
-
-    def keep_samples(self) -> None:
-        """Have the data where others may be written, which somebody else's arrays are not."""
-        copy, data = partial(self.data.place.xp.asarray, copy=True), self.data
-        x, y, w, self.seed = (None if it is None else copy(it) for it in (data.x, data.y, data.w, self.seed))
-        self.data = Data(data.place, x, y, w, data.batch_size, data.n)
-
-    def renew(self, data: Data, seed: Array | None) -> None:
-        """Go on with other samples of the same shapes."""
-        kept = (self.data.x, self.data.y, self.data.w, self.seed)
-        for own, given in zip(kept, (data.x, data.y, data.w, seed), strict=True):
-            if own is not None:
-                own[...] = given
 
     def __del__(self) -> None:
         self.close()
@@ -130,13 +93,8 @@ class GraphRunner:
             with suppress(Exception):
                 machine.wait()
             self._batches.clear()
-            self._p, self._slots = None, ()
-            self._forget()
-
-    @property
-    def launches(self) -> int:
-        """The calls of a step, once one has been made."""
-        return max((len(batch.program) for batch in self._batches.values()), default=0)
+            self._own = self._arrays = None
+            self._epoch, self._sums = {}, []
 
     def epoch(
         self,
@@ -147,37 +105,76 @@ class GraphRunner:
     ) -> tuple[State, Array]:
         """One epoch; see `eager.Runner.epoch`. A long one asks `interrupted` after every eighth step."""
         if self._substitute is None:
-            with self._machine.here():
+            with self._machine.device:
                 try:
-                    state, done = self._steps(state, order, rate_of, interrupted)
-                    return state, self._mean_loss(done)
+                    self._begin(state, order, rate_of)
+                    done = self._steps(interrupted)
+                    return State(self._own.p, self._own.slots, state.t + done), self._mean_loss(done)
                 except CannotRunError as error:
                     self._give_up(str(error))
         epoch: tuple[State, Array] = self._substitute.epoch(state, order, rate_of, interrupted)
         return epoch
 
-    def _steps(
-        self, state: State, order: HostArray | None, rate_of: Callable[[int], float], interrupted: Callable[[], bool]
-    ) -> tuple[State, int]:
-        """The steps of an epoch, and how many there were."""
-        p, slots, t = self._own(state)
-        machine, done = self._machine, 0
-        machine.forget_uploads()
-        self._prepare(t, order, rate_of)
-        machine.begin()
-        try:
+    def _begin(self, state: State, order: HostArray | None, rate_of: Callable[[int], float]) -> None:
+        """Bring what an epoch needs to the device, and begin to count anew."""
+        task, data, machine, epoch = self.task, self.data, self._machine, self._epoch
+        if self._own is None:
+            if state.p.dtype != data.x.dtype:
+                raise CannotRunError(f"the parameters are {state.p.dtype}, the data {data.x.dtype}")
+            lead, n_batches, zeros = tuple(state.p.shape[:-1]), data.n_batches, machine.xp.zeros
+            epoch["order"] = zeros((*lead, data.n), dtype="int32")
+            epoch["rates"] = zeros((n_batches, len(task.optimizer.scalars(1, 0.0))), dtype=state.p.dtype)
+            epoch["cells"] = zeros(3, dtype="int32")  # see cuda_kernels
+            epoch["totals"] = zeros((*lead, n_batches), dtype=state.p.dtype)  # sum(w) of every batch
+            self._own, self._shuffled = self._build(state), True
+        for own, given in zip((self._own.p, *self._own.slots), (state.p, *state.slots), strict=True):
+            if given is not own:  # at first, and of whoever hands over others, a copy
+                own[...] = given
+        shuffled = order is not None and (not data.is_one_batch or order.ndim == 2)
+        if shuffled or self._shuffled:  # else they lie there in their own order
+            which: Any = order if shuffled else np.arange(data.n)
+            machine.upload(epoch["order"], np.broadcast_to(which, epoch["order"].shape))
+        self._shuffled = shuffled
+        machine.upload(epoch["rates"], epoch_rates(task.optimizer, state.t, data.n_batches, rate_of))
+        machine.upload(epoch["cells"], np.array([0, 0, state.t % 2**31]))
+        if data.w is not None:
+            epoch["totals"][...] = self._batch_weights()
+        for _, array in self._sums:
+            array[...] = 0.0
+
+    def _batch_weights(self) -> Array:
+        xp, data, order = self._machine.xp, self.data, self._epoch["order"]
+        lead = order.shape[:-1]
+        w = xp.take_along_axis(xp.broadcast_to(data.w, (*lead, data.n_there)), order, axis=-1)
+        missing = data.n_batches * data.batch_size - data.n
+        w = xp.concatenate([w, xp.zeros((*lead, missing), dtype=w.dtype)], axis=-1)
+        return xp.sum(w.reshape(*lead, data.n_batches, data.batch_size), axis=-1)
+
+    def _mean_loss(self, done: int) -> Array:
+        """The loss of an epoch of `done` batches, shape () or (m,)."""
+        xp, data, totals = self._machine.xp, self.data, self._epoch["totals"]
+        total: Any = sum(factor * xp.sum(it.reshape(*totals.shape[:-1], -1), axis=-1) for factor, it in self._sums)
+        seen = min(done * data.batch_size, data.n)
+        loss = total / seen if data.w is None else total * reciprocal(xp.sum(totals[..., :done], axis=-1))
+        return loss.astype(totals.dtype)
+
+    def _steps(self, interrupted: Callable[[], bool]) -> int:
+        """Take the steps of an epoch, and count them."""
+        done = 0
+        with self._machine.in_order():
             while done < self.data.n_batches:
                 batch = self._batch(done)
-                batch.capture_if_due()
-                if batch.obstacle and not self.reason:
-                    self.reason = batch.obstacle
-                    _logger.info("the %s runner goes on call by call: %s", self.name, self.reason)
-                done += batch.advance(max(self.data.n // self.data.batch_size - done, 1))
+                batch.capture_if_due(self)
+                try:
+                    done += batch.advance(max(self.data.n // self.data.batch_size - done, 1))
+                except Exception as error:
+                    if batch.runs > 0 or out_of_memory(error) or DEVICE_IS_LOST.search(str(error)):
+                        raise
+                    # Parameters change in the last call only, so another runner can go on from here.
+                    raise CannotRunError(f"the first step failed: {line_of(error)}") from error
                 if interrupted():
                     break
-        finally:
-            machine.end()
-        return State(p, slots, t + done), done
+        return done
 
     def _give_up(self, why: str) -> None:
         own = self.name
@@ -193,48 +190,53 @@ class GraphRunner:
         rows = min(self.data.batch_size, self.data.n - done * self.data.batch_size)
         if rows not in self._batches:
             unrolled = UNROLLED if self.data.n_batches >= 4 * UNROLLED and rows == self.data.batch_size else 1
-            self._batches[rows] = Batch(self._machine, self._program(rows), unrolled)
+            machine, program = self._machine, self._program(rows)
+            self._batches[rows] = Batch(partial(machine.run, program), partial(machine.capture, program), unrolled)
         return self._batches[rows]
 
 
 class Batch:
-    """The program for batches of one size, and its graphs once it has run a few times."""
+    """The step on batches of one size, and its graphs once it has run a few times.
 
-    def __init__(self, machine: Any, program: Any, unrolled: int) -> None:
-        self.machine, self.program, self.unrolled = machine, program, unrolled
+    Parameters
+    ----------
+    run : function
+        () -> takes the step.
+    capture : function
+        (number of steps) -> a function that launches a graph of so many.
+    """
+
+    def __init__(
+        self, run: Callable[[], object], capture: Callable[[int], Callable[[], object]], unrolled: int = 1
+    ) -> None:
+        self.run, self.capture, self.unrolled = run, capture, unrolled
         self.runs = 0
         self.obstacle = ""  # to a capture
         self.graphs: dict[int, Callable[[], object]] = {}  # by the steps in them
 
-    def capture_if_due(self) -> None:
-        """Capture once warm; `obstacle` says why not."""
+    def capture_if_due(self, runner: Any) -> None:
+        """Capture once warm; `runner.reason` and the log say why not."""
         if self.runs < WARM_UP or self.graphs or self.obstacle:
             return
         try:
-            self.graphs = {steps: self.machine.capture(self.program, steps) for steps in {1, self.unrolled}}
+            self.graphs = {steps: self.capture(steps) for steps in {1, self.unrolled}}
         except Exception as error:  # the driver's errors are many, and training goes on without
             if DEVICE_IS_LOST.search(str(error)):
                 raise
             self.obstacle = f"the step cannot be captured: {line_of(error)}"
+            if self.obstacle not in runner.reason:
+                runner.reason = "; ".join(filter(None, (runner.reason, self.obstacle)))
+                _logger.info("the %s runner goes on call by call: %s", runner.name, self.obstacle)
 
-    def advance(self, left: int) -> int:
-        """Run one or more of the `left` steps that are to come, and say how many."""
+    def advance(self, left: int = 1) -> int:
+        """Take one or more of the `left` steps that are to come, and say how many."""
         if not self.graphs:
-            self._run()
+            self.run()
+            self.runs += 1
             return 1
         steps = max(steps for steps in self.graphs if steps <= left)
         self.graphs[steps]()
         return steps
-
-    def _run(self) -> None:
-        try:
-            self.machine.run(self.program)
-        except Exception as error:
-            if self.runs > 0 or out_of_memory(error) or DEVICE_IS_LOST.search(str(error)):
-                raise
-            # Parameters change in the last call only, so another runner can go on from here.
-            raise CannotRunError(f"the first step failed: {line_of(error)}") from error
-        self.runs += 1
 
 
 def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[[int], float]) -> HostArray:
@@ -245,8 +247,3 @@ def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[
     if optimizer.average:
         columns = (*columns, 1.0 / np.minimum(optimizer.average, numbers))
     return np.stack(np.broadcast_arrays(*columns, rate)[: len(columns)], axis=-1)
-
-
-def uploaded_order(data: Data, order: HostArray | None) -> HostArray | None:
-    """The order that an epoch takes its samples in; None where that is the one they have."""
-    return order if order is not None and (not data.is_one_batch or order.ndim == 2) else None

@@ -111,14 +111,12 @@ def adam(
     *,
     beta_1: float,
     beta_2: float,
-    **_: float,
+    epsilon: float,
 ) -> None:
     # PyTorch's kernel, one pass. After infinitely many steps its own correction of the bias is 1: ours is in lr_t.
-    # The slots hold m and v themselves here, see Runner.epoch; so do lr_t and epsilon fit, with optimizers.adam_rates
-    # undone.
+    # The slots hold m and v themselves here, see Runner.epoch; so does lr_t fit, with optimizers.adam_rates undone.
     m, v = slots
-    root = (1.0 - beta_2) ** 0.5
-    lr_t, epsilon = rates[1] * (root / (1.0 - beta_1)), rates[2] * root
+    lr_t = rates[1] * ((1.0 - beta_2) ** 0.5 / (1.0 - beta_1))
     if isinstance(lr_t, Tensor) and p.dtype != torch.float32:  # the kernel reads a rate on the device as float32
         m.mul_(beta_1).add_(g, alpha=1.0 - beta_1)
         v.mul_(beta_2).addcmul_(g, g, value=1.0 - beta_2)
@@ -198,26 +196,13 @@ class Runner(InPlaceRunner):
         """Whether steps are captured and replayed; one that sums over processes is no list of kernels."""
         return self.task.reduce is None and wanted(self.data.place.device)
 
-    def keep_samples(self) -> None:
-        """See `graphs.GraphRunner`: here every batch is copied to where the graph reads it."""
-
-    def renew(self, data: Data, seed: Array | None) -> None:
-        """See `graphs.GraphRunner`."""
-        self.data = data
-        self.taken.clear()  # known by arrays that are gone
-        if self.seed is not None:
-            self.seed[...] = seed
-
     def _step(self, x: Tensor, y: Tensor, w: Tensor | None, t: Any, rates: Rates) -> tuple[Tensor, Any]:
         if not self.replays:
             return super()._step(x, y, w, t, rates)
         rows = int(x.shape[-2])
         if rows not in self.graphs:
-            self.graphs[rows] = Graph(super()._step)
-        graph = self.graphs[rows]
-        done = graph(x, y, w, t, rates)
-        self.reason = self.reason or graph.reason
-        return done
+            self.graphs[rows] = Graph(super()._step, x, y, w, rates)
+        return self.graphs[rows].take(self, x, y, w, t, rates)
 
     @contextlib.contextmanager
     def _true_moments(self, state: State) -> Iterator[None]:
