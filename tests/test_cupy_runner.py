@@ -563,6 +563,36 @@ def test_where_a_fused_step_fails_the_captured_one_takes_the_epoch(driver, monke
     assert_same(got, wanted, TOLERANCE["float64"])
 
 
+@pytest.mark.parametrize(("library", "name"), [("NVRTC", "captured"), ("cuBLAS", "eager")])
+def test_where_a_library_is_missing_the_next_runner_takes_over(library, name, driver, monkeypatch):
+    def missing(_: Any) -> None:
+        raise RuntimeError(f"there is no {library}")
+
+    if library == "NVRTC":
+        monkeypatch.setattr(fake_cupy.RawModule, "compile", missing)
+    else:
+        monkeypatch.setattr(sys.modules["cuda.pathfinder"], "load_nvidia_dynamic_lib", missing)
+    make, made = remembering(find_runner)
+    wanted = trained(CASES["clipping"], None, eager.Runner, partial(put, "float64"), HOST)
+    assert_same(trained_there(CASES["clipping"], None, make), wanted, TOLERANCE["float64"])
+    assert made[0].name == name
+    assert f"cannot be made here: RuntimeError: there is no {library}" in made[0].reason
+
+
+def test_where_a_captured_step_fails_the_eager_one_takes_the_epoch(driver):
+    def only_outside_the_pool(z: Any) -> Any:
+        if fake_cupy.pools:
+            raise RuntimeError("not in here")
+        return z * z
+
+    case = Case(hidden=(only_outside_the_pool, lambda z, a: 2.0 * z))
+    make, made = remembering(captured.Runner)
+    got = trained_there(case, None, make)
+    assert (made[0].name, made[0].reason) == ("eager", "the first step failed: RuntimeError: not in here")
+    wanted = trained_there(case, None, eager.Runner)
+    np.testing.assert_allclose(np.asarray(got[0].p), np.asarray(wanted[0].p), rtol=1e-12)
+
+
 def test_a_pinned_copy_is_not_needed_for_what_is_uploaded_to_live_long_enough():
     class Slow:
         dtype, shape = np.dtype("int32"), (6,)
