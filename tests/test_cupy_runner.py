@@ -17,7 +17,20 @@ import numpy as np
 import pytest
 from conftest import REQUIRED, UNDER_TEST
 from kernel_shim import COMPILER, ShimMachine
-from test_runners import BATCH, CASES, EPOCHS, EVERY, FEW, PARTS, Case, N, check_divergence, check_partial_fits, trained
+from test_runners import (
+    BATCH,
+    CASES,
+    EPOCHS,
+    EVERY,
+    FEW,
+    PARTS,
+    Case,
+    N,
+    check_divergence,
+    check_it_goes_at_once,
+    check_partial_fits,
+    trained,
+)
 
 from xpmlp import MLP, config_context
 from xpmlp.backends import BACKENDS, Place, places, select
@@ -629,6 +642,11 @@ def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(drive
     assert fake_cupy.log == ["synchronize own", "graph destroyed"]
     assert fake_cupy.Graph.alive == 0
     assert np.isfinite(state.p).all()  # what came back outlives the runner
+
+
+@pytest.mark.parametrize("make", [cupy_runner.Runner, captured.Runner], ids=["fused", "captured"])
+def test_what_a_runner_holds_does_not_wait_for_the_collector_of_cycles(make, driver):
+    check_it_goes_at_once(lambda remembered: trained_there(CASES["dropout"], None, remembered), make)
 
 
 def test_a_capture_that_breaks_leaves_the_stream_as_it_was(driver, monkeypatch):

@@ -1,7 +1,9 @@
 """Every runner agrees with the eager one on NumPy: the same state, the same losses, step by step."""
 
+import gc
 import logging
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -412,6 +414,24 @@ def check_partial_fits(place: Any, make: Callable[..., Any]) -> Any:
     with place.here():
         assert make(task, Data(place, put(x[1:]), put(y[1:]), None, 7), put(seed)) is not runners[0]
     return runners[0]
+
+
+def check_it_goes_at_once(train_by: Callable[[Callable[..., Any]], object], make: Callable[..., Any]) -> None:
+    """A runner that nobody holds any longer goes, and what it holds of a device, without the collector of cycles."""
+    made: list[weakref.ref[Any]] = []
+
+    def remember(*arguments: Any) -> Any:
+        runner = make(*arguments)
+        made.append(weakref.ref(runner))
+        return runner
+
+    gc.collect()
+    gc.disable()
+    try:
+        train_by(remember)
+        assert [runner() for runner in made] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -7,7 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_runners import BATCH, CASES, EPOCHS, EVERY, PARTS, TOLERANCE, Case, N, check_partial_fits, trained, writable
+from test_runners import (
+    BATCH,
+    CASES,
+    EPOCHS,
+    EVERY,
+    PARTS,
+    TOLERANCE,
+    Case,
+    N,
+    check_it_goes_at_once,
+    check_partial_fits,
+    trained,
+    writable,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -98,6 +111,13 @@ def test_a_graph_takes_the_steps_of_the_eager_runner(name: str, m: int | None) -
 def test_a_stream_of_partial_fits_has_one_runner_and_its_graph() -> None:
     check_partial_fits(select("torch"), KeptRunner())
     assert CUDAGraph.replays == 6 - WARM_UP
+
+
+def test_what_a_runner_holds_does_not_wait_for_the_collector_of_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: contextlib.nullcontext())  # PyTorch keeps frames of a recorder
+    train = partial(trained, CASES["dropout"], None)
+    check_it_goes_at_once(lambda make: train(make, there, select("torch")), find_runner)
+    assert CUDAGraph.replays > 0
 
 
 def test_a_kept_runner_lets_the_batches_of_samples_that_are_gone_go() -> None:

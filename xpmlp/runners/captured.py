@@ -9,6 +9,7 @@ pool of their own: a graph writes to where they lay when it was captured.
 
 from contextvars import copy_context
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 
@@ -42,10 +43,12 @@ class Runner(GraphRunner):
         return State(p, tuple(slots), state.t)
 
     def _program(self, rows: int) -> Any:
+        runner = proxy(self)  # what it holds is not to wait for the collector of cycles
+
         def queue() -> None:
-            captured_matmul.set(self._matmul)  # in a context that ends here
-            with self._machine.xp.cuda.using_allocator(self._arrays.malloc):
-                self._step(rows)
+            captured_matmul.set(runner._matmul)  # in a context that ends here
+            with runner._machine.xp.cuda.using_allocator(runner._arrays.malloc):
+                runner._step(rows)
 
         return [lambda: copy_context().run(queue)]
 

@@ -175,8 +175,7 @@ def source(task: Task, dtype: str, *, weighted: bool) -> str:
     for name, (row, rate) in {
         hidden_name(*pair): pair for pair in zip(network.activations[:-1], rates, strict=True)
     }.items():
-        parts.append(forward_kernel(name, ACTIVATIONS[row.name], dropped=rate > 0.0))
-        parts.append(backward_kernel(name, ACTIVATIONS[row.name], dropped=rate > 0.0))
+        parts += hidden_kernels(name, ACTIVATIONS[row.name], dropped=rate > 0.0)
     parts.append(output_kernel(network.loss, network.activations[-1], weighted=weighted))
     if task.l2 > 0.0 and task.clip_norm is not None:
         parts.append(_penalize_kernel(weighted))
@@ -184,26 +183,23 @@ def source(task: Task, dtype: str, *, weighted: bool) -> str:
     return "\n".join(parts)
 
 
-def forward_kernel(name: str, column: Column, *, dropped: bool) -> str:
-    """Bias, activation and dropout of a hidden layer."""
-    return _FORWARD.format(
+def hidden_kernels(name: str, column: Column, *, dropped: bool) -> tuple[str, str]:
+    """Bias, activation and dropout of a hidden layer, and the way back through dropout and activation."""
+    forward = _FORWARD.format(
         name=name,
         drop=_DROP.format(T_h="T* hs, ") if dropped else "",
         keep="zs[at] = z;" if column.needs_z else "",
         function=column.function,
         mask=f"hs[at] = a * {_MASK.format(cell=0)};" if dropped else "",
     )
-
-
-def backward_kernel(name: str, column: Column, *, dropped: bool) -> str:
-    """The way back through dropout and activation of a hidden layer."""
-    return _BACKWARD.format(
+    backward = _BACKWARD.format(
         name=name,
         drop=_DROP.format(T_h="") if dropped else "",
         z="T z = zs[at];" if column.needs_z else "",
         mask=f"* {_MASK.format(cell=1)} " if dropped else "",
         derivative=column.derivative,
     )
+    return forward, backward
 
 
 def output_kernel(loss: Loss, row: Activation, *, weighted: bool) -> str:

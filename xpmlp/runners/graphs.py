@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -190,29 +189,27 @@ class GraphRunner:
         rows = min(self.data.batch_size, self.data.n - done * self.data.batch_size)
         if rows not in self._batches:
             unrolled = UNROLLED if self.data.n_batches >= 4 * UNROLLED and rows == self.data.batch_size else 1
-            machine, program = self._machine, self._program(rows)
-            self._batches[rows] = Batch(partial(machine.run, program), partial(machine.capture, program), unrolled)
+            self._batches[rows] = Queued(self._machine, self._program(rows), unrolled)
         return self._batches[rows]
 
 
 class Batch:
-    """The step on batches of one size, and its graphs once it has run a few times.
+    """The step on batches of one size, and its graphs once it has run a few times."""
 
-    Parameters
-    ----------
-    run : function
-        () -> takes the step.
-    capture : function
-        (number of steps) -> a function that launches a graph of so many.
-    """
+    unrolled = 1  # steps of the longest graph
 
-    def __init__(
-        self, run: Callable[[], object], capture: Callable[[int], Callable[[], object]], unrolled: int = 1
-    ) -> None:
-        self.run, self.capture, self.unrolled = run, capture, unrolled
+    def __init__(self) -> None:
         self.runs = 0
         self.obstacle = ""  # to a capture
         self.graphs: dict[int, Callable[[], object]] = {}  # by the steps in them
+
+    def run(self) -> None:
+        """Take the step."""
+        raise NotImplementedError
+
+    def capture(self, steps: int) -> Callable[[], object]:
+        """What launches a graph of so many steps."""
+        raise NotImplementedError
 
     def capture_if_due(self, runner: Any) -> None:
         """Capture once warm; `runner.reason` and the log say why not."""
@@ -237,6 +234,22 @@ class Batch:
         steps = max(steps for steps in self.graphs if steps <= left)
         self.graphs[steps]()
         return steps
+
+
+class Queued(Batch):
+    """A step that a machine queues."""
+
+    def __init__(self, machine: Any, program: Any, unrolled: int) -> None:
+        super().__init__()
+        self.machine, self.program, self.unrolled = machine, program, unrolled
+
+    def run(self) -> None:
+        """Take the step."""
+        self.machine.run(self.program)
+
+    def capture(self, steps: int) -> Callable[[], object]:
+        """What launches a graph of so many steps."""
+        return self.machine.capture(self.program, steps)  # type: ignore[no-any-return]
 
 
 def epoch_rates(optimizer: Optimizer, t: int, n_batches: int, rate_of: Callable[[int], float]) -> HostArray:

@@ -5,6 +5,7 @@ The eager runner works on PyTorch too, through array-api-compat, whose wrappers 
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -201,7 +202,8 @@ class Runner(InPlaceRunner):
             return super()._step(x, y, w, t, rates)
         rows = int(x.shape[-2])
         if rows not in self.graphs:
-            self.graphs[rows] = Graph(super()._step, x, y, w, rates)
+            runner = weakref.proxy(self)  # what it holds is not to wait for the collector of cycles
+            self.graphs[rows] = Graph(functools.partial(InPlaceRunner._step, runner), x, y, w, rates)
         return self.graphs[rows].take(self, x, y, w, t, rates)
 
     @contextlib.contextmanager

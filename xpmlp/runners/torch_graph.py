@@ -32,7 +32,7 @@ class Graph(Batch):
     """
 
     def __init__(self, step: Step, x: Tensor, y: Tensor, w: Tensor | None, rates: Rates) -> None:
-        super().__init__(self._run, self._capture)
+        super().__init__()
         self.step = step
         self.samples: Any = [None if it is None else torch.empty_like(it) for it in (x, y, w)]
         dtype = torch.float32 if x.dtype != torch.float64 else x.dtype
@@ -54,12 +54,14 @@ class Graph(Batch):
         self.advance()
         return self.result
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """See `Batch`."""
         x, y, w = self.samples
         self.result = self.step(x, y, w, self.t, tuple(self.rates))
 
-    def _capture(self, _steps: int) -> Callable[[], object]:
+    def capture(self, steps: int) -> Callable[[], object]:  # noqa: ARG002 - one
+        """See `Batch`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._run()
+            self.run()
         return graph.replay  # type: ignore[no-any-return]
