@@ -6,11 +6,20 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import log_loss
 
 import xpmlp
-from xpmlp import BackendFallbackWarning, TabularClassifier, TabularRegressor, config_context, get_config
+from xpmlp import (
+    BackendFallbackWarning,
+    DivergenceError,
+    MLPRegressor,
+    TabularClassifier,
+    TabularRegressor,
+    config_context,
+    get_config,
+)
 from xpmlp.backends import State, probe
 from xpmlp.estimators.tabular.timing import FEWEST_HELD, Goal, Pace, goal_of
 from xpmlp.runners import compiled
@@ -404,3 +413,28 @@ def test_a_backend_that_is_not_there_is_told_and_numpy_takes_over():
 def test_a_device_needs_a_backend():
     with pytest.raises(ValueError, match=re.escape("device='cuda:0' needs a backend")):
         TabularRegressor(device="cuda:0", **TINY).fit(ROWS, Y)
+
+
+# --- What errors say ---
+
+NUMBERS = np.random.default_rng(0).normal(size=(40, 3))
+BAD_SETS = {
+    "a column less": (NUMBERS[:9, :-1], NUMBERS[:9, 0], "features"),
+    "infinity": (np.where(NUMBERS[:9] == NUMBERS[2, 1], np.inf, NUMBERS[:9]), NUMBERS[:9, 0], "infinity"),
+    "no rows": (NUMBERS[:0], NUMBERS[:0, 0], "minimum of 1"),
+    "other lengths": (NUMBERS[:9], NUMBERS[:5, 0], "inconsistent numbers"),
+    "a target that is none": (NUMBERS[:9], np.full(9, np.nan), "NaN"),
+}
+
+
+@pytest.mark.parametrize(("X", "y", "said"), BAD_SETS.values(), ids=BAD_SETS)
+@pytest.mark.parametrize("model", [TabularRegressor(), MLPRegressor(early_stopping=True)], ids=["tables", "arrays"])
+def test_a_fault_of_the_validation_set_is_told_as_one(model, X, y, said):
+    with pytest.raises(ValueError, match=rf"^In the validation set \(X_val, y_val\): .*{said}"):
+        clone(model).fit(NUMBERS, NUMBERS[:, 0], X_val=X, y_val=y)
+
+
+def test_divergence_is_answered_by_what_the_estimator_has():
+    with pytest.raises(DivergenceError, match=r"Lower the learning rate .* or scale the inputs") as told:
+        TabularRegressor(learning_rate_init=1e30, **TINY).fit(ROWS, Y)
+    assert "clip" not in str(told.value)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from xpmlp.network.losses import loss
     from xpmlp.optim.optimizers import optimizer
     from xpmlp.optim.schedules import schedule
-    from xpmlp.tabular import TablePreparation
+    from xpmlp.tabular import TablePreparation, TableWarning
     from xpmlp.training.loop import DivergenceError, DivergenceWarning
 
 __version__ = "0.1.0"
@@ -50,6 +50,7 @@ _ROOMS = {
     "MLPRegressor": "estimators",
     "PrecisionWarning": "backends",
     "TablePreparation": "tabular",
+    "TableWarning": "tabular",
     "TabularClassifier": "estimators.tabular",
     "TabularRegressor": "estimators.tabular",
     "available_backends": "backends",
@@ -88,6 +89,7 @@ __all__ = [
     "MLPRegressor",
     "PrecisionWarning",
     "TablePreparation",
+    "TableWarning",
     "TabularClassifier",
     "TabularRegressor",
     "available_backends",

@@ -23,7 +23,15 @@ from xpmlp.estimators.parameters import InvalidParameterError, check_parameters
 from xpmlp.estimators.settings import Settings, settings_of
 from xpmlp.estimators.splitting import hold_out
 from xpmlp.estimators.targets import Samples, Targets
-from xpmlp.estimators.validation import Inputs, InvalidInputError, check_inputs, is_given, our_errors, working_place
+from xpmlp.estimators.validation import (
+    Inputs,
+    InvalidInputError,
+    check_inputs,
+    is_given,
+    of_validation,
+    our_errors,
+    working_place,
+)
 from xpmlp.faults import telling_of_memory
 from xpmlp.network import Network
 from xpmlp.network.targets import check_targets
@@ -208,8 +216,9 @@ def check_validation(
     if not is_given(validation):
         return None
     X, y, w = validation
-    held = check_inputs(estimator, X, place=inputs.place, dtype=inputs.dtype, reset=False)
-    return targets.encode(y, w, held, "sample_weight_val")
+    with of_validation():
+        held = check_inputs(estimator, X, place=inputs.place, dtype=inputs.dtype, reset=False)
+        return targets.encode(y, w, held, "sample_weight_val")
 
 
 def beginning(

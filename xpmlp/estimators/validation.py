@@ -41,6 +41,16 @@ def our_errors() -> Iterator[None]:
         raise InvalidInputError(advised(error)) from error
 
 
+@contextlib.contextmanager
+def of_validation() -> Iterator[None]:
+    """Within it, errors are InvalidInputError and say that they are of the validation set."""
+    try:
+        with our_errors():
+            yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"In the validation set (X_val, y_val): {error}") from error
+
+
 class Inputs(NamedTuple):
     """Checked inputs, where they were, and where the work is done."""
 

@@ -59,6 +59,8 @@ class Plan:
         last is the best one, for an average gains where the loss no longer tells.
     planned : int
         The epochs that the schedule is laid out for, where training ends before them.
+    clips : bool
+        Whether who asked for the training can have gradients clipped, as errors may advise.
     """
 
     n_epochs: int
@@ -75,6 +77,7 @@ class Plan:
     know_best: bool = False
     averaged: bool = False
     planned: int | None = None
+    clips: bool = True
 
 
 class Standing(NamedTuple):
@@ -205,7 +208,8 @@ def train(
             losses = np.asarray(place.backend.to_numpy(loss_or_nan(loss, state.p)))
             diverged = watch.diverged(losses)
             if _some(diverged):
-                message = told_of_divergence(diverged, epoch, rate, layout, place.backend.to_numpy(state.p))
+                weights = place.backend.to_numpy(state.p)
+                message = told_of_divergence(diverged, epoch, rate, layout, weights, clips=plan.clips)
                 notes.append(_note_or_raise(message, plan))
             validation, plateau, broken_off, learned = None, False, interrupted(), state.p
             if not broken_off or _some(diverged):  # an epoch that was broken off is neither judged nor reported

@@ -33,7 +33,7 @@ from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validati
 from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of, unhurried
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import InvalidInputError, our_errors
+from xpmlp.estimators.validation import InvalidInputError, of_validation, our_errors
 from xpmlp.mlp import mlp_of
 from xpmlp.shards import Shards
 from xpmlp.tabular.columns import Table, table_of
@@ -198,7 +198,9 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     if given.held is None:
         held = Held(held_inputs, samples.take(held_rows))
     else:
-        held = Held(preparation.transform(given.held[0]), targets.rescaled(given.held[1]))
+        with of_validation():
+            held_inputs = preparation.transform(given.held[0])
+        held = Held(held_inputs, targets.rescaled(given.held[1]))
     epochs, refits = epochs_of(settings, len(rows)), bool(settings.refit) and given.held is None
     fit.goal = Goal(epochs, refits=refits)
     stage = Stage(1, members_first(settings.n_members, refits), epochs, epochs)

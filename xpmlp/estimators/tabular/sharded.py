@@ -53,7 +53,7 @@ from xpmlp.estimators.tabular.targets import (
     two_at_least,
     validation_of,
 )
-from xpmlp.estimators.validation import InvalidInputError
+from xpmlp.estimators.validation import InvalidInputError, of_validation
 from xpmlp.mlp.sharded import Epochs
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut
@@ -220,7 +220,8 @@ def _posed(by: _Agreed, shards: Shards, validation: tuple[Any, Any, Any]) -> Pos
         demand_nothing_beside("X_val", *validation[1:])
         judged = validation[0].mapped(prepare)
     elif (given := validation_of(targets, validation)) is not None:
-        held = Held(preparation.transform(given[0]), given[1])
+        with of_validation():
+            held = Held(preparation.transform(given[0]), given[1])
     part = None
     if judged is None and held is None:
         part, judged = HeldOut(settings.validation_fraction, chosen=False), ready

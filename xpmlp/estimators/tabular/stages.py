@@ -187,6 +187,7 @@ def problem_of(
         max_time=stage.seconds,
         know_best=checkpoints,
         averaged=settings.average > 0.0,
+        clips=False,
     )
     return Problem(
         _task(settings, net, data, together),

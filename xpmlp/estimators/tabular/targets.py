@@ -18,6 +18,7 @@ from xpmlp.estimators.validation import (
     check_targets,
     check_weights,
     is_given,
+    of_validation,
     scale_of,
 )
 from xpmlp.network.losses import Loss
@@ -146,8 +147,9 @@ def validation_of(targets: TargetsOfTables, validation: tuple[Any, Any, Any]) ->
     if not is_given(validation):
         return None
     X, y, w = validation
-    table = table_of(X)
-    return table, targets.encode(y, w, numbered(table.n_rows), "sample_weight_val")
+    with of_validation():
+        table = table_of(X)
+        return table, targets.encode(y, w, numbered(table.n_rows), "sample_weight_val")
 
 
 def labels_learned(y: Any, w: Any, inputs: Inputs, class_weight: Any) -> tuple[LabelsOfTables, Samples]:
