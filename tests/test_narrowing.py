@@ -21,6 +21,8 @@ HUGE, TINY = 1e39, 1e-50  # beyond float32 on either side, and nothing special i
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
+HELD = "In the validation set (X_val, y_val): "
+
 
 def spoiled(factor):
     """X with one cell beyond float32 (a factor above 1), or with one column that float32 cannot tell from 0."""
@@ -88,7 +90,7 @@ def test_inputs_beyond_float32_are_told(door):
     call = (DOORS | SPARSE_DOORS)[door]
     with pytest.raises(ValueError, match=re.escape("reaches 1e+39, and float32 ends at 3.4e+38")) as told:
         call(spoiled(HUGE))
-    assert str(told.value).startswith(("X ", "x ", "validation_data[0] "))
+    assert str(told.value).removeprefix(HELD).startswith(("X ", "x ", "validation_data[0] "))
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -104,7 +106,7 @@ def test_a_column_that_float32_cannot_tell_from_0_is_told(door):
 def test_targets_that_float32_does_not_hold_are_told(door, factor, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)) as told:
         TARGET_DOORS[door](factor * (2.0 + NUMBERS))
-    assert str(told.value).startswith(("y ", "y_val ", "a column of y"))
+    assert str(told.value).removeprefix(HELD).startswith(("y ", "a column of y"))
 
 
 def test_what_is_0_stays_0_and_what_is_small_beside_its_column_may_become_it():
