@@ -107,23 +107,26 @@ def njit(numba: Any, signature: Any, function: Callable[..., None]) -> Any:
 def _adam(p: Any, g: Any, m: Any, v: Any, part: Any, l2: Any, squares: Any, scalars: Any) -> None:
     # optimizers.adam_step after g += l2 W, of the parameters from `first` to `stop`, of which W ends at `n_weights`;
     # sum(W^2), as W was, is added to `squares`. `keep` is what a decoupled decay leaves of W. All arrays have a leading
-    # axis of networks.
+    # axis of networks. (Indices that begin at 0 are known not to be negative, and only then is a loop made of vectors.)
     first, n_weights, stop = part
     beta_1, beta_2, lr_t, epsilon, keep = scalars
     for i in range(p.shape[0]):
+        w, dw, mw, vw = p[i, first:n_weights], g[i, first:n_weights], m[i, first:n_weights], v[i, first:n_weights]
         total = squares[i]
-        for j in range(first, n_weights):
-            w = p[i, j]
-            total += w * w
-            d = g[i, j] + l2[i] * w
-            m[i, j] = beta_1 * m[i, j] + d
-            v[i, j] = beta_2 * v[i, j] + d * d
-            p[i, j] = keep * w - lr_t * m[i, j] / (np.sqrt(v[i, j]) + epsilon)
+        for j in range(w.shape[0]):
+            was = w[j]
+            total += was * was
+            d = dw[j] + l2[i] * was
+            mw[j] = beta_1 * mw[j] + d
+            vw[j] = beta_2 * vw[j] + d * d
+            w[j] = keep * was - lr_t * mw[j] / (np.sqrt(vw[j]) + epsilon)
         squares[i] = total
-        for j in range(max(first, n_weights), stop):
-            m[i, j] = beta_1 * m[i, j] + g[i, j]
-            v[i, j] = beta_2 * v[i, j] + g[i, j] * g[i, j]
-            p[i, j] -= lr_t * m[i, j] / (np.sqrt(v[i, j]) + epsilon)
+        rest = max(first, n_weights)
+        b, db, mb, vb = p[i, rest:stop], g[i, rest:stop], m[i, rest:stop], v[i, rest:stop]
+        for j in range(b.shape[0]):
+            mb[j] = beta_1 * mb[j] + db[j]
+            vb[j] = beta_2 * vb[j] + db[j] * db[j]
+            b[j] -= lr_t * mb[j] / (np.sqrt(vb[j]) + epsilon)
 
 
 def _follow(average: Any, p: Any, share: Any) -> None:
