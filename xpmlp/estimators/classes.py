@@ -65,7 +65,8 @@ class Classes:
         if self.kind == "multilabel":
             return np.asarray(y, dtype=bool)
         if self.kind == "binary":  # the second class, if there is one
-            return np.isin(y, self.classes[1:])[:, None]
+            second = y == self.classes[1] if len(self.classes) > 1 else np.zeros(len(y), bool)
+            return np.asarray(second)[:, None]
         return np.asarray(self.codes(y)[:, None] == np.arange(len(self.classes)))
 
     def codes(self, y: HostArray) -> HostArray:
