@@ -7,6 +7,7 @@ import logging
 import pickle
 import re
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def test_a_shard_that_cannot_be_prepared_is_named(monkeypatch: pytest.MonkeyPatc
     broken.loc[801, "amount"] = np.inf
     with pytest.raises(ValueError, match=r"^shard 3: .*infinit"):
         TabularClassifier(**SETTINGS).fit(parts(broken, LABELS))
+
+
+def test_odd_cells_are_told_once_and_with_their_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded, "SAMPLE", 300)  # every fifth row: it knows nothing of row 801
+    odd = TABLE.astype({"amount": object})
+    odd.loc[801, "amount"] = "much"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        TabularClassifier(**SETTINGS | {"max_iter": 3}).fit(parts(odd, LABELS))
+    said = [str(one.message) for one in told if "much" in str(one.message)]
+    assert said == ["shard 3: amount: 1 of 236 cells is no number ('much' in row 51): taken as missing."]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

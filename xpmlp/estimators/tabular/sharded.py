@@ -40,10 +40,12 @@ from xpmlp.estimators.tabular.stages import (
     Posed,
     Stage,
     epochs_of,
+    inputs_of,
     network_of,
     place_and_dtype,
     prepared,
     problem_of,
+    validation_inputs,
 )
 from xpmlp.estimators.tabular.targets import (
     LabelsOfTables,
@@ -53,7 +55,7 @@ from xpmlp.estimators.tabular.targets import (
     two_at_least,
     validation_of,
 )
-from xpmlp.estimators.validation import InvalidInputError, of_validation
+from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.mlp.sharded import Epochs
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut
@@ -64,6 +66,7 @@ from xpmlp.training.loop import Notes
 
 SAMPLE = 100_000  # rows that a preparation is learned from
 MOST_SHARDS = 64  # that they are taken from
+MOST_NOTES = 10  # that are made of odd cells
 LOG = logging.getLogger("xpmlp")
 
 
@@ -102,6 +105,7 @@ class _Agreed(NamedTuple):
     targets: TargetsOfTables
     sample: tuple[Any, HostArray]  # X and encoded targets
     preparation: TablePreparation
+    notes: Notes
     seed: int
     before: Known | None
     checkpoints: bool
@@ -133,7 +137,7 @@ def posed_on_shards(
         targets = _targets(estimator, shards, y, learned, counts)
         sample = X, encoded(targets, numbered(len(y)), False, y, None, len(y))[0]
         keeps = wanted.folder is not None
-        by = _Agreed(settings, group, targets, sample, learned.preparation, first.seed, first.before, keeps)
+        by = _Agreed(settings, group, targets, sample, *learned[:2], first.seed, first.before, keeps)
         here.append(_posed(by, shards, validation))
 
     agreed(group, pose)  # every process for itself: one that fails must not be waited for
@@ -210,8 +214,8 @@ def _targets(
 def _posed(by: _Agreed, shards: Shards, validation: tuple[Any, Any, Any]) -> Posed:
     settings, targets, preparation, before = by.settings, by.targets, by.preparation, by.before
 
-    def prepare(X: Any) -> HostArray:
-        return preparation.transform(table_of(X))
+    def prepare(X: Any, name: str) -> HostArray:
+        return inputs_of(preparation, table_of(X), by.notes if len(by.notes) < MOST_NOTES else [], of=f"{name}: ")
 
     ready = shards.mapped(prepare)
     judged: Shards | None = None
@@ -220,8 +224,7 @@ def _posed(by: _Agreed, shards: Shards, validation: tuple[Any, Any, Any]) -> Pos
         demand_nothing_beside("X_val", *validation[1:])
         judged = validation[0].mapped(prepare)
     elif (given := validation_of(targets, validation)) is not None:
-        with of_validation():
-            held = Held(preparation.transform(given[0]), given[1])
+        held = Held(validation_inputs(preparation, given[0], by.notes), given[1])
     part = None
     if judged is None and held is None:
         part, judged = HeldOut(settings.validation_fraction, chosen=False), ready
