@@ -252,7 +252,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         return prepared
 
     def transform_with_notes(self, X: Any, *, rows: Any = None) -> tuple[HostArray, list[tuple[str, bool]]]:
-        """What `transform` gives, as an array in any case, and sentences about the table, with whether each is a warning.
+        """What `transform` gives, always an array, and sentences about the table, each with whether it is a warning.
 
         With `rows`, integers, those rows in this order; the sentences are about all.
         """

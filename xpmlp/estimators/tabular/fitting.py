@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from xpmlp import training
 from xpmlp.backends import HostArray, Place
 from xpmlp.distributed import Group, alone
+from xpmlp.distributed.groups import agreed
 from xpmlp.estimators.attributes import give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.dealing import demand_nothing_beside, demand_shards
@@ -146,12 +147,14 @@ def _fit_shards(
     """One training, on shards."""
     with our_errors():
         ready = posed_on_shards(estimator, shards, validation, wanted, group)
+    looking: list[Looking] = []  # it stays in this process
+    agreed(group, lambda: looking.append(Looking(estimator, shards, None, None)))  # callbacks are told, and may fail
     fit = Fit(
         estimator,
         ready.settings,
         None,
         wanted,
-        Looking(estimator, shards, None, None),
+        looking[0],
         ready.seed,
         began,
         ready.before is not None,
