@@ -6,6 +6,7 @@ Processes are threads here, as in tests/test_reduce.py; tests/test_dask_tables.p
 import logging
 import pickle
 import re
+import shutil
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,29 @@ def test_rows_may_be_dicts_and_lists() -> None:
     for rows in (TABLE.to_dict("records"), TABLE.to_numpy().tolist()):
         model = TabularClassifier(**EXACT).fit(parts(rows, LABELS))
         np.testing.assert_allclose(model.predict_proba(rows), expected, rtol=1e-12)
+
+
+def of_polars(i: int) -> Any:
+    polars = pytest.importorskip("polars")
+    return polars.DataFrame({"amount": [1.5, 2.5] if i else ["1.5", "2.5"]})
+
+
+ODD_PIECES: dict[str, Any] = {
+    "another column": lambda i: pandas.DataFrame({"amount" if i else "price": [1.5, 2.5]}).pipe(arrow),
+    "another dtype": of_polars,
+    "another width": lambda i: np.ones((2, 3 + i)),
+    "arrays among frames": lambda i: TABLE[:2].to_numpy() if i else TABLE[:2],
+}
+
+
+def arrow(frame: Any) -> Any:
+    return pytest.importorskip("pyarrow").Table.from_pandas(frame)
+
+
+@pytest.mark.parametrize("piece", ODD_PIECES.values(), ids=ODD_PIECES)
+def test_shards_that_do_not_go_together_are_told(piece: Any) -> None:
+    with pytest.raises(ValueError, match="all shards must hold the same columns, of the same kinds: "):
+        TabularClassifier(**SETTINGS).fit(shards.from_sequence([(piece(i), ["no", "yes"]) for i in range(3)]))
 
 
 def test_a_class_that_is_not_among_those_named_is_told() -> None:
@@ -247,16 +271,18 @@ def test_a_fit_of_shards_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tm
 
     model = TabularClassifier(**EXACT, callbacks=fails)
     with pytest.raises(OSError, match="no more room"):
-        model.fit(parts(TABLE, LABELS), checkpoint=tmp_path)
-    assert 3 <= xpmlp.load(tmp_path / "last.safetensors").n_iter_ < 5
+        model.fit(parts(TABLE, LABELS), checkpoint=tmp_path / "run")
+    assert 3 <= xpmlp.load(tmp_path / "run" / "last.safetensors").n_iter_ < 5
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    same(xpmlp.resume(tmp_path / "again", parts(TABLE, LABELS), None), whole, 0.0)
     model.set_params(callbacks=None)
     in_two = in_group(
-        2, lambda group: clone(model).fit(parts(TABLE, LABELS), checkpoint=tmp_path, resume=True, group=group)
+        2, lambda group: clone(model).fit(parts(TABLE, LABELS), checkpoint=tmp_path / "run", resume=True, group=group)
     )
     same(in_two[1], whole, 1e-10)
 
     with pytest.raises(ValueError, match="these are others"):
-        model.fit(parts(TABLE[::-1], LABELS), checkpoint=tmp_path, resume=True)
+        model.fit(parts(TABLE[::-1], LABELS), checkpoint=tmp_path / "run", resume=True)
 
 
 def test_who_cannot_measure_an_epoch_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

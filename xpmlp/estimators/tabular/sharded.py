@@ -221,7 +221,10 @@ def _joined(tables: Sequence[Any]) -> Any:
     if all(map(_is_dicts, tables)):
         return [row for rows in tables for row in rows]
     frames = [nw.from_native(X, pass_through=True, eager_only=True) for X in tables]
-    return nw.to_native(nw.concat(frames)) if isinstance(frames[0], nw.DataFrame) else np.concatenate(tables)
+    try:
+        return nw.to_native(nw.concat(frames)) if isinstance(frames[0], nw.DataFrame) else np.concatenate(tables)
+    except Exception as error:  # each library of frames has its own
+        raise InvalidInputError(f"all shards must hold the same columns, of the same kinds: {error}") from error
 
 
 def _is_dicts(X: Any) -> bool:
