@@ -247,6 +247,13 @@ def test_what_cannot_be_trained_on_says_so(
         DaskTabularClassifier(**SETTINGS | settings, client=client).fit(*data())
 
 
+@pytest.mark.parametrize("OnDask", [DaskTabularClassifier, DaskMLPClassifier])
+def test_a_validation_set_needs_its_y(client: Any, OnDask: Any) -> None:
+    dX, dy = frames(TABLE[["amount"]].fillna(0.0), LABELS)
+    with pytest.raises(ValueError, match="X_val and y_val come together"):
+        OnDask(client=client).fit(dX, dy, X_val=dX)
+
+
 def test_arrays_that_weigh_nothing_have_no_score_either(client: Any) -> None:
     da: Any = pytest.importorskip("dask.array")
     X = RNG.standard_normal((100, 3))

@@ -334,6 +334,37 @@ def test_compiled_masks_are_the_same_bits(shape: str, dtype: str) -> None:
         np.testing.assert_array_equal(array, right)
 
 
+@pytest.mark.parametrize("hidden", ["relu", "leaky_relu", "tanh", "gelu"])
+@pytest.mark.parametrize("m", [None, 3])
+def test_masks_are_compiled_whatever_the_activation(
+    hidden: str, m: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    case = Case(hidden=hidden, dropout=0.4)
+    expected, _ = trained(case, m, eager.Runner, writable, select("numpy"))
+    monkeypatch.setattr(in_place, "COLUMNS", in_place.COLUMNS._replace(mask=None))
+    with config_context(compiled="always"):
+        got, _ = trained(case, m, in_place.Runner, writable, select("numpy"))
+    np.testing.assert_allclose(got.p, expected.p, rtol=TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", ["relu", "relu backward", "silu", "masked"])
+def test_nothing_is_written_into_a_copy(name: str) -> None:
+    pytest.importorskip("numba")
+    columns = in_place.columns_of(compiled.compiled("float64"))
+    z, straight = np.ones((6, 4)).T, np.ones((4, 6))
+    ints = np.zeros((4, 6), np.int32), np.zeros((1, 1), np.int32)
+    assert columns.masked is not None
+    calls = {
+        "relu": lambda: columns.activations["relu"].forward(z, straight, straight),
+        "relu backward": lambda: columns.activations["relu"].backward(z, straight, straight),
+        "silu": lambda: columns.activations["silu"].forward(z, straight, straight),
+        "masked": lambda: columns.masked(z, straight, *ints, 0.5) if columns.masked else None,
+    }
+    with pytest.raises(ValueError, match="must be contiguous"):
+        calls[name]()
+
+
 @pytest.mark.parametrize("broken", ["penalty", "decay", "bias"])
 def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = compiled._adam

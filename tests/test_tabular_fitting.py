@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.base import clone
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import log_loss
@@ -15,6 +16,7 @@ from xpmlp import (
     BackendFallbackWarning,
     DivergenceError,
     MLPRegressor,
+    TablePreparation,
     TabularClassifier,
     TabularRegressor,
     config_context,
@@ -415,7 +417,17 @@ def test_a_device_needs_a_backend():
         TabularRegressor(device="cuda:0", **TINY).fit(ROWS, Y)
 
 
-# --- What errors say ---
+@pytest.mark.parametrize("output", ["pandas", "polars"])
+def test_what_transform_is_set_to_give_is_nothing_to_a_fit(output):
+    pytest.importorskip(output)
+    held = {"X_val": ROWS[:30], "y_val": Y[:30]}
+    for options in ({}, held):
+        expected = TabularRegressor(n_members=2, **TINY).fit(ROWS, Y, **options)
+        with sklearn.config_context(transform_output=output):
+            assert same(TabularRegressor(n_members=2, **TINY).fit(ROWS, Y, **options), expected)
+
+
+# --- What errors and warnings say ---
 
 NUMBERS = np.random.default_rng(0).normal(size=(40, 3))
 BAD_SETS = {
@@ -432,6 +444,25 @@ BAD_SETS = {
 def test_a_fault_of_the_validation_set_is_told_as_one(model, X, y, said):
     with pytest.raises(ValueError, match=rf"^In the validation set \(X_val, y_val\): .*{said}"):
         clone(model).fit(NUMBERS, NUMBERS[:, 0], X_val=X, y_val=y)
+
+
+def with_a_stray(row):
+    return [*ROWS[:row], ROWS[row] | {"size": "tall"}, *ROWS[row + 1 :]]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["found out", "known"])
+def test_odd_cells_of_a_fit_are_told_once_and_where(known):
+    preparation = TablePreparation().fit(ROWS) if known else None
+    model = TabularRegressor(n_members=2, preparation=preparation, **TINY)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.fit(with_a_stray(2), Y)
+        model.fit(ROWS, Y, X_val=with_a_stray(7)[:30], y_val=Y[:30])
+    said = [str(one.message) for one in told if "tall" in str(one.message)]
+    assert said == [
+        "size: 1 of 90 cells is no number ('tall' in row 2): taken as missing.",
+        "In the validation set (X_val, y_val): size: 1 of 30 cells is no number ('tall' in row 7): taken as missing.",
+    ]
 
 
 def test_divergence_is_answered_by_what_the_estimator_has():

@@ -6,7 +6,9 @@ Processes are threads here, as in tests/test_reduce.py; tests/test_dask_tables.p
 import logging
 import pickle
 import re
+import shutil
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,43 @@ def test_a_part_of_every_shard_is_judged_wherever_training_is(backend: BackendUn
     np.testing.assert_allclose(there, here, rtol=1e-3)  # float32, after up to 18 steps
 
 
+def test_rows_may_be_dicts_and_lists() -> None:
+    expected = TabularClassifier(**EXACT).fit(parts(TABLE, LABELS)).predict_proba(TABLE)
+    for rows in (TABLE.to_dict("records"), TABLE.to_numpy().tolist()):
+        model = TabularClassifier(**EXACT).fit(parts(rows, LABELS))
+        np.testing.assert_allclose(model.predict_proba(rows), expected, rtol=1e-12)
+
+
+def of_polars(i: int) -> Any:
+    polars = pytest.importorskip("polars")
+    return polars.DataFrame({"amount": [1.5, 2.5] if i else ["1.5", "2.5"]})
+
+
+ODD_PIECES: dict[str, Any] = {
+    "another column": lambda i: pandas.DataFrame({"amount" if i else "price": [1.5, 2.5]}).pipe(arrow),
+    "another dtype": of_polars,
+    "another width": lambda i: np.ones((2, 3 + i)),
+    "arrays among frames": lambda i: TABLE[:2].to_numpy() if i else TABLE[:2],
+}
+
+
+def arrow(frame: Any) -> Any:
+    return pytest.importorskip("pyarrow").Table.from_pandas(frame)
+
+
+@pytest.mark.parametrize("piece", ODD_PIECES.values(), ids=ODD_PIECES)
+def test_shards_that_do_not_go_together_are_told(piece: Any) -> None:
+    with pytest.raises(ValueError, match="all shards must hold the same columns, of the same kinds: "):
+        TabularClassifier(**SETTINGS).fit(shards.from_sequence([(piece(i), ["no", "yes"]) for i in range(3)]))
+
+
+def test_a_class_that_is_not_among_those_named_is_told() -> None:
+    for weights in (None, "balanced"):
+        three = shards.from_arrays(TABLE.to_numpy(), np.where(np.arange(N) < 9, "?", LABELS), classes=["no", "yes"])
+        with pytest.raises(ValueError, match=r"classes.*\['no',? 'yes'\].*'\?'"):
+            TabularClassifier(**SETTINGS, class_weight=weights).fit(three)
+
+
 def test_weights_and_balanced_classes_count() -> None:
     few = np.where(np.arange(N) % 10 == 0, "yes", "no")  # noise: what is likely is what weighs most
     light = TabularClassifier(**SETTINGS).fit(parts(TABLE, few)).predict_proba(TABLE)[:, 1].mean()
@@ -94,6 +133,17 @@ def test_a_shard_that_cannot_be_prepared_is_named(monkeypatch: pytest.MonkeyPatc
     broken.loc[801, "amount"] = np.inf
     with pytest.raises(ValueError, match=r"^shard 3: .*infinit"):
         TabularClassifier(**SETTINGS).fit(parts(broken, LABELS))
+
+
+def test_odd_cells_are_told_once_and_with_their_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded, "SAMPLE", 300)  # every fifth row: it knows nothing of row 801
+    odd = TABLE.astype({"amount": object})
+    odd.loc[801, "amount"] = "much"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        TabularClassifier(**SETTINGS | {"max_iter": 3}).fit(parts(odd, LABELS))
+    said = [str(one.message) for one in told if "much" in str(one.message)]
+    assert said == ["shard 3: amount: 1 of 236 cells is no number ('much' in row 51): taken as missing."]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -221,16 +271,18 @@ def test_a_fit_of_shards_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tm
 
     model = TabularClassifier(**EXACT, callbacks=fails)
     with pytest.raises(OSError, match="no more room"):
-        model.fit(parts(TABLE, LABELS), checkpoint=tmp_path)
-    assert 3 <= xpmlp.load(tmp_path / "last.safetensors").n_iter_ < 5
+        model.fit(parts(TABLE, LABELS), checkpoint=tmp_path / "run")
+    assert 3 <= xpmlp.load(tmp_path / "run" / "last.safetensors").n_iter_ < 5
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    same(xpmlp.resume(tmp_path / "again", parts(TABLE, LABELS), None), whole, 0.0)
     model.set_params(callbacks=None)
     in_two = in_group(
-        2, lambda group: clone(model).fit(parts(TABLE, LABELS), checkpoint=tmp_path, resume=True, group=group)
+        2, lambda group: clone(model).fit(parts(TABLE, LABELS), checkpoint=tmp_path / "run", resume=True, group=group)
     )
     same(in_two[1], whole, 1e-10)
 
     with pytest.raises(ValueError, match="these are others"):
-        model.fit(parts(TABLE[::-1], LABELS), checkpoint=tmp_path, resume=True)
+        model.fit(parts(TABLE[::-1], LABELS), checkpoint=tmp_path / "run", resume=True)
 
 
 def test_who_cannot_measure_an_epoch_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +302,76 @@ def test_who_cannot_measure_an_epoch_leaves_nobody_waiting(monkeypatch: pytest.M
     assert isinstance(lost, LostPeerError)
     assert "rank 1 of 2 failed: OSError: no room for the score" in str(lost)
     assert isinstance(told, OSError)
+
+
+def test_an_end_that_one_process_asks_for_is_that_of_all() -> None:
+    def interrupts(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def fitted(group: Any) -> Any:
+        callbacks = None if group.rank == 0 else interrupts
+        return TabularClassifier(**EXACT, callbacks=callbacks).fit(parts(TABLE, LABELS), group=group)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that training was interrupted
+        models = in_group(2, fitted)
+    assert [model.stopped_by_ for model in models] == [("interrupt",)] * 2
+
+
+def test_who_may_not_go_on_with_a_run_that_is_over_tells_the_others(tmp_path: Path) -> None:
+    TabularClassifier(**EXACT).fit(parts(TABLE, LABELS), checkpoint=tmp_path)
+
+    def again(group: Any) -> Any:
+        return TabularClassifier(**EXACT).fit(parts(TABLE, LABELS[::-1]), checkpoint=tmp_path, resume=True, group=group)
+
+    told, lost = in_group(2, again)
+    assert "these are others" in str(told)
+    assert isinstance(lost, LostPeerError)
+
+
+def test_who_is_told_of_a_fit_and_fails_leaves_nobody_waiting() -> None:
+    class Fails:
+        max_estimator_depth = None
+
+        def setup(self, *_: Any, **__: Any) -> None: ...
+
+        def teardown(self, *_: Any, **__: Any) -> None: ...
+
+        def on_fit_task_end(self, *_: Any, **__: Any) -> None: ...
+
+        def on_fit_task_begin(self, *_: Any, **__: Any) -> None:
+            raise OSError("no display")
+
+    def fitted(group: Any) -> Any:
+        model = TabularClassifier(**EXACT)
+        if group.rank == 1:
+            model.set_callbacks(Fails())
+        return model.fit(parts(TABLE, LABELS), group=group)
+
+    lost, told = in_group(2, fitted)
+    assert isinstance(lost, LostPeerError)
+    assert isinstance(told, OSError)
+
+
+DIFFER: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a network of another size": ({"n_members": 3}, {}, "the same n_members; it is 2 in rank 0, 3 in rank 1."),
+    "another end": ({"max_iter": 6}, {}, "the same max_iter; it is 5 in rank 0, 6 in rank 1."),
+    "a validation set": ({}, {"X_val": TABLE[:9], "y_val": LABELS[:9]}, "the same X_val"),
+    "other shards to judge by": ({}, {"X_val": parts(TABLE, LABELS, rows=60)}, "the same X_val"),
+}
+
+
+@pytest.mark.parametrize(("parameters", "validation", "message"), DIFFER.values(), ids=DIFFER)
+def test_processes_that_differ_are_told_before_they_train(
+    parameters: dict[str, Any], validation: dict[str, Any], message: str
+) -> None:
+    def fitted(group: Any) -> Any:
+        odd = group.rank == 1
+        model = TabularClassifier(**EXACT | (parameters if odd else {}))
+        return model.fit(parts(TABLE, LABELS), **validation if odd else {}, group=group)
+
+    for error in in_group(2, fitted):
+        assert "all processes need " + message in str(error)
 
 
 def test_who_fails_tells_the_others_and_what_differs_is_refused() -> None:

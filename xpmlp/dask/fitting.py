@@ -11,6 +11,7 @@ from xpmlp.backends import warn
 from xpmlp.dask.launching import Cluster, Fit, held, lanes_for, launched
 from xpmlp.dask.partitions import is_collection, parts_of
 from xpmlp.estimators.dealing import JUDGED_ROWS
+from xpmlp.estimators.validation import is_given
 from xpmlp.shards.lanes import HeldOut
 
 OWN = ("client", "lanes", "restarts", "timeout", "fixed_order")  # parameters that the estimators without Dask lack
@@ -72,6 +73,7 @@ def fit(estimator: Any, X: Any, y: Any, w: Any, validation: tuple[Any, Any, Any]
         raise ValueError("y must be given: a Dask collection with the partitions of X.")
     data = held(cluster, parts_of(X, y, w), lanes, weighted=w is not None)
     if is_collection(validation[0]):
+        is_given(validation)
         names = ("X_val", "y_val", "sample_weight_val")
         parts = parts_of(*validation, names=names)
         judged: Any = held(cluster, parts, lanes, weighted=validation[2] is not None)

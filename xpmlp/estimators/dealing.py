@@ -29,6 +29,13 @@ def demand_nothing_beside(name: str, y: Any, w: Any) -> None:
     raise InvalidInputError(f"{name} holds y and weights itself: leave y_val and sample_weight_val out.")
 
 
+def judged_by(X_val: Any) -> str:
+    """What a validation set is, in short: the same in processes that have the same shards there, or rows."""
+    if X_val is None:
+        return "none"
+    return X_val.digest if isinstance(X_val, Shards) else "rows"
+
+
 def demand_shards(X: Any, group: Group | None) -> None:
     """Refuse a group for what is no shards."""
     if group is not None:
@@ -134,6 +141,8 @@ def balanced_weights(labels: Classes, found: Sequence[Counts | None]) -> dict[An
     for one in found:
         if one is not None:
             for label, weight in zip(*(array.tolist() for array in one), strict=True):
+                if label not in total:
+                    raise InvalidInputError(f"y must hold the classes {list(total)}; it has {label!r}, too.")
                 total[label] += weight
     share = sum(total.values()) / len(total)
     return {c: share / n if n else 0.0 for c, n in total.items()}

@@ -29,6 +29,7 @@ from xpmlp.estimators.dealing import (
     counted,
     demand_nothing_beside,
     demand_shards,
+    judged_by,
 )
 from xpmlp.estimators.judging import Judge, demand_sums
 from xpmlp.estimators.large import say_the_way
@@ -72,6 +73,7 @@ class _Facts(NamedTuple):
     width: int
     dtype: str
     digest: str
+    judged_by: str
     counts: Counts | None  # of the labels in the shards that it has looked at
     random_state: Any
     before: Any  # the checkpoint to go on from
@@ -130,7 +132,7 @@ def fit_shards(
     """Train an estimator on shards; it comes back, the same in every process."""
     with our_errors():
         first: list[_First] = []
-        said = agreed(group, lambda: _facts(estimator, X, asked, group, first))
+        said = agreed(group, lambda: _facts(estimator, X, validation, asked, group, first))
         _demand_same(said)
     with fitting.training_on(first[0].inputs.place, first[0].settings.batch_size):
         with our_errors():
@@ -223,7 +225,9 @@ def _first_weights(
     return before.saved.snapshot.state.p
 
 
-def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: list[_First]) -> _Facts:
+def _facts(
+    estimator: Any, shards: Shards, validation: tuple[Any, Any, Any], asked: Wanted, group: Group, first: list[_First]
+) -> _Facts:
     check_parameters(estimator)
     settings = settings_of(estimator)
     anew = not (hasattr(estimator, "coefs_") and settings.warm_start)
@@ -240,16 +244,17 @@ def _facts(estimator: Any, shards: Shards, asked: Wanted, group: Group, first: l
     if group.rank == 0:
         before = checkpointing.known(estimator, settings, asked, place, inputs.dtype)
         state = checkpointing.generator(settings, before).get_state()
-    return _Facts(int(inputs.x.shape[1]), inputs.dtype, shards.digest, counts, state, before)
+    judged = judged_by(validation[0])
+    return _Facts(int(inputs.x.shape[1]), inputs.dtype, shards.digest, judged, counts, state, before)
 
 
 def _demand_same(said: list[_Facts]) -> None:
     for rank, facts in enumerate(said):
-        for name in ("width", "dtype", "digest"):
+        for name in ("width", "dtype", "digest", "judged_by"):
             mine, other = getattr(said[0], name), getattr(facts, name)
             if mine != other:
-                what = {"width": "columns of X", "dtype": "dtype", "digest": "shards"}[name]
-                told = "" if name == "digest" else f": {mine} in rank 0, {other} in rank {rank}"
+                what = {"width": "columns of X", "dtype": "dtype", "digest": "shards", "judged_by": "X_val"}[name]
+                told = "" if name in ("digest", "judged_by") else f": {mine} in rank 0, {other} in rank {rank}"
                 raise InvalidInputError(f"all processes need the same {what}{told}; rank {rank} has others.")
 
 

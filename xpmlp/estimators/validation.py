@@ -41,6 +41,9 @@ def our_errors() -> Iterator[None]:
         raise InvalidInputError(advised(error)) from error
 
 
+OF_VALIDATION = "In the validation set (X_val, y_val): "  # how what is said of it begins
+
+
 @contextlib.contextmanager
 def of_validation() -> Iterator[None]:
     """Within it, errors are InvalidInputError and say that they are of the validation set."""
@@ -48,7 +51,7 @@ def of_validation() -> Iterator[None]:
         with our_errors():
             yield
     except InvalidInputError as error:
-        raise InvalidInputError(f"In the validation set (X_val, y_val): {error}") from error
+        raise InvalidInputError(f"{OF_VALIDATION}{error}") from error
 
 
 class Inputs(NamedTuple):

@@ -287,25 +287,32 @@ class Runner(InPlaceRunner):
             self.update = CompiledUpdate(task, self.columns, self.compiled)
 
 
+def line(array: HostArray) -> HostArray:
+    """A view of all elements in a row; a copy would take what is written into it along."""
+    if not array.flags.c_contiguous:
+        raise ValueError(f"an array must be contiguous to be written into; its strides are {array.strides}.")
+    return array.reshape(-1)
+
+
 def columns_of(functions: compiled.Compiled) -> Columns:
     """NumPy's columns with the functions that have been compiled."""
 
     def silu(z: HostArray, slope: HostArray, room: HostArray) -> None:
         np.multiply(z, 0.5, out=room)
         np.tanh(room, out=room)
-        functions.silu(z.reshape(-1), slope.reshape(-1), room.reshape(-1))
+        functions.silu(line(z), line(slope), line(room))
 
     def masked(z: HostArray, slope: HostArray, elements: HostArray, key: HostArray, rate: float) -> None:
         of_networks = elements.ndim < z.ndim  # each with a key of its own; otherwise it is one, or one of each column
-        z, slope = (it.reshape(len(it), -1) for it in (z, slope))
+        z, slope = (line(it).reshape(len(it), -1) for it in (z, slope))
         elements, key = elements.reshape(1 if of_networks else len(z), -1), key.reshape(-1)
         kept = z.dtype.type(1.0 / (1.0 - rate))
         functions.masked(z, slope, elements, key, of_networks or len(key) == 1, dropout.least(rate), kept)
 
     rows = {
         "relu": Activation(
-            lambda z, note, room: functions.relu(z.reshape(-1)),
-            lambda da, a, note: functions.relu_backward(da.reshape(-1), a.reshape(-1)),
+            lambda z, note, room: functions.relu(line(z)),
+            lambda da, a, note: functions.relu_backward(line(da), line(a)),
         ),
         "silu": ACTIVATIONS["silu"]._replace(forward=silu),
     }
@@ -336,5 +343,5 @@ class CompiledUpdate(Update):
             scalars = tuple(map(number, (beta["beta_1"], beta["beta_2"], factor * lr_t, epsilon, keep)))
             self.functions.adam(p, g, m, v, (first, min(n, stop), stop), penalties, squares, scalars)
         if len(rates) > 3:
-            self.functions.follow(state.slots[2].reshape(-1), p.reshape(-1), number(rates[3]))
+            self.functions.follow(line(state.slots[2]), line(p), number(rates[3]))
         return squares if state.p.ndim == 2 else squares[0]

@@ -220,11 +220,17 @@ class Layers:
         """h[k] where a[k] is still needed, or the activation has no slopes that a mask could go into."""
         key, rate = buffers.key(k, drop), self.network.dropout[k - 1]
         mask = buffers.masks[k] = buffers.room(("mask", k), a.shape)
+        h = buffers.room(("h", k), a.shape)
+        if self.columns.masked is not None:
+            h[...], mask[...] = a, 1.0
         for which, _, _, room, elements, ints in buffers.cut(k, a, self.columns.cached):
+            if self.columns.masked is not None:
+                self.columns.masked(h[which], mask[which], elements, self._key_of(key, which), rate)
+                continue
             self.columns.mask(elements, self._key_of(key, which), rate, room, ints)
             mask[which] = room
-        h = buffers.room(("h", k), a.shape)
-        self.columns.xp.multiply(a, mask, out=h)
+        if self.columns.masked is None:
+            self.columns.xp.multiply(a, mask, out=h)
         return h
 
     # --- Backward ---

@@ -83,13 +83,13 @@ class Shards(Sequence[Any]):
         """The shards that one of several processes looks at where all must be seen once, by one of them."""
         return nth_part(len(self), rank, size)
 
-    def mapped(self, function: Callable[[Any], Any]) -> "Shards":
-        """The same shards with what `function` makes of each X, when its turn comes."""
+    def mapped(self, function: Callable[[Any, str], Any]) -> "Shards":
+        """The same shards with what `function` makes of each X, and of what it is called, when its turn comes."""
 
         def read(i: int) -> tuple[Any, ...]:
             X, *others = self.read(i)
             try:
-                return function(X), *others
+                return function(X, self.name(i)), *others
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{self.name(i)}: {error}") from error
 

@@ -228,15 +228,13 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
     # --- Using ---
 
-    def transform(self, X: Any, *, rows: Any = None) -> HostArray:
+    def transform(self, X: Any) -> HostArray:
         """The numbers that a network takes.
 
         Parameters
         ----------
         X : frame, array or list of dicts
             With the columns of `fit`, found by name where those had names; others are ignored.
-        rows : array of int, shape (n,), optional
-            Those to give, in this order; all by default.
 
         Returns
         -------
@@ -247,14 +245,17 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         ValueError
             If a column is missing, or one of numbers holds mostly none, or infinity: with its place.
         """
-        prepared, notes = self.transform_with_notes(X, rows=rows)
+        prepared, notes = self.transform_with_notes(X)
         for note, loud in notes:
             if loud:
                 warnings.warn(note, TableWarning, stacklevel=3)  # past scikit-learn's wrapper of transform
         return prepared
 
     def transform_with_notes(self, X: Any, *, rows: Any = None) -> tuple[HostArray, list[tuple[str, bool]]]:
-        """What `transform` gives, and sentences about the table, each with whether it is a warning."""
+        """What `transform` gives, always an array, and sentences about the table, each with whether it is a warning.
+
+        With `rows`, integers, those rows in this order; the sentences are about all.
+        """
         check_is_fitted(self)
         return self._encode(self._same_columns(table_of(X)), slice(None) if rows is None else np.asarray(rows))
 

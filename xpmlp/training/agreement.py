@@ -26,6 +26,10 @@ class Agreement:
         self.error: Exception | None = None  # what an observer here has raised
         self.lost: LostPeerError | None = None  # what one in another process has
 
+    def ready(self) -> None:
+        """Wait until all have what they need: of a fit without a step to do, nobody would hear of one that has not."""
+        self.reduce.agree(None)
+
     @property
     def writes(self) -> bool:
         """Whether this process writes the files."""
@@ -61,9 +65,10 @@ class Agreement:
         texts = [other[3] for other in said]
         if self.error is None and any(text is not None for text in texts):
             self.lost = LostPeerError(failures(texts), rank=self.reduce.group.rank)
-        if self.reduce.stopped:
+        wishes = [other[0] for other in said]
+        if self.reduce.stopped or "interrupt" in wishes:
             return "interrupt", bool(said[0][1])
-        return ("callback" if any(other[0] == "callback" for other in said) else wish), bool(said[0][1])
+        return ("callback" if "callback" in wishes else wish), bool(said[0][1])
 
     def failed(self, error: BaseException, epoch: int, folder: Any) -> BaseException:
         """Tell the others of an error here, or say of one that came from them where training stood."""

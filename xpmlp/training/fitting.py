@@ -90,6 +90,8 @@ class _Fit:
             self.keep = self._checkpoints(self.asked)
         if self.saved is not None:
             problem.draws.go_on(self.saved.draws)  # all that a fit draws before it trains has been drawn
+        if self.together is not None:
+            self.together.ready()
         place, layout = problem.data.place, problem.task.network.layout
         try:
             steps = problem.plan.n_epochs * problem.data.n_batches

@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from xpmlp import training
 from xpmlp.backends import HostArray, Place
 from xpmlp.distributed import Group, alone
+from xpmlp.distributed.groups import agreed
 from xpmlp.estimators.attributes import give
 from xpmlp.estimators.checkpointing import NO_CHECKPOINTS, Wanted
 from xpmlp.estimators.dealing import demand_nothing_beside, demand_shards
@@ -28,12 +29,22 @@ from xpmlp.estimators.tabular.attributes import TabularAttributes
 from xpmlp.estimators.tabular.checkpointing import Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
 from xpmlp.estimators.tabular.sharded import posed_on_shards
-from xpmlp.estimators.tabular.stages import Held, Posed, Stage, epochs_of, place_and_dtype, posed, prepared
+from xpmlp.estimators.tabular.stages import (
+    Held,
+    Posed,
+    Stage,
+    epochs_of,
+    inputs_of,
+    place_and_dtype,
+    posed,
+    prepared,
+    validation_inputs,
+)
 from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validation_of
 from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of, unhurried
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import InvalidInputError, of_validation, our_errors
+from xpmlp.estimators.validation import InvalidInputError, our_errors
 from xpmlp.mlp import mlp_of
 from xpmlp.shards import Shards
 from xpmlp.tabular.columns import Table, table_of
@@ -136,12 +147,14 @@ def _fit_shards(
     """One training, on shards."""
     with our_errors():
         ready = posed_on_shards(estimator, shards, validation, wanted, group)
+    looking: list[Looking] = []  # it stays in this process
+    agreed(group, lambda: looking.append(Looking(estimator, shards, None, None)))  # callbacks are told, and may fail
     fit = Fit(
         estimator,
         ready.settings,
         None,
         wanted,
-        Looking(estimator, shards, None, None),
+        looking[0],
         ready.seed,
         began,
         ready.before is not None,
@@ -190,7 +203,7 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     rows, held_rows = _split(given, settings, fit.seed)
     began = time.perf_counter()
     preparation, fit.notes = prepared(settings, given.table, rows)
-    inputs = preparation.transform(given.table, rows=np.concatenate([rows, held_rows]))
+    inputs = inputs_of(preparation, given.table, fit.notes, np.concatenate([rows, held_rows]))
     inputs, held_inputs = inputs[: len(rows)], inputs[len(rows) :]
     fit.prepare = time.perf_counter() - began
     targets = given.targets.learned(given.samples.take(rows))
@@ -198,9 +211,7 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     if given.held is None:
         held = Held(held_inputs, samples.take(held_rows))
     else:
-        with of_validation():
-            held_inputs = preparation.transform(given.held[0])
-        held = Held(held_inputs, targets.rescaled(given.held[1]))
+        held = Held(validation_inputs(preparation, given.held[0], fit.notes), targets.rescaled(given.held[1]))
     epochs, refits = epochs_of(settings, len(rows)), bool(settings.refit) and given.held is None
     fit.goal = Goal(epochs, refits=refits)
     stage = Stage(1, members_first(settings.n_members, refits), epochs, epochs)
@@ -237,7 +248,7 @@ def _second(fit: Fit, first: Done, found: Fitted, best: int) -> tuple[Fitted | N
             if before is None and _would_take(fit, first, best) > fit.left:
                 return None, []
             preparation, _ = prepared(settings, given.table, None)  # what is to be said of the table has been noted
-            inputs = preparation.transform(given.table)
+            inputs, _ = preparation.transform_with_notes(given.table)
             targets = given.targets.learned(given.samples)
             stage = Stage(2, settings.n_members, first.stage.epochs, best, seconds=fit.left)
             second = posed(

@@ -8,6 +8,7 @@ as X (frames, arrays), and each is prepared when its turn comes; nothing has the
 import hashlib
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,21 +30,24 @@ from xpmlp.estimators.dealing import (
     counted,
     demand_nothing_beside,
     encoded,
+    judged_by,
 )
 from xpmlp.estimators.judging import Judge
 from xpmlp.estimators.tabular import checkpointing
 from xpmlp.estimators.tabular.attributes import TabularAttributes
-from xpmlp.estimators.tabular.checkpointing import Known
+from xpmlp.estimators.tabular.checkpointing import FREE, Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
 from xpmlp.estimators.tabular.stages import (
     Held,
     Posed,
     Stage,
     epochs_of,
+    inputs_of,
     network_of,
     place_and_dtype,
     prepared,
     problem_of,
+    validation_inputs,
 )
 from xpmlp.estimators.tabular.targets import (
     LabelsOfTables,
@@ -53,7 +57,7 @@ from xpmlp.estimators.tabular.targets import (
     two_at_least,
     validation_of,
 )
-from xpmlp.estimators.validation import InvalidInputError, of_validation
+from xpmlp.estimators.validation import InvalidInputError
 from xpmlp.mlp.sharded import Epochs
 from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut
@@ -64,6 +68,7 @@ from xpmlp.training.loop import Notes
 
 SAMPLE = 100_000  # rows that a preparation is learned from
 MOST_SHARDS = 64  # that they are taken from
+MOST_NOTES = 10  # that are made of odd cells
 LOG = logging.getLogger("xpmlp")
 
 
@@ -81,6 +86,8 @@ class _Facts(NamedTuple):
     """What one process knows of the data before training."""
 
     digest: str
+    judged_by: str
+    parameters: dict[str, Any]  # that must be the same
     counts: Counts | None  # of the labels in the shards that it has looked at
     seed: int
     before: Known | None
@@ -102,6 +109,7 @@ class _Agreed(NamedTuple):
     targets: TargetsOfTables
     sample: tuple[Any, HostArray]  # X and encoded targets
     preparation: TablePreparation
+    notes: Notes
     seed: int
     before: Known | None
     checkpoints: bool
@@ -120,9 +128,8 @@ def posed_on_shards(
         If another process cannot go on.
     """
     here: list[Any] = []  # the settings, then the stage: they stay in this process
-    said = agreed(group, lambda: _facts(estimator, shards, wanted, group, here))
-    if any(facts.digest != said[0].digest for facts in said):
-        raise InvalidInputError("all processes need the same shards; they have others.")
+    said = agreed(group, lambda: _facts(estimator, shards, validation, wanted, group, here))
+    _demand_same(said)
     settings, first, counts = here.pop(), said[0], [facts.counts for facts in said]
     X, y = sample_of(shards, group)
     LOG.info("the preparation is learned from %d of %d rows", len(y), sum(shards.rows))
@@ -133,14 +140,21 @@ def posed_on_shards(
         targets = _targets(estimator, shards, y, learned, counts)
         sample = X, encoded(targets, numbered(len(y)), False, y, None, len(y))[0]
         keeps = wanted.folder is not None
-        by = _Agreed(settings, group, targets, sample, learned.preparation, first.seed, first.before, keeps)
+        by = _Agreed(settings, group, targets, sample, *learned[:2], first.seed, first.before, keeps)
         here.append(_posed(by, shards, validation))
 
     agreed(group, pose)  # every process for itself: one that fails must not be waited for
     return Ready(here[0], settings, first.seed, first.before, learned.notes)
 
 
-def _facts(estimator: TabularAttributes, shards: Shards, wanted: Wanted, group: Group, here: list[Any]) -> _Facts:
+def _facts(
+    estimator: TabularAttributes,
+    shards: Shards,
+    validation: tuple[Any, Any, Any],
+    wanted: Wanted,
+    group: Group,
+    here: list[Any],
+) -> _Facts:
     settings = settings_of_table(estimator)
     here.append(settings)
     counts, before = None, None
@@ -150,7 +164,30 @@ def _facts(estimator: TabularAttributes, shards: Shards, wanted: Wanted, group: 
     seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
     if group.rank == 0:
         before = checkpointing.known(estimator, wanted, 1, *place_and_dtype(settings))
-    return _Facts(shards.digest, counts, seed if before is None else before.seed, before)
+    free = {*FREE, "preparation"}
+    parameters = {k: v for k, v in estimator.get_params(deep=False).items() if k not in free and _is_plain(v)}
+    seed = seed if before is None else before.seed
+    return _Facts(shards.digest, judged_by(validation[0]), parameters, counts, seed, before)
+
+
+def _demand_same(said: list[_Facts]) -> None:
+    first = said[0]
+    for rank, facts in enumerate(said):
+        if facts.digest != first.digest:
+            raise InvalidInputError("all processes need the same shards; they have others.")
+        if facts.judged_by != first.judged_by:
+            raise InvalidInputError(f"all processes need the same X_val; rank {rank} has others.")
+        for name, value in first.parameters.items():
+            other = facts.parameters.get(name, value)
+            if other != value:
+                told = f"it is {value!r} in rank 0, {other!r} in rank {rank}"
+                raise InvalidInputError(f"all processes need the same {name}; {told}.")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def sample_of(shards: Shards, group: Group | None = None) -> tuple[Any, HostArray]:
@@ -166,18 +203,32 @@ def sample_of(shards: Shards, group: Group | None = None) -> tuple[Any, HostArra
         for i in sorted(set(shards.looked_at(group.rank, group.size)) & set(chosen)):
             X, y, *_ = shards.read(i)
             frame = nw.from_native(X, pass_through=True, eager_only=True)
-            is_frame = isinstance(frame, nw.DataFrame)
-            some = nw.to_native(frame.gather_every(step)) if is_frame else np.asarray(X)[::step]
-            found[i] = some, np.asarray(y)[::step]
+            if isinstance(frame, nw.DataFrame):
+                X = nw.to_native(frame.gather_every(step))
+            else:
+                X = X[::step] if _is_dicts(X) else np.asarray(X)[::step]
+            found[i] = X, np.asarray(y)[::step]
         return found
 
     together: dict[int, tuple[Any, HostArray]] = {}
     for found in agreed(group, pieces):
         together |= found
     tables, columns = zip(*(together[i] for i in chosen), strict=True)
+    return _joined(tables), np.concatenate(columns)
+
+
+def _joined(tables: Sequence[Any]) -> Any:
+    if all(map(_is_dicts, tables)):
+        return [row for rows in tables for row in rows]
     frames = [nw.from_native(X, pass_through=True, eager_only=True) for X in tables]
-    is_frame = isinstance(frames[0], nw.DataFrame)
-    return nw.to_native(nw.concat(frames)) if is_frame else np.concatenate(tables), np.concatenate(columns)
+    try:
+        return nw.to_native(nw.concat(frames)) if isinstance(frames[0], nw.DataFrame) else np.concatenate(tables)
+    except Exception as error:  # each library of frames has its own
+        raise InvalidInputError(f"all shards must hold the same columns, of the same kinds: {error}") from error
+
+
+def _is_dicts(X: Any) -> bool:
+    return isinstance(X, list) and all(isinstance(row, Mapping) for row in X)
 
 
 def _learned(estimator: TabularAttributes, settings: TableSettings, X: Any, y: HostArray) -> _Learned:
@@ -210,8 +261,8 @@ def _targets(
 def _posed(by: _Agreed, shards: Shards, validation: tuple[Any, Any, Any]) -> Posed:
     settings, targets, preparation, before = by.settings, by.targets, by.preparation, by.before
 
-    def prepare(X: Any) -> HostArray:
-        return preparation.transform(table_of(X))
+    def prepare(X: Any, name: str) -> HostArray:
+        return inputs_of(preparation, table_of(X), by.notes if len(by.notes) < MOST_NOTES else [], of=f"{name}: ")
 
     ready = shards.mapped(prepare)
     judged: Shards | None = None
@@ -220,8 +271,7 @@ def _posed(by: _Agreed, shards: Shards, validation: tuple[Any, Any, Any]) -> Pos
         demand_nothing_beside("X_val", *validation[1:])
         judged = validation[0].mapped(prepare)
     elif (given := validation_of(targets, validation)) is not None:
-        with of_validation():
-            held = Held(preparation.transform(given[0]), given[1])
+        held = Held(validation_inputs(preparation, given[0], by.notes), given[1])
     part = None
     if judged is None and held is None:
         part, judged = HeldOut(settings.validation_fraction, chosen=False), ready

@@ -16,7 +16,7 @@ from xpmlp.estimators.parameters import InvalidParameterError
 from xpmlp.estimators.tabular.parameters import TableSettings
 from xpmlp.estimators.tabular.targets import TargetsOfTables
 from xpmlp.estimators.targets import Samples
-from xpmlp.estimators.validation import NUMPY, scale_of
+from xpmlp.estimators.validation import NUMPY, OF_VALIDATION, of_validation, scale_of
 from xpmlp.mlp import MLP, content_of
 from xpmlp.mlp.content import Content
 from xpmlp.mlp.fitting import Permutations, dropout_seed, factors_of, whole_batches
@@ -26,7 +26,7 @@ from xpmlp.optim.schedules import schedule
 from xpmlp.runners import Data
 from xpmlp.runners.reduction import Sum
 from xpmlp.runners.step import Task
-from xpmlp.tabular import TablePreparation
+from xpmlp.tabular import TablePreparation, TableWarning
 from xpmlp.tabular.columns import Table
 from xpmlp.training import Draws, Outcome, Problem, rows_at_once
 from xpmlp.training.checkpoints import data_digest
@@ -95,6 +95,25 @@ def prepared(settings: TableSettings, table: Table, rows: HostArray | None) -> t
         warnings.simplefilter("always")
         made = _preparation(settings, table, rows)
     return made, [(str(one.message), one.category) for one in told]
+
+
+def inputs_of(
+    preparation: TablePreparation, table: Table, notes: Notes, rows: HostArray | None = None, of: str = ""
+) -> HostArray:
+    """What a network takes of a table, or of some of its rows; what is to be said of it joins `notes`, once.
+
+    `of` is how that begins.
+    """
+    inputs, told = preparation.transform_with_notes(table, rows=rows)
+    said = [text for text, _ in notes]
+    notes += [(of + text, TableWarning) for text, loud in told if loud and of + text not in said]
+    return inputs
+
+
+def validation_inputs(preparation: TablePreparation, table: Table, notes: Notes) -> HostArray:
+    """The same of X_val; what is said of it says so."""
+    with of_validation():
+        return inputs_of(preparation, table, notes, of=OF_VALIDATION)
 
 
 def _preparation(settings: TableSettings, table: Table, rows: HostArray | None) -> TablePreparation:
