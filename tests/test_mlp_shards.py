@@ -166,6 +166,16 @@ def test_what_shards_cannot_do_says_so(options: dict[str, Any], message: str) ->
         net().fit(shards.from_arrays(X, Y), **options)
 
 
+def test_shards_to_judge_by_that_differ_are_told_before_an_estimator_trains() -> None:
+    def of(group: ThreadOf) -> str:
+        held = shards.from_arrays(X[:64], Y[:64], rows=16 + group.rank)
+        with pytest.raises(ValueError, match="the same X_val") as told:
+            MLPRegressor(hidden_layer_sizes=5).fit(shards.from_arrays(X, Y), X_val=held, group=group)
+        return str(told.value)
+
+    assert together(2, of) == ["all processes need the same X_val; rank 1 has others."] * 2
+
+
 def test_several_networks_and_groups_of_arrays_are_refused() -> None:
     with pytest.raises(ValueError, match="one network at a time; this MLP has 3"):
         net(n_networks=3).fit(shards.from_arrays(X, Y), batch_size=8)

@@ -140,7 +140,8 @@ def posed_on_shards(
         targets = _targets(estimator, shards, y, learned, counts)
         sample = X, encoded(targets, numbered(len(y)), False, y, None, len(y))[0]
         keeps = wanted.folder is not None
-        by = _Agreed(settings, group, targets, sample, *learned[:2], first.seed, first.before, keeps)
+        preparation, notes = learned.preparation, learned.notes
+        by = _Agreed(settings, group, targets, sample, preparation, notes, first.seed, first.before, keeps)
         here.append(_posed(by, shards, validation))
 
     agreed(group, pose)  # every process for itself: one that fails must not be waited for
