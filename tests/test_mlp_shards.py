@@ -176,6 +176,19 @@ def test_shards_to_judge_by_that_differ_are_told_before_an_estimator_trains() ->
     assert together(2, of) == ["all processes need the same X_val; rank 1 has others."] * 2
 
 
+@pytest.mark.parametrize(("name", "odd"), [("hidden_layer_sizes", (6,)), ("batch_size", 16), ("tol", 1e-3)])
+def test_parameters_that_differ_are_told_before_an_estimator_trains(name: str, odd: Any) -> None:
+    def of(group: ThreadOf) -> str:
+        model = MLPRegressor(hidden_layer_sizes=(5,), batch_size=32, tol=1e-4, max_iter=2)
+        with pytest.raises(ValueError, match=f"the same {name}") as told:
+            model.set_params(**{name: odd} if group.rank else {}).fit(shards.from_arrays(X, Y), group=group)
+        return str(told.value)
+
+    first, second = together(2, of)
+    assert first == second
+    assert first.endswith(f", {odd!r} in rank 1.")
+
+
 def test_several_networks_and_groups_of_arrays_are_refused() -> None:
     with pytest.raises(ValueError, match="one network at a time; this MLP has 3"):
         net(n_networks=3).fit(shards.from_arrays(X, Y), batch_size=8)

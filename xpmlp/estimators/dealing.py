@@ -17,6 +17,8 @@ from xpmlp.shards import Shards
 from xpmlp.shards.lanes import HeldOut, LaneData
 
 JUDGED_ROWS = 4096  # of a batch that is looked at, and not trained on
+# Parameters that each process may have its own way: rank 0's hold for all, or they are of this process alone.
+OWN = {"backend", "callbacks", "device", "max_time", "preparation", "random_state", "time_limit", "verbose"}
 Counts = tuple[HostArray, HostArray]  # labels, and what each weighs
 
 
@@ -27,6 +29,27 @@ def demand_nothing_beside(name: str, y: Any, w: Any) -> None:
     if name == "X":
         raise InvalidInputError("shards hold X, y and their weights: fit(shards) takes no y and no sample_weight.")
     raise InvalidInputError(f"{name} holds y and weights itself: leave y_val and sample_weight_val out.")
+
+
+def shared_parameters(estimator: Any) -> dict[str, Any]:
+    """The parameters of an estimator that all processes need alike, those of names and numbers."""
+    parameters = estimator.get_params(deep=False).items()
+    return {name: value for name, value in parameters if name not in OWN and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def demand_same_parameters(said: Sequence[dict[str, Any]]) -> None:
+    """Refuse parameters of processes, in their order, that differ: one would wait for a step that others do not do."""
+    for rank, parameters in enumerate(said):
+        for name, value in said[0].items():
+            if (other := parameters.get(name, value)) != value:
+                told = f"it is {value!r} in rank 0, {other!r} in rank {rank}"
+                raise InvalidInputError(f"all processes need the same {name}; {told}.")
 
 
 def judged_by(X_val: Any) -> str:

@@ -28,8 +28,10 @@ from xpmlp.estimators.dealing import (
     classes_of,
     counted,
     demand_nothing_beside,
+    demand_same_parameters,
     demand_shards,
     judged_by,
+    shared_parameters,
 )
 from xpmlp.estimators.judging import Judge, demand_sums
 from xpmlp.estimators.large import say_the_way
@@ -74,6 +76,7 @@ class _Facts(NamedTuple):
     dtype: str
     digest: str
     judged_by: str
+    parameters: dict[str, Any]  # that must be the same
     counts: Counts | None  # of the labels in the shards that it has looked at
     random_state: Any
     before: Any  # the checkpoint to go on from
@@ -244,11 +247,12 @@ def _facts(
     if group.rank == 0:
         before = checkpointing.known(estimator, settings, asked, place, inputs.dtype)
         state = checkpointing.generator(settings, before).get_state()
-    judged = judged_by(validation[0])
-    return _Facts(int(inputs.x.shape[1]), inputs.dtype, shards.digest, judged, counts, state, before)
+    judged, parameters = judged_by(validation[0]), shared_parameters(estimator)
+    return _Facts(int(inputs.x.shape[1]), inputs.dtype, shards.digest, judged, parameters, counts, state, before)
 
 
 def _demand_same(said: list[_Facts]) -> None:
+    demand_same_parameters([facts.parameters for facts in said])
     for rank, facts in enumerate(said):
         for name in ("width", "dtype", "digest", "judged_by"):
             mine, other = getattr(said[0], name), getattr(facts, name)

@@ -29,13 +29,15 @@ from xpmlp.estimators.dealing import (
     classes_of,
     counted,
     demand_nothing_beside,
+    demand_same_parameters,
     encoded,
     judged_by,
+    shared_parameters,
 )
 from xpmlp.estimators.judging import Judge
 from xpmlp.estimators.tabular import checkpointing
 from xpmlp.estimators.tabular.attributes import TabularAttributes
-from xpmlp.estimators.tabular.checkpointing import FREE, Known
+from xpmlp.estimators.tabular.checkpointing import Known
 from xpmlp.estimators.tabular.parameters import TableSettings, settings_of_table
 from xpmlp.estimators.tabular.stages import (
     Held,
@@ -165,30 +167,18 @@ def _facts(
     seed = int(check_random_state(settings.random_state).randint(2**31 - 1))
     if group.rank == 0:
         before = checkpointing.known(estimator, wanted, 1, *place_and_dtype(settings))
-    free = {*FREE, "preparation"}
-    parameters = {k: v for k, v in estimator.get_params(deep=False).items() if k not in free and _is_plain(v)}
     seed = seed if before is None else before.seed
-    return _Facts(shards.digest, judged_by(validation[0]), parameters, counts, seed, before)
+    return _Facts(shards.digest, judged_by(validation[0]), shared_parameters(estimator), counts, seed, before)
 
 
 def _demand_same(said: list[_Facts]) -> None:
     first = said[0]
+    demand_same_parameters([facts.parameters for facts in said])
     for rank, facts in enumerate(said):
         if facts.digest != first.digest:
             raise InvalidInputError("all processes need the same shards; they have others.")
         if facts.judged_by != first.judged_by:
             raise InvalidInputError(f"all processes need the same X_val; rank {rank} has others.")
-        for name, value in first.parameters.items():
-            other = facts.parameters.get(name, value)
-            if other != value:
-                told = f"it is {value!r} in rank 0, {other!r} in rank {rank}"
-                raise InvalidInputError(f"all processes need the same {name}; {told}.")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def sample_of(shards: Shards, group: Group | None = None) -> tuple[Any, HostArray]:
