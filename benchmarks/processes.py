@@ -118,25 +118,25 @@ def worked(name: str, quick: bool) -> dict[str, Any]:
 def seam(cases: dict[str, Any], quick: bool) -> dict[str, Any]:
     """The same of one process: with nobody to sum with, with a sum of its own gradient, and in a fixed order."""
     from xpmlp import distributed
-    from xpmlp.estimators import sharded
+    from xpmlp.estimators.dealing import Deal
     from xpmlp.runners.reduction import Sum
 
-    def summed(group: Any, place: Any, size: int, dtype: str, data: Any) -> Any:
-        return Sum(group, place, (size,), dtype, lambda: data.parts)
+    def summed(deal: Any, data: Any, n_parameters: int) -> Any:
+        return Sum(deal.group, deal.place, (n_parameters,), deal.dtype, lambda: data.parts)
 
     found: dict[str, Any] = {}
-    plain = sharded._together
+    plain: Any = Deal.together
     for case, it in cases.items():
         times: dict[str, list[float]] = {"without": [], "with": [], "in order": []}
         for turn in range(1 if quick else 3):
             for kind in times if turn % 2 == 0 else reversed(times):
-                sharded._together = summed if kind == "with" else plain
+                Deal.together = summed if kind == "with" else plain  # type: ignore[method-assign]
                 group = distributed.alone(fixed_order=kind == "in order")
                 times[kind].append(stepped(*it, group)["ms"])
         # The median of the ratios within a round: what slows the machine for a while slows both.
         ratios = {kind: median(a / b for a, b in zip(times[kind], times["without"], strict=True)) for kind in times}
         found[case] = {"ms": {kind: median(values) for kind, values in times.items()}, "ratios": ratios}
-    sharded._together = plain
+    Deal.together = plain  # type: ignore[method-assign]
     return found
 
 

@@ -41,6 +41,15 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_what_handing_a_gradient_over_costs_is_measured():
+    command = [sys.executable, str(BENCHMARKS / "processes.py"), "--worker", "seam", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 3
+    assert all(ratio > 0.0 for of_case in found.values() for ratio in of_case["ratios"].values())
+
+
 def test_a_quick_run_writes_its_table_its_figures_and_its_chart(tmp_path):
     done = run(
         *("--quick", "--repeats", 1, "--threads", 1, "--out", tmp_path, "--workloads", "circles", "images"),
