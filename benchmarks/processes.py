@@ -4,9 +4,9 @@
     python benchmarks/processes.py --engines gloo
     python benchmarks/processes.py --quick --out x.md     see that all of it runs; its times mean nothing
 
-One process trains on shards, and two do: in turns, each round in processes of its own, one BLAS thread each. A figure
-is the median over the rounds of the median time of an epoch, by its steps. Efficiency is the time of one over twice
-that of two. The seam is what a process pays for handing its gradient to a sum of which it is the only part.
+One process trains on shards, and two do: in turns, each round in processes of its own, one a core, one BLAS thread each.
+A figure is the median over the rounds of the median time of an epoch, by its steps. Efficiency is the time of one over
+twice that of two. The seam is what a process pays for handing its gradient to a sum of which it is the only part.
 """
 
 from __future__ import annotations
@@ -108,6 +108,9 @@ def worked(name: str, quick: bool) -> dict[str, Any]:
 
     warnings.simplefilter("ignore")
     group = {"mpi": distributed.mpi, "gloo": distributed.torch}.get(name, distributed.alone)()
+    if hasattr(os, "sched_setaffinity"):  # one process a core, as mpiexec has it too
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[group.rank % len(cores)]})
     cases = {case: (*rest, 2 if quick else steps) for case, (*rest, steps) in CASES.items()}
     if name == "seam":
         return seam({case: it for case, it in cases.items() if it[0] == 54}, quick)
