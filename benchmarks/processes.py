@@ -4,9 +4,10 @@
     python benchmarks/processes.py --engines gloo
     python benchmarks/processes.py --quick --out x.md     see that all of it runs; its times mean nothing
 
-One process trains on shards, and two do: in turns, each round in processes of its own, one a core, one BLAS thread each.
-A figure is the median over the rounds of the median time of an epoch, by its steps. Efficiency is the time of one over
-twice that of two. The seam is what a process pays for handing its gradient to a sum of which it is the only part.
+One process trains on shards, and two do: in turns, each round in processes of its own, one a core, one BLAS thread
+each. A figure is the median over the rounds of the median time of an epoch, by its steps. Efficiency is the time of
+one over twice that of two. The seam is what a process pays for handing its gradient to a sum of which it is the only
+part.
 """
 
 from __future__ import annotations
