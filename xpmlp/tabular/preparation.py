@@ -24,11 +24,10 @@ row of `rows` has would reach weights that were never trained: its input stays 0
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from xpmlp import checks
@@ -109,8 +108,6 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
     >>> preparation.get_feature_names_out().tolist()
     ['size', 'size is missing', 'town = A']
     """
-
-    __metadata_request__transform: ClassVar[dict[str, Any]] = {"rows": UNUSED}
 
     def __init__(
         self,
