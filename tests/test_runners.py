@@ -20,12 +20,13 @@ from xpmlp.network.activations import activation as find_activation
 from xpmlp.network.losses import LOSSES, Loss
 from xpmlp.network.losses import loss as find_loss
 from xpmlp.network.parameters import Layout
-from xpmlp.network.parts import part
+from xpmlp.network.parts import part, piecewise_code
 from xpmlp.network.propagation import layout_with_parts
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
 from xpmlp.optim.schedules import schedule
-from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner
+from xpmlp.runners import CannotRunError, Data, Task, compiled, eager, find_runner, part_columns
 from xpmlp.runners import numpy as in_place
+from xpmlp.runners.columns import Room
 from xpmlp.runners.step import State, loss_or_nan
 from xpmlp.training.loop import DivergenceWarning, Plan, train
 
@@ -346,6 +347,22 @@ def test_masks_are_compiled_whatever_the_activation(
     with config_context(compiled="always"):
         got, _ = trained(case, m, in_place.Runner, writable, select("numpy"))
     np.testing.assert_allclose(got.p, expected.p, rtol=TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_compiled_code_of_numbers_is_to_the_last_bit_that_of_numpy(dtype: str) -> None:
+    pytest.importorskip("numba")
+    edges = [[-1.0, 1.0], [-1.0, 0.0, 0.5, 2.0], [0.0, 1.0, 3.0]]  # one bin, which is open at both ends, and padding
+    piecewise = part("piecewise", edges=edges, width=2)
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.uniform(-4, 4, (3, 40)), [[np.nan, np.inf, -np.inf, 0.5]] * 3], 1).astype(dtype)
+    room = Room(z, z.shape[1], 0)
+    with np.errstate(invalid="ignore"):  # a bin that is none, times infinity
+        expected = part_columns._code(in_place.COLUMNS, piecewise, z, room).copy()
+        got = part_columns._code(in_place.columns_of(compiled.compiled(dtype)), piecewise, z, room)
+        right = piecewise_code(piecewise, z)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(got.mT[:, :-4], right[:, :-4])
 
 
 @pytest.mark.parametrize("name", ["relu", "relu backward", "silu", "masked"])

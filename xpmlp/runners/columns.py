@@ -62,6 +62,7 @@ class Columns(NamedTuple):
     cached: int  # elements of a layer that an activation takes at a time
     # (z, slope, elements, key, rate): both times the mask, where that is one pass
     masked: Callable[..., object] | None = None
+    code: Callable[..., object] | None = None  # (z, *constants, E): the code of piecewise, where that is one pass
 
 
 class Room:

@@ -40,6 +40,7 @@ class Compiled(NamedTuple):
     relu_backward: Callable[..., None]
     silu: Callable[..., None]
     masked: Callable[..., None]
+    code: Callable[..., None]
 
 
 def find(task: Task, data: Data) -> Compiled | None:
@@ -73,7 +74,7 @@ def compiled(dtype: str) -> Compiled:
 
     number, integer, tuple_of = getattr(numba.types, dtype), numba.types.int64, numba.types.UniTuple
     array = numba.types.Array
-    line, rows = array(number, 1, "C"), array(number, 2, "C")
+    line, rows, bins = (array(number, n_axes, "C") for n_axes in (1, 2, 3))
     elements, key = array(numba.types.int32, 2, "C"), array(numba.types.int32, 1, "C")
     functions: dict[str, tuple[Callable[..., None], Any]] = {
         "adam": (_adam, (rows, rows, rows, rows, tuple_of(integer, 3), line, line, tuple_of(number, 5))),
@@ -82,6 +83,7 @@ def compiled(dtype: str) -> Compiled:
         "relu_backward": (_relu_backward, (line, line)),
         "silu": (_silu, (line, line, line)),
         "masked": (_masked, (rows, rows, elements, key, numba.types.boolean, integer, number)),
+        "code": (_code, (rows, bins, bins, bins, bins, bins)),
     }
     with holding_interrupts():
         return Compiled(**{name: njit(numba, numba.void(*types), it) for name, (it, types) in functions.items()})
@@ -167,3 +169,15 @@ def _masked(z: Any, slope: Any, elements: Any, key: Any, of_rows: Any, least: An
             factor = kept if ((x ^ (x >> SHIFT)) & POSITIVE) >= bound else zero
             z[i, j] *= factor
             slope[i, j] *= factor
+
+
+def _code(z: Any, left: Any, scale: Any, low: Any, high: Any, E: Any) -> None:
+    # parts.piecewise_code of z (F, batch), as E (F, T, batch); the constants are (F, 1, T). NaN stays NaN.
+    for f in range(z.shape[0]):
+        x = z[f]
+        for t in range(E.shape[1]):
+            code, e, per, least, most = E[f, t], left[f, 0, t], scale[f, 0, t], low[f, 0, t], high[f, 0, t]
+            for i in range(x.shape[0]):
+                at = (x[i] - e) * per
+                at = least if at < least else at
+                code[i] = most if at > most else at

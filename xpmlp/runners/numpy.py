@@ -316,7 +316,7 @@ def columns_of(functions: compiled.Compiled) -> Columns:
         ),
         "silu": ACTIVATIONS["silu"]._replace(forward=silu),
     }
-    return COLUMNS._replace(activations=ACTIVATIONS | rows, masked=masked)
+    return COLUMNS._replace(activations=ACTIVATIONS | rows, masked=masked, code=functions.code)
 
 
 class CompiledUpdate(Update):

@@ -17,7 +17,7 @@ def piecewise(columns: Columns, part: Part, own: Own, x: Array, room: Room) -> t
     xp, slope = columns.xp, own["slope"]
     F, d = slope.shape[-2:]
     z = x[..., :F, :]
-    E = _code(xp, part, z, room)
+    E = _code(columns, part, z, room)
     lead = x.shape[:-2] or slope.shape[:-2]
     u = room("u", (*lead, x.shape[-2] + part.adds, x.shape[-1]))
     o = u[..., : F * d, :].reshape(*lead, F, d, x.shape[-1])
@@ -30,9 +30,13 @@ def piecewise(columns: Columns, part: Part, own: Own, x: Array, room: Room) -> t
     return u, (z, E)
 
 
-def _code(xp: Any, part: Part, z: Array, room: Room) -> Array:
-    left, scale, low, high = (constant.mT for constant in part.constants(z))  # (F, T, 1)
-    E = room("code", (*z.shape[:-1], left.shape[-2], z.shape[-1]))
+def _code(columns: Columns, part: Part, z: Array, room: Room) -> Array:
+    xp, constants = columns.xp, part.constants(z)  # each (F, 1, T)
+    E = room("code", (*z.shape[:-1], constants[0].shape[-1], z.shape[-1]))
+    if columns.code is not None and z.ndim == 2:
+        columns.code(z, *constants, E)
+        return E
+    left, scale, low, high = (constant.mT for constant in constants)
     xp.subtract(z[..., None, :], left, out=E)
     E *= scale
     # Two bounds for all, which is a third of the time of bounds for each bin; the open ones are looked at apart.
