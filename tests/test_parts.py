@@ -1,5 +1,6 @@
 """Parts and members: gradients against differences and autodiff, first values, fits on every backend, files."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from xpmlp import MLP
 from xpmlp.backends import select
 from xpmlp.network import backward, forward, mean_loss
 from xpmlp.network.parts import PARTS, part
+from xpmlp.runners import Data
 from xpmlp.training import rows_at_once
+from xpmlp.training.evaluation import Evaluator
 
 EDGES = [[-1.0, -0.3, 0.2, 1.0], [-0.5, 0.5], [-2.0, -1.0, 0.0, 1.0, 2.0]]
 PIECEWISE = part("piecewise", edges=EDGES, width=3)
@@ -282,3 +285,25 @@ def test_torch_refuses_a_part_of_your_own():
     row = replace(PARTS["layer_norm"], forward=lambda part, own, z: (z, None))
     with pytest.raises(ValueError, match="PyTorch has no module for the part 'layer_norm' of layer 1"):
         MLP([5, 6, 2], parts={1: row}).to_torch()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_few_members_foresee_what_more_would_lose(weighted, backend, rng):
+    dtype = backend.dtypes[-1]
+    net, x, y, w = net_and_samples(rng, parts={0: "member_scale"}, members=4, dropout=0.2)
+    whole, some = net.network, MLP([5, 6, 4, 2], "silu", parts={0: "member_scale"}, members=2).network
+    data = Data(backend.place, *(backend.put(it, dtype) for it in (x, y, w if weighted else np.ones(7))), 3)
+    p = whole.layout.unpack(net.parameters)
+    foreseen = []
+    for pair in itertools.combinations(range(4), 2):
+        small = np.zeros(some.layout.size)
+        arrays = some.layout.unpack(small)
+        for segment in some.layout.segments:
+            of_two, of_four = (it.at(segment.name, segment.layer) for it in (arrays, p))
+            of_two[...] = of_four if of_two.shape == of_four.shape else of_four[list(pair)]
+        foreseen.append(Evaluator(some, data, 4)(backend.put(small, dtype)).foreseen)
+    all_four = Evaluator(whole, data, 4)(backend.put(net.parameters, dtype))
+    assert all_four.foreseen is None
+    assert Evaluator(whole, data)(backend.put(net.parameters, dtype)).foreseen is None
+    # Of squared error the mean over all pairs is exactly the loss of the four.
+    np.testing.assert_allclose(np.mean(foreseen), all_four.loss, rtol=1e-5 if dtype == "float32" else 1e-12)

@@ -23,6 +23,7 @@ from xpmlp import (
     get_config,
 )
 from xpmlp.backends import State, probe
+from xpmlp.estimators.tabular import fitting, stages
 from xpmlp.estimators.tabular.timing import FEWEST_HELD, Goal, Pace, goal_of
 from xpmlp.runners import compiled
 
@@ -56,7 +57,8 @@ def test_both_trainings_are_told_and_follow_one_schedule():
     assert len(first["loss"]) == 6
     assert len(second["loss"]) == model.best_epoch_
     names = {"loss", "learning_rate", "validation_loss", "validation_loss_unaveraged", "validation_score"}
-    assert set(first) == names
+    assert set(first) == names | {"validation_loss_foreseen"}  # of six members, by four
+    assert model.best_epoch_ == 1 + np.argmin(first["validation_loss_foreseen"])
     assert set(second) == {"loss", "learning_rate"}
     assert model.validation_loss_ == min(first["validation_loss"]) == first["validation_loss"][model.best_epoch_ - 1]
     assert model.validation_score_ == first["validation_score"][model.best_epoch_ - 1]
@@ -302,6 +304,27 @@ def test_what_fails_before_there_is_something_leaves_the_estimator_as_it_was():
     with pytest.raises(ValueError, match="n_members"):
         model.set_params(n_members=0).fit(ROWS, Y)
     assert np.array_equal(model.predict(ROWS), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "y", "options", "members"),
+    [
+        (TabularClassifier, LABELS, {}, [4, 8]),
+        (TabularClassifier, LABELS, {"n_members": 3}, [3, 3]),
+        (TabularRegressor, Y, {}, [4, 8]),
+        (TabularRegressor, Y, {"validation_fraction": 0.4}, [2, 8]),
+        (TabularClassifier, LABELS, {"validation_fraction": 0.4, "time_limit": 1e6}, [2, 8]),
+        (TabularRegressor, Y, {"refit": False}, [8]),
+    ],
+)
+def test_a_stage_that_only_looks_for_an_epoch_has_few_members(kind, y, options, members, monkeypatch):
+    monkeypatch.setattr(stages, "MANY_HELD", 0.3 * N)
+    trained, train = [], fitting._train
+    monkeypatch.setattr(
+        fitting, "_train", lambda fit, stage, before: trained.append(stage) or train(fit, stage, before)
+    )
+    kind(**TINY | options).fit(ROWS, y)
+    assert [stage.content.network.members for stage in trained] == members
 
 
 # --- Time ---

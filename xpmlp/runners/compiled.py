@@ -179,5 +179,5 @@ def _code(z: Any, left: Any, scale: Any, low: Any, high: Any, E: Any) -> None:
             code, e, per, least, most = E[f, t], left[f, 0, t], scale[f, 0, t], low[f, 0, t], high[f, 0, t]
             for i in range(x.shape[0]):
                 at = (x[i] - e) * per
-                at = least if at < least else at
-                code[i] = most if at > most else at
+                at = least if at < least else at  # noqa: FURB136 - of NaN, max would be another number
+                code[i] = most if at > most else at  # noqa: FURB136

@@ -9,7 +9,7 @@ import numpy as np
 from xpmlp._typing import Array
 from xpmlp.backends import HostArray, Place, array_namespace
 from xpmlp.backends.arithmetic import unwarned
-from xpmlp.network import Network, Parameters, Trace, reciprocal, said, sample_losses
+from xpmlp.network import Network, Parameters, Trace, losses_of_samples, reciprocal, said, sample_losses
 from xpmlp.runners import Data
 from xpmlp.runners.passes import find_pass
 from xpmlp.threads import enough_for, flops_of_forward
@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     loss: HostArray  # without the penalty; shape () or (m,)
     yhat: Array  # where the network is; None where only the score is known
     score: float | None = None  # where whoever measured knows it
+    foreseen: HostArray | None = None  # the loss of more members: see `Evaluator`
 
 
 def rows_at_once(network: Network, place: Place, networks: int | None = None) -> int:
@@ -60,10 +61,17 @@ def judged(network: Network, trace: Trace, y: Array) -> tuple[Array, Array]:
 
 
 class Evaluator:
-    """Says again and again what a network is worth on the samples of `data`."""
+    """Says again and again what a network is worth on the samples of `data`.
 
-    def __init__(self, network: Network, data: Data) -> None:
+    Of members it also foresees, where so many are to come, what the loss of their mean would be. That of the mean of k
+    is a + b / k: exactly so of squared error, where a is what they all get wrong, and b the variance of one. One member
+    has a + b, which is the mean of their own losses, and those that are there have a + b / k.
+    """
+
+    def __init__(self, network: Network, data: Data, to_come: int | None = None) -> None:
         self.network, self.data = network, data
+        k = network.members
+        self.further = (1.0 / k - 1.0 / to_come) / (1.0 - 1.0 / k) if to_come and 1 < k < to_come else None
         self.p: Array | None = None
         self.found: Any = None
 
@@ -72,15 +80,23 @@ class Evaluator:
         """The mean loss, in the batches of the data, and the outputs, of a network with these parameters."""
         if p is not self.p:
             self.p, self.found = p, find_pass(self.network, self.network.layout.unpack(p), self.data.place)
-        data, total = self.data, _Total(weighted=self.data.w is not None)
-        yhat = self.found.joined(self._judged(total), data.n)
-        return Outcome(np.asarray(data.place.backend.to_numpy(total.mean())), yhat)
+        data = self.data
+        total, alone = (_Total(weighted=data.w is not None) for _ in range(2))
+        yhat = self.found.joined(self._judged(total, alone), data.n)
+        loss = np.asarray(data.place.backend.to_numpy(total.mean()))
+        if self.further is None:
+            return Outcome(loss, yhat)
+        own = np.asarray(data.place.backend.to_numpy(alone.mean()))
+        return Outcome(loss, yhat, foreseen=loss - self.further * (own - loss))
 
-    def _judged(self, total: "_Total") -> Iterator[Array]:
+    def _judged(self, total: "_Total", alone: "_Total") -> Iterator[Array]:
         for x, y, w in self.data.batches(None, sparse=self.found.takes_sparse):
             z, a = self.found(x)
-            values, yhat = judged(self.network, Trace([z], [a], [], [], [z]), y)
+            trace = Trace([z], [a], [], [], [z])
+            values, yhat = judged(self.network, trace, y)
             total.add(values, w)
+            if self.further is not None:
+                alone.add(losses_of_samples(self.network, trace, y), w)
             yield yhat
 
 

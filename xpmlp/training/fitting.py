@@ -16,6 +16,8 @@ from xpmlp.training.evaluation import Evaluator, Outcome, plain
 from xpmlp.training.loop import BEGINNING, Report, Snapshot, train
 from xpmlp.training.problem import Carried, CheckpointRequest, Fitted, Observer, Problem, Saved
 
+VALIDATION, FORESEEN = "validation_loss", "validation_loss_foreseen"  # curves of a history
+
 
 def fit(
     problem: Problem,
@@ -67,7 +69,7 @@ class _Fit:
         self.asked, self.done = keep, self.epochs  # whole epochs
         self.look: Callable[[Array], Outcome] | None = problem.judge
         if problem.held_out is not None:
-            self.look = Evaluator(task.network, problem.held_out)
+            self.look = Evaluator(task.network, problem.held_out, problem.members_to_come)
         self.keep: Checkpoints | None = None
         self.together = None if problem.together is None else Agreement(problem.together)
 
@@ -150,13 +152,13 @@ class _Fit:
         """The same of weights that are not averaged."""
         if self.look is None or (self.error is not None and self.together is None):  # others look with this process
             return np.asarray(np.nan)
-        loss = self.look(p).loss
-        self.logs["validation_loss_unaveraged"] = plain(loss)
-        return np.asarray(loss)
+        seen = self.look(p)
+        self.logs["validation_loss_unaveraged"] = plain(seen.loss)
+        return np.asarray(seen.loss if seen.foreseen is None else seen.foreseen)
 
     def _waits_for_the_point(self) -> bool:
         plan = self.problem.plan
-        return plan.averaged and plan.patience < float("inf") and self.problem.monitor == "validation_loss"
+        return plan.averaged and plan.patience < float("inf") and self.problem.monitor in (VALIDATION, FORESEEN)
 
     def end(self, report: Report) -> bool:
         if self.problem.monitor == "loss":
@@ -203,7 +205,9 @@ class _Fit:
         seen = None if self.look is None else self.look(p)
         self.logs = {}
         if seen is not None:
-            self.logs["validation_loss"] = plain(seen.loss)
+            self.logs[VALIDATION] = plain(seen.loss)
+            if seen.foreseen is not None:
+                self.logs[FORESEEN] = plain(seen.foreseen)
         try:
             for observer in self.observers:
                 self.logs |= observer.measure(self.now(p), seen)

@@ -43,6 +43,7 @@ class Problem:
     plan: Plan
     draws: Draws
     held_out: Data | None = None
+    members_to_come: int | None = None  # of the network that this one is looked at for: its loss is foreseen
     monitor: str = "loss"  # the number of the history that patience and the best epoch go by
     monitors: str = ""  # all that this number depends on: a best value is carried on among equals only
     greater_is_better: bool = False

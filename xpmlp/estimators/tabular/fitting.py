@@ -35,13 +35,14 @@ from xpmlp.estimators.tabular.stages import (
     Stage,
     epochs_of,
     inputs_of,
+    members_first,
     place_and_dtype,
     posed,
     prepared,
     validation_inputs,
 )
 from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validation_of
-from xpmlp.estimators.tabular.timing import Goal, goal_of, members_first, pace_of, unhurried
+from xpmlp.estimators.tabular.timing import Goal, goal_of, pace_of, unhurried
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import InvalidInputError, our_errors
@@ -49,6 +50,7 @@ from xpmlp.mlp import mlp_of
 from xpmlp.shards import Shards
 from xpmlp.tabular.columns import Table, table_of
 from xpmlp.training import Fitted
+from xpmlp.training.fitting import FORESEEN, VALIDATION
 from xpmlp.training.loop import DivergenceError, Notes
 
 ENDS_ALL = ("interrupt", "callback")  # what stops a stage, and the fit with it
@@ -214,7 +216,7 @@ def _first(fit: Fit, before: Known | None) -> Posed:
         held = Held(validation_inputs(preparation, given.held[0], fit.notes), targets.rescaled(given.held[1]))
     epochs, refits = epochs_of(settings, len(rows)), bool(settings.refit) and given.held is None
     fit.goal = Goal(epochs, refits=refits)
-    stage = Stage(1, members_first(settings.n_members, refits), epochs, epochs)
+    stage = Stage(1, members_first(settings.n_members, len(held.inputs), refits=refits), epochs, epochs)
     trained = inputs, samples.take(rows)
 
     def pose(stage: Stage, judged: Held) -> Posed:
@@ -231,7 +233,7 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     prepare, size = fit.prepare if refits else math.inf, made.problem.data.batch_size
     n_held = len(held.inputs)
     fit.goal = goal_of(pace_of(made), fit.left, epochs, settings.n_members, batches, n_held, size, prepare)
-    members = members_first(settings.n_members, fit.goal.refits)
+    members = members_first(settings.n_members, n_held, refits=fit.goal.refits)
     stage = Stage(1, members, fit.goal.epochs, fit.goal.epochs, fit.goal.rows, max(fit.left, 0.0))
     return pose(stage, held.take(fit.goal.held))
 
@@ -322,7 +324,7 @@ def _show(estimator: TabularAttributes, stage: Posed, now: Fitted) -> TabularAtt
 
 def _best_epoch(history: Mapping[str, Sequence[float]], *, averaged: bool) -> int:
     """The epoch, counted from 1, of the least loss on what was held out; of equals the last where it is averaged."""
-    losses = np.asarray(history.get("validation_loss", ()), dtype=np.float64)
+    losses = np.asarray(history.get(FORESEEN) or history.get(VALIDATION, ()), dtype=np.float64)
     if not np.any(np.isfinite(losses)):
         return 0
     equal = np.flatnonzero(losses == np.nanmin(losses))
@@ -331,7 +333,7 @@ def _best_epoch(history: Mapping[str, Sequence[float]], *, averaged: bool) -> in
 
 def _at_best(history: Mapping[str, Sequence[float]], best: int) -> dict[str, float]:
     """What the history says of that epoch."""
-    names = {"validation_loss_": "validation_loss", "validation_score_": "validation_score"}
+    names = {"validation_loss_": VALIDATION, "validation_score_": "validation_score"}
     return {
         attribute: float(history[curve][best - 1]) if best and curve in history else math.nan
         for attribute, curve in names.items()

@@ -51,7 +51,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         The share of the rows that chooses the epoch at which training ends, where `fit` is given no `X_val`.
     refit : bool, default=True
         Once that epoch is known, train anew on all rows and stop there. The first training then has 4 members
-        at most.
+        at most, and 2 where 1,000 rows or more are set aside.
     average : float, default=2.0
         Epochs over which the exponential average of the weights reaches back; the average is the model. 0 keeps none.
     categorical_features : "from_dtype", or sequence of str, int or bool
@@ -85,6 +85,9 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         Loss and score on them, at that epoch.
     history_, refit_history_ : dict of str to list of float
         A number per epoch of the first training and, where there was one (else None), of the second.
+        "validation_loss" is that of the averaged weights, "validation_loss_unaveraged" of the weights themselves. Where
+        the first training has fewer than `n_members`, "validation_loss_foreseen" is what so many would lose, and
+        chooses the epoch: the loss of the mean of k members is a + b / k, exactly so of squared error.
     stopped_by_ : tuple of str
         What ended each training: "epochs", "patience", "time", "callback", "interrupt", "divergence".
     n_parameters_, n_iter_, n_features_in_ : int

@@ -30,11 +30,14 @@ from xpmlp.tabular import TablePreparation, TableWarning
 from xpmlp.tabular.columns import Table
 from xpmlp.training import Draws, Outcome, Problem, rows_at_once
 from xpmlp.training.checkpoints import data_digest
+from xpmlp.training.fitting import FORESEEN, VALIDATION
 from xpmlp.training.loop import Notes, Plan
 
 FEWEST_EPOCHS, MOST_EPOCHS, STEPS = 32, 256, 900  # "auto": about 900 steps, within these
 PATIENCE = 8, 0.3  # epochs without a better one: at least so many, or this share of those planned
-FEW_MEMBERS = 4  # of a first stage that only looks for an epoch: half of the time, nearly the same epoch
+# Members of a first stage that only looks for an epoch: two where at least so many rows judge it, and its time is what
+# counts, else four.
+FEW_MEMBERS, MANY_HELD = (2, 4), 1000
 BETA_2 = 0.95
 WARM_UP, SLOWEST = 0.05, 0.02  # the share of the training in which the rate rises, and the share that it begins with
 
@@ -87,6 +90,11 @@ def epochs_of(settings: TableSettings, n: int) -> int:
     if settings.max_iter != "auto":
         return int(settings.max_iter)
     return max(FEWEST_EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS / max(n // settings.batch_size, 1))))
+
+
+def members_first(n_members: int, n_held: int, *, refits: bool) -> int:
+    """The members of the first stage, which so many rows judge."""
+    return min(n_members, FEW_MEMBERS[n_held < MANY_HELD]) if refits else n_members
 
 
 def prepared(settings: TableSettings, table: Table, rows: HostArray | None) -> tuple[TablePreparation, Notes]:
@@ -194,6 +202,7 @@ def problem_of(
 ) -> Problem:
     """The problem of a stage; one that is `judged`, by rows or by a judge, ends where it is best."""
     few, share = PATIENCE
+    to_come = settings.n_members if held is not None and 1 < stage.members < settings.n_members else None
     plan = Plan(
         n_epochs=stage.stop,
         planned=stage.epochs,
@@ -214,7 +223,8 @@ def problem_of(
         plan,
         draws,
         held_out=None if held is None else _data(net, *held, rows_at_once(net.network, net.place)),
-        monitor="validation_loss" if judged else "loss",
+        members_to_come=to_come,
+        monitor="loss" if not judged else FORESEEN if to_come else VALIDATION,
         seed=dropout_seed(net, 0),
         judge=judge,
         together=together,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpmlp.backends.config import config_context, get_config
-from xpmlp.estimators.tabular.stages import FEW_MEMBERS, Posed
+from xpmlp.estimators.tabular.stages import Posed
 from xpmlp.runners import Data
 from xpmlp.runners.step import State
 from xpmlp.training.evaluation import Evaluator
@@ -117,8 +117,3 @@ def goal_of(
     seen = held if looks * few <= LOOKING * left else max(int(held * LOOKING * left / (looks * few)), FEWEST_HELD)
     steps = max(int((left - few * looks * seen / max(held, 1)) / (few * step)), 1)
     return Goal(few, min(steps, batches[0]) * batch_size, min(seen, held), refits=False)
-
-
-def members_first(n_members: int, refits: bool) -> int:
-    """The members of the first stage."""
-    return min(n_members, FEW_MEMBERS) if refits else n_members
