@@ -217,7 +217,11 @@ def train(
                 validation = _judged(validate, learned, together)
                 point = _judged(validate_point, state.p, together)
                 plateau = watch.see(losses if validation is None else validation, learned, diverged, point)
-            wish = _report(Report(epoch, losses, validation, rate, state._replace(p=learned)), on_epoch, interrupted)
+            wish = _report(
+                Report(epoch, losses, validation, rate, state if learned is state.p else state._replace(p=learned)),
+                on_epoch,
+                interrupted,
+            )
             if (p := assigned()) is not None:
                 state = state._replace(p=p)
                 if plan.averaged:
@@ -228,7 +232,7 @@ def train(
             late = time.perf_counter() - started > plan.max_time
             if together is not None:
                 wish, late = together.end(wish, late, place.backend.to_numpy(state.p))
-            stopped_by = _why(wish, bool(watch.dead.all()), plateau, late)
+            stopped_by = _why(wish, _all(watch.dead), plateau, late)
             stopped_by = stopped_by or (finished(state) if epoch < plan.n_epochs else "") or "epochs"
             last = stopped_by != "epochs" or epoch == plan.n_epochs
             if not broken_off:
@@ -274,6 +278,8 @@ def _report(report: Report, on_epoch: Sequence[Callable[[Report], object]], inte
 
 def _why(wish: str, dead: bool, plateau: bool, late: bool) -> str:
     """What ends training after this epoch, first things first; "" where nothing does."""
+    if not (wish or dead or plateau or late):
+        return ""
     reasons = {
         "interrupt": wish == "interrupt",
         "divergence": dead,
@@ -281,7 +287,7 @@ def _why(wish: str, dead: bool, plateau: bool, late: bool) -> str:
         "callback": wish == "callback",
         "time": late,
     }
-    return next((why for why, holds in reasons.items() if holds), "")
+    return next(why for why, holds in reasons.items() if holds)
 
 
 class _Watch:
@@ -395,3 +401,7 @@ def _note_or_raise(message: str, plan: Plan) -> tuple[str, type[Warning]]:
 
 def _some(which: HostArray) -> bool:
     return bool(which) if which.ndim == 0 else bool(which.any())  # an epoch of a tiny network is 100 microseconds
+
+
+def _all(which: HostArray) -> bool:
+    return bool(which) if which.ndim == 0 else bool(which.all())
