@@ -86,7 +86,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
     history_, refit_history_ : dict of str to list of float
         A number per epoch of the first training and, where there was one (else None), of the second.
         "validation_loss" is that of the averaged weights, "validation_loss_unaveraged" of the weights themselves. Where
-        the first training has fewer than `n_members`, "validation_loss_foreseen" is what so many would lose, and
+        the first training has two members for more to come, "validation_loss_foreseen" is what these would lose, and
         chooses the epoch: the loss of the mean of k members is a + b / k, exactly so of squared error.
     stopped_by_ : tuple of str
         What ended each training: "epochs", "patience", "time", "callback", "interrupt", "divergence".
