@@ -607,3 +607,15 @@ def test_scales_are_learned_anew_of_columns_that_are_known():
     assert alone["scales"] != known.to_dict()["scales"]
     with pytest.raises(ValueError, match=re.escape("'price' is not there")):
         known.fit_scales([{name: row[name] for name in row if name != "price"} for row in dicts])
+
+
+@pytest.mark.parametrize("rows", [[], [0.5], [3], [-1], [[0, 1]], [True, False]])
+def test_rows_that_are_none_of_the_table_are_told(rows):
+    table = [{"a": 1.0}, {"a": 2.0}, {"a": 4.0}]
+    told = re.escape("rows must be numbers of rows of X, from 0 to 2, one at least, or a mask of 3; got ")
+    with pytest.raises(ValueError, match=told):
+        TablePreparation().fit(table, rows=rows)
+    with pytest.raises(ValueError, match=told):
+        TablePreparation().fit(table).fit_scales(table, rows=rows)
+    masked, numbered = (TablePreparation().fit(table, rows=which) for which in ([True, False, True], [0, 2]))
+    assert masked.to_dict() == numbered.to_dict()

@@ -72,6 +72,9 @@ def test_rows_may_be_dicts_and_lists() -> None:
     for rows in (TABLE.to_dict("records"), TABLE.to_numpy().tolist()):
         model = TabularClassifier(**EXACT).fit(parts(rows, LABELS))
         np.testing.assert_allclose(model.predict_proba(rows), expected, rtol=1e-12)
+    pieces = [({name: list(X[name]) for name in X}, y) for X, y in parts(TABLE, LABELS)]
+    model = TabularClassifier(**EXACT).fit(shards.from_sequence(pieces))
+    np.testing.assert_allclose(model.predict_proba(TABLE), expected, rtol=1e-12)
 
 
 def of_polars(i: int) -> Any:
@@ -83,6 +86,7 @@ ODD_PIECES: dict[str, Any] = {
     "another column": lambda i: pandas.DataFrame({"amount" if i else "price": [1.5, 2.5]}).pipe(arrow),
     "another dtype": of_polars,
     "another width": lambda i: np.ones((2, 3 + i)),
+    "another column of a dict": lambda i: {"amount" if i else "price": [1.5, 2.5]},
     "arrays among frames": lambda i: TABLE[:2].to_numpy() if i else TABLE[:2],
 }
 

@@ -217,7 +217,7 @@ def from_sequence(parts: Any, *, rows: Sequence[int] | None = None, lanes: int =
     if n == 0:
         raise ValueError("parts must hold at least one part; got none.")
     if rows is None:
-        rows = [len(parts[i][0]) for i in range(n)]
+        rows = [len(parts[i][1]) for i in range(n)]  # of X, a dict of columns would count these
     elif len(rows) != n:
         raise ValueError(f"rows must hold a number for each of the {n} parts; got {len(rows)}.")
     weighted = len(parts[0]) == 3 and parts[0][2] is not None

@@ -133,13 +133,13 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         ----------
         X : frame, array or list of dicts, shape (n, p)
         y : ignored
-        rows : array of int, optional
-            Those to learn centres, widths and edges from; all by default.
+        rows : array of int or bool, optional
+            Those to learn centres, widths and edges from, or a mask of them; all by default.
 
         Raises
         ------
         ValueError
-            If no column is left to learn from, or a number is infinite: with its place.
+            If no column is left to learn from, a number is infinite: with its place, or `rows` are not rows of X.
         """
         table = table_of(X)
         checks.integer(self.n_bins, "n_bins", least=2)
@@ -184,7 +184,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         return self
 
     def _measure(self, table: Table, kinds: tuple[Kind, ...], rows: Any) -> None:
-        taken = slice(None) if rows is None else np.asarray(rows)
+        taken = slice(None) if rows is None else _rows_among(rows, table.n_rows)
         words = self._words()
         scales, gaps, levels = list[Scale](), list[Any](), list[Any]()  # of the latter two, whether they are there
         for kind in kinds:
@@ -395,3 +395,15 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
 def _plain(item: Any) -> Any:
     return item.item() if hasattr(item, "item") else item
+
+
+def _rows_among(rows: Any, n: int) -> HostArray:
+    chosen = np.asarray(rows)
+    if chosen.dtype == bool and chosen.shape == (n,):
+        chosen = np.flatnonzero(chosen)
+    integers = chosen.dtype.kind in "iu" and chosen.ndim == 1
+    if not integers or not len(chosen) or chosen.min() < 0 or chosen.max() >= n:
+        raise ValueError(
+            f"rows must be numbers of rows of X, from 0 to {n - 1}, one at least, or a mask of {n}; got {rows!r}."
+        )
+    return chosen

@@ -193,12 +193,7 @@ def sample_of(shards: Shards, group: Group | None = None) -> tuple[Any, HostArra
         found = {}
         for i in sorted(set(shards.looked_at(group.rank, group.size)) & set(chosen)):
             X, y, *_ = shards.read(i)
-            frame = nw.from_native(X, pass_through=True, eager_only=True)
-            if isinstance(frame, nw.DataFrame):
-                X = nw.to_native(frame.gather_every(step))
-            else:
-                X = X[::step] if _is_dicts(X) else np.asarray(X)[::step]
-            found[i] = X, np.asarray(y)[::step]
+            found[i] = _thinned(X, step), np.asarray(y)[::step]
         return found
 
     together: dict[int, tuple[Any, HostArray]] = {}
@@ -208,9 +203,20 @@ def sample_of(shards: Shards, group: Group | None = None) -> tuple[Any, HostArra
     return _joined(tables), np.concatenate(columns)
 
 
+def _thinned(X: Any, step: int) -> Any:
+    frame = nw.from_native(X, pass_through=True, eager_only=True)
+    if isinstance(frame, nw.DataFrame):
+        return nw.to_native(frame.gather_every(step))
+    if isinstance(X, Mapping):
+        return {name: list(values)[::step] for name, values in X.items()}
+    return X[::step] if _is_dicts(X) else np.asarray(X)[::step]
+
+
 def _joined(tables: Sequence[Any]) -> Any:
     if all(map(_is_dicts, tables)):
         return [row for rows in tables for row in rows]
+    if all(isinstance(X, Mapping) and set(X) == set(tables[0]) for X in tables):
+        return {name: [value for X in tables for value in X[name]] for name in tables[0]}
     frames = [nw.from_native(X, pass_through=True, eager_only=True) for X in tables]
     try:
         return nw.to_native(nw.concat(frames)) if isinstance(frames[0], nw.DataFrame) else np.concatenate(tables)
