@@ -139,8 +139,9 @@ def test_a_shard_that_cannot_be_prepared_is_named(monkeypatch: pytest.MonkeyPatc
         TabularClassifier(**SETTINGS).fit(parts(broken, LABELS))
 
 
-def test_odd_cells_are_told_once_and_with_their_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharded, "SAMPLE", 300)  # every fifth row: it knows nothing of row 801
+@pytest.mark.parametrize("sample", [300, 100_000])  # every fifth row, which knows nothing of row 801, and all
+def test_odd_cells_are_told_once_and_with_their_shard(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded, "SAMPLE", sample)
     odd = TABLE.astype({"amount": object})
     odd.loc[801, "amount"] = "much"
     with warnings.catch_warnings(record=True) as told:

@@ -229,7 +229,10 @@ def _is_dicts(X: Any) -> bool:
 
 
 def _learned(estimator: TabularAttributes, settings: TableSettings, X: Any, y: HostArray) -> _Learned:
-    preparation, notes = prepared(settings, table_of(X), None)
+    table = table_of(X)
+    preparation, notes = prepared(settings, table, None)
+    cells = {text for text, _ in preparation.transform_with_notes(table)[1]}
+    notes = [note for note in notes if note[0] not in cells]  # of a cell its shard tells, with its row there
     scales = None
     if not hasattr(estimator, "class_weight"):
         targets, samples = estimator._learn(y, None, numbered(len(y)))
