@@ -94,7 +94,10 @@ class Passes:
 
     @property
     def parameters(self) -> Array:
-        """The flat vector of all weights and biases, shape (P,) or (m, P); assign to it to set them."""
+        """The flat vector of all weights and biases, shape (P,) or (m, P); assign to it to set them.
+
+        While `fit` runs, a callback sees the vector that is trained: copy what is to be kept beyond the epoch.
+        """
         return self._p
 
     @parameters.setter
