@@ -54,6 +54,13 @@ def relu(z: HostArray, slope: HostArray, room: HostArray) -> None:
     np.multiply(z, slope, out=z)
 
 
+def relu_alone(z: HostArray, room: HostArray) -> None:
+    if z.dtype == np.float64:
+        np.maximum(z, 0.0, out=z)  # 0.75 of the time; of float32 it is 1.3 times
+    else:
+        relu(z, room, room)
+
+
 def leaky_relu(z: HostArray, slope: HostArray, room: HostArray) -> None:
     np.greater(z, 0.0, out=slope, casting="unsafe")
     slope *= 1.0 - LEAKY_SLOPE
@@ -136,7 +143,7 @@ def nothing(*_: HostArray) -> None:
 
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(nothing, nothing),
-    "relu": Activation(relu, slope_backward, slopes=True),
+    "relu": Activation(relu, slope_backward, slopes=True, alone=relu_alone),
     "leaky_relu": Activation(leaky_relu, slope_backward, slopes=True),
     "silu": Activation(silu, slope_backward, slopes=True, alone=silu_alone),
     "tanh": Activation(tanh, tanh_backward),
