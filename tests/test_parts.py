@@ -13,7 +13,7 @@ from xpmlp.backends import select
 from xpmlp.network import backward, forward, mean_loss
 from xpmlp.network.parts import PARTS, part
 from xpmlp.runners import Data
-from xpmlp.training import rows_at_once
+from xpmlp.training import evaluation, rows_at_once
 from xpmlp.training.evaluation import Evaluator
 
 EDGES = [[-1.0, -0.3, 0.2, 1.0], [-0.5, 0.5], [-2.0, -1.0, 0.0, 1.0, 2.0]]
@@ -288,7 +288,8 @@ def test_torch_refuses_a_part_of_your_own():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_few_members_foresee_what_more_would_lose(weighted, backend, rng):
+def test_few_members_foresee_what_more_would_lose(weighted, backend, rng, monkeypatch):
+    monkeypatch.setattr(evaluation, "AVERAGED_AWAY", np.inf)  # of first weights most of a loss is made of it
     dtype = backend.dtypes[-1]
     net, x, y, w = net_and_samples(rng, parts={0: "member_scale"}, members=4, dropout=0.2)
     whole, some = net.network, MLP([5, 6, 4, 2], "silu", parts={0: "member_scale"}, members=2).network
@@ -307,3 +308,15 @@ def test_few_members_foresee_what_more_would_lose(weighted, backend, rng):
     assert Evaluator(whole, data)(backend.put(net.parameters, dtype)).foreseen is None
     # Of squared error the mean over all pairs is exactly the loss of the four.
     np.testing.assert_allclose(np.mean(foreseen), all_four.loss, rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+def test_members_that_are_too_sure_are_not_believed(rng):
+    net, x, y, _ = net_and_samples(rng, "cross_entropy", 3, parts={0: "member_scale"}, members=2)
+    layout, data = net.network.layout, Data(select("numpy"), x, y, None, 7)
+    for times in (1.0, 30.0, 1e4, 1e200):  # the larger the scores, the surer the members, of right and of wrong
+        p = net.parameters.copy()
+        layout.unpack(p).W[-1][...] *= times
+        with np.errstate(all="ignore"):
+            seen = Evaluator(net.network, data, 8)(p)
+        assert seen.foreseen <= seen.loss or np.isinf(seen.loss)
+        assert seen.foreseen >= (1.0 - 0.75 / 3.0) * (1.0 - 1e-12) * seen.loss or np.isinf(seen.loss)

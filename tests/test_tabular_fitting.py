@@ -3,6 +3,7 @@
 import re
 import signal
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -354,6 +355,21 @@ PACE = Pace(4, 0.01, 0.01, 0.0)
 def test_a_fit_goes_as_far_as_there_is_time_for(left, held, goal):
     batches = (20, 25)
     assert goal_of(PACE, left, 40, 8, batches, held, 32, 0.5) == goal
+
+
+def test_what_a_second_stage_takes_is_told_by_the_steps_of_the_first():
+    fit = SimpleNamespace(
+        settings=SimpleNamespace(time_limit=60.0, n_members=8),
+        given=SimpleNamespace(table=SimpleNamespace(n_rows=6000)),
+        looking=SimpleNamespace(seconds_an_epoch=0.5),
+        pace=Pace(2, 0.01, 0.05, 0.0),  # 0.2 s for the steps of an epoch and 0.1 s for looks, of which it took 0.5 s
+        prepare=1.0,
+    )
+    done = fitting.Done(SimpleNamespace(members=2), None, "float32", 5000, batches=20, held=1000)
+    took = 0.5 * 2 / 3 * 4 * 6000 / 5000
+    assert fitting._would_take(fit, done, 10) == pytest.approx(1.0 + 10 * took)
+    fit.pace = None  # it goes on from a checkpoint
+    assert fitting._would_take(fit, done, 10) == pytest.approx(1.0 + 15 * took)
 
 
 def test_a_short_time_is_kept_and_ends_with_a_model():

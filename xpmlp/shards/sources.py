@@ -191,6 +191,10 @@ def _rows(array: Any, part: slice) -> Any:
     return array[part, ...] if hasattr(array, "__array_namespace__") else array[part]
 
 
+def _n_rows(X: Any, y: Any = None, *_: Any) -> int:
+    return len(X if y is None else y)  # a dict of columns would count these
+
+
 def from_sequence(parts: Any, *, rows: Sequence[int] | None = None, lanes: int = 8, classes: Any = None) -> Shards:
     """Anything with a length that gives (X, y) or (X, y, sample_weight) for a number.
 
@@ -217,7 +221,7 @@ def from_sequence(parts: Any, *, rows: Sequence[int] | None = None, lanes: int =
     if n == 0:
         raise ValueError("parts must hold at least one part; got none.")
     if rows is None:
-        rows = [len(parts[i][1]) for i in range(n)]  # of X, a dict of columns would count these
+        rows = [_n_rows(*parts[i]) for i in range(n)]
     elif len(rows) != n:
         raise ValueError(f"rows must hold a number for each of the {n} parts; got {len(rows)}.")
     weighted = len(parts[0]) == 3 and parts[0][2] is not None

@@ -315,3 +315,16 @@ def chosen_columns(asked: Any, names: list[str]) -> set[str]:
 def listed(names: Sequence[str], most: int = 12) -> str:
     """Names for a message, not too many."""
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def rows_among(rows: Any, n: int) -> HostArray:
+    """The numbers of rows, of a table of n, that an argument gives, as such or as a mask; ValueError otherwise."""
+    chosen = np.asarray(rows)
+    if chosen.dtype == bool and chosen.shape == (n,):
+        chosen = np.flatnonzero(chosen)
+    integers = chosen.dtype.kind in "iu" and chosen.ndim == 1
+    if not integers or not len(chosen) or chosen.min() < 0 or chosen.max() >= n:
+        raise ValueError(
+            f"rows must be numbers of rows of X, from 0 to {n - 1}, one at least, or a mask of {n}; got {rows!r}."
+        )
+    return chosen

@@ -32,7 +32,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from xpmlp import checks
 from xpmlp.backends import HostArray
-from xpmlp.tabular.columns import Table, chosen_columns, listed, table_of
+from xpmlp.tabular.columns import Table, chosen_columns, listed, rows_among, table_of
 from xpmlp.tabular.encoding import n_inputs, n_numbers, numbers_of, told_of_unknown
 from xpmlp.tabular.filing import kind_entry, kind_from
 from xpmlp.tabular.kinds import (
@@ -131,7 +131,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
         Parameters
         ----------
-        X : frame, array or list of dicts, shape (n, p)
+        X : frame, array, list of dicts or dict of columns, shape (n, p)
         y : ignored
         rows : array of int or bool, optional
             Those to learn centres, widths and edges from, or a mask of them; all by default.
@@ -184,7 +184,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         return self
 
     def _measure(self, table: Table, kinds: tuple[Kind, ...], rows: Any) -> None:
-        taken = slice(None) if rows is None else _rows_among(rows, table.n_rows)
+        taken = slice(None) if rows is None else rows_among(rows, table.n_rows)
         words = self._words()
         scales, gaps, levels = list[Scale](), list[Any](), list[Any]()  # of the latter two, whether they are there
         for kind in kinds:
@@ -230,7 +230,7 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
         Parameters
         ----------
-        X : frame, array or list of dicts
+        X : frame, array, list of dicts or dict of columns
             With the columns of `fit`, found by name where those had names; others are ignored.
 
         Returns
@@ -395,15 +395,3 @@ class TablePreparation(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
 def _plain(item: Any) -> Any:
     return item.item() if hasattr(item, "item") else item
-
-
-def _rows_among(rows: Any, n: int) -> HostArray:
-    chosen = np.asarray(rows)
-    if chosen.dtype == bool and chosen.shape == (n,):
-        chosen = np.flatnonzero(chosen)
-    integers = chosen.dtype.kind in "iu" and chosen.ndim == 1
-    if not integers or not len(chosen) or chosen.min() < 0 or chosen.max() >= n:
-        raise ValueError(
-            f"rows must be numbers of rows of X, from 0 to {n - 1}, one at least, or a mask of {n}; got {rows!r}."
-        )
-    return chosen

@@ -15,9 +15,10 @@ from xpmlp.runners.passes import find_pass
 from xpmlp.threads import enough_for, flops_of_forward
 
 MANY = 1000  # rows of a prediction from which on its threads are worth a look
-# Of NumPy's blocks: elements that the caches hold, but no fewer rows than a product needs, and no more than calls cost.
-# (Milliseconds of 100,000 rows of 54-256-128-7 by rows: 256 139, 1,024 131, 4,096 143; in float64 267, 251, 315.)
-CACHED, FEWEST, MOST = 2**18, 512, 4096
+# Of NumPy's blocks: no fewer rows than a product needs, and no more than the caches of small ones hold.
+# (Time of 100,000 rows by that of blocks of 64 MiB, float64: 20-64-2 0.55 to 0.65, 54-256-128-7 0.4.)
+FEWEST, MOST = 512, 4096
+AVERAGED_AWAY = 1 / 3  # of a loss: the most by which that of one member may be larger to be believed
 
 
 class Outcome(NamedTuple):
@@ -31,10 +32,9 @@ class Outcome(NamedTuple):
 
 def rows_at_once(network: Network, place: Place, networks: int | None = None) -> int:
     """Samples of one block: its widest array is as large as suits the place."""
-    many = networks or 1
-    if place.backend.runner == "numpy":  # x is looked at where it lies
-        return min(max(CACHED // (network.widest(inputs=False) * many), FEWEST), MOST)
-    return max(place.block_bytes // (8 * network.widest(inputs=True) * many), 1)
+    in_place = place.backend.runner == "numpy"  # x is looked at where it lies
+    rows = place.block_bytes // (8 * network.widest(inputs=not in_place) * (networks or 1))
+    return min(max(rows, FEWEST), MOST) if in_place else max(rows, 1)
 
 
 def even_blocks(network: Network, place: Place, n: int) -> int:
@@ -66,7 +66,8 @@ class Evaluator:
 
     Of members it also foresees, where so many are to come, what the loss of their mean would be. That of the mean of k
     is a + b / k: exactly so of squared error, where a is what they all get wrong, and b the variance of one. One member
-    has a + b, which is the mean of their own losses, and those that are there have a + b / k.
+    has a + b, which is the mean of their own losses, and those that are there have a + b / k. Of other losses it is
+    nearly so while members are not much surer than they should be: a difference of a third of the loss is believed.
     """
 
     def __init__(self, network: Network, data: Data, to_come: int | None = None) -> None:
@@ -88,8 +89,8 @@ class Evaluator:
         if self.further is None:
             return Outcome(loss, yhat)
         own = np.asarray(data.place.backend.to_numpy(alone.mean()))
-        foreseen = loss - self.further * (own - loss)
-        return Outcome(loss, yhat, foreseen=np.where(np.isfinite(foreseen), foreseen, loss))
+        gained = np.minimum(own - loss, AVERAGED_AWAY * np.abs(loss))
+        return Outcome(loss, yhat, foreseen=np.where(np.isfinite(own), loss - self.further * gained, loss))
 
     def _judged(self, total: "_Total", alone: "_Total") -> Iterator[Array]:
         for x, y, w in self.data.batches(None, sparse=self.found.takes_sparse):

@@ -217,11 +217,7 @@ def train(
                 validation = _judged(validate, learned, together)
                 point = _judged(validate_point, state.p, together)
                 plateau = watch.see(losses if validation is None else validation, learned, diverged, point)
-            wish = _report(
-                Report(epoch, losses, validation, rate, state if learned is state.p else state._replace(p=learned)),
-                on_epoch,
-                interrupted,
-            )
+            wish = _report(Report(epoch, losses, validation, rate, state._replace(p=learned)), on_epoch, interrupted)
             if (p := assigned()) is not None:
                 state = state._replace(p=p)
                 if plan.averaged:
@@ -232,7 +228,7 @@ def train(
             late = time.perf_counter() - started > plan.max_time
             if together is not None:
                 wish, late = together.end(wish, late, place.backend.to_numpy(state.p))
-            stopped_by = _why(wish, _all(watch.dead), plateau, late)
+            stopped_by = _why(wish, _some(watch.dead) and bool(watch.dead.all()), plateau, late)
             stopped_by = stopped_by or (finished(state) if epoch < plan.n_epochs else "") or "epochs"
             last = stopped_by != "epochs" or epoch == plan.n_epochs
             if not broken_off:
@@ -401,7 +397,3 @@ def _note_or_raise(message: str, plan: Plan) -> tuple[str, type[Warning]]:
 
 def _some(which: HostArray) -> bool:
     return bool(which) if which.ndim == 0 else bool(which.any())  # an epoch of a tiny network is 100 microseconds
-
-
-def _all(which: HostArray) -> bool:
-    return bool(which) if which.ndim == 0 else bool(which.all())

@@ -42,7 +42,7 @@ from xpmlp.estimators.tabular.stages import (
     validation_inputs,
 )
 from xpmlp.estimators.tabular.targets import TargetsOfTables, numbered, validation_of
-from xpmlp.estimators.tabular.timing import Goal, goal_of, pace_of, unhurried
+from xpmlp.estimators.tabular.timing import Goal, Pace, goal_of, pace_of, unhurried
 from xpmlp.estimators.tabular.watching import Looking, observers
 from xpmlp.estimators.targets import Samples
 from xpmlp.estimators.validation import InvalidInputError, our_errors
@@ -79,6 +79,7 @@ class Fit:
     goes_on: bool  # from a checkpoint
     prepare: float = 0.0  # seconds that a preparation takes
     goal: Goal = field(default_factory=lambda: Goal(1))
+    pace: Pace | None = None  # of the first stage, where there is a limit
     notes: Notes = field(default_factory=list)
 
     @property
@@ -95,6 +96,8 @@ class Done(NamedTuple):
     place: Place
     dtype: str
     n: int  # rows of an epoch
+    batches: int
+    held: int  # rows that it was judged by
 
 
 @all_or_nothing
@@ -128,7 +131,7 @@ def fit_table(
             first = _first(fit, before)
     found, best = _found(fit, first, before)
     stopped_by, notes, error = [found.stopped_by], fit.notes + list(found.notes), found.error
-    done = Done(first.stage, first.content.place, first.content.dtype, first.problem.data.n)
+    done = _done(first)
     del first  # its data, as large as the second's
     if fit.goal.refits and best and error is None and found.stopped_by not in ENDS_ALL:
         again, more = _second(fit, done, found, best)
@@ -232,7 +235,8 @@ def _first(fit: Fit, before: Known | None) -> Posed:
     batches = made.problem.data.n_batches, max(given.table.n_rows // settings.batch_size, 1)
     prepare, size = fit.prepare if refits else math.inf, made.problem.data.batch_size
     n_held = len(held.inputs)
-    fit.goal = goal_of(pace_of(made), fit.left, epochs, settings.n_members, batches, n_held, size, prepare)
+    fit.pace = pace_of(made)
+    fit.goal = goal_of(fit.pace, fit.left, epochs, settings.n_members, batches, n_held, size, prepare)
     members = members_first(settings.n_members, n_held, refits=fit.goal.refits)
     stage = Stage(1, members, fit.goal.epochs, fit.goal.epochs, fit.goal.rows, max(fit.left, 0.0))
     return pose(stage, held.take(fit.goal.held))
@@ -269,12 +273,18 @@ def _second(fit: Fit, first: Done, found: Fitted, best: int) -> tuple[Fitted | N
     return again, list(again.notes)
 
 
+def _done(first: Posed) -> Done:
+    data, held = first.problem.data, first.problem.held_out
+    return Done(first.stage, data.place, first.content.dtype, data.n, data.n_batches, 0 if held is None else held.n)
+
+
 def _would_take(fit: Fit, first: Done, best: int) -> float:
     """Seconds that a second stage of so many epochs would take, by what the first one took."""
     if fit.settings.time_limit is None:
         return 0.0
     more = fit.settings.n_members / first.stage.members * fit.given.table.n_rows / first.n
-    return float(fit.prepare + best * more * fit.looking.seconds_an_epoch)
+    share = 1.0 if fit.pace is None else fit.pace.share_of_steps(first.batches, first.held)
+    return float(fit.prepare + best * more * share * fit.looking.seconds_an_epoch)
 
 
 # --- Training ---
@@ -323,7 +333,7 @@ def _show(estimator: TabularAttributes, stage: Posed, now: Fitted) -> TabularAtt
 
 
 def _best_epoch(history: Mapping[str, Sequence[float]], *, averaged: bool) -> int:
-    """The epoch, counted from 1, of the least loss on what was held out; of equals the last where it is averaged."""
+    """The epoch, from 1, of the least loss, foreseen or measured, of what was held out; of equals an average's last."""
     losses = np.asarray(history.get(FORESEEN) or history.get(VALIDATION, ()), dtype=np.float64)
     if not np.any(np.isfinite(losses)):
         return 0

@@ -80,7 +80,7 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
         What the columns are, and what becomes of them.
     network_ : MLP
     best_epoch_ : int
-        The epoch at which the averaged weights were best on the rows held out.
+        The epoch at which the averaged weights were best on the rows held out, or foreseen to be: see `history_`.
     validation_loss_, validation_score_ : float
         Loss and score on them, at that epoch.
     history_, refit_history_ : dict of str to list of float
@@ -178,7 +178,8 @@ class TabularRegressor(RegressorMixin, TabularEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : frame of pandas, polars or pyarrow, array, list of dicts, shape (n, p), or `xpmlp.shards.Shards` of these
+        X : frame of pandas, polars or pyarrow, array, list of dicts, dict of columns, or `xpmlp.shards.Shards` of these
+            Of shape (n, p).
             Of shards, which hold y and the weights, 100,000 rows from all over them say what the cells mean, and there
             is one training, judged by `validation_fraction` of each.
             Numbers as people write them, names, truths, dates, gaps: see `TablePreparation`. In `predict` columns are

@@ -40,6 +40,14 @@ class Pace(NamedTuple):
     look: float  # at a thousand of the rows held out, once
     start: float  # before the first step: what is compiled, say
 
+    def looks(self, held: int) -> float:
+        """Seconds of an epoch for so many rows held out: at the weights and at their average."""
+        return 2.0 * self.look * held / 1000.0
+
+    def share_of_steps(self, batches: int, held: int) -> float:
+        """The share of an epoch's time that its steps take, the rest being for what is held out."""
+        return batches * self.step / (batches * self.step + self.looks(held))
+
 
 class Goal(NamedTuple):
     """How far a fit goes."""
@@ -69,7 +77,8 @@ def pace_of(posed: Posed) -> Pace:
         if problem.held_out is not None:
             held = problem.held_out
             rows = min(held.n, 1000)
-            judge = Evaluator(problem.task.network, Data(place, held.x, held.y, held.w, held.batch_size, rows))
+            some = Data(place, held.x, held.y, held.w, held.batch_size, rows)
+            judge = Evaluator(problem.task.network, some, problem.members_to_come)
             judge(state.p)
             began = time.perf_counter()
             float(judge(state.p).loss)
@@ -104,7 +113,7 @@ def goal_of(
     """
     left *= SPENT
     more = n_members / pace.members
-    looks = 2.0 * pace.look * held / 1000.0  # at the weights and at their average
+    looks = pace.looks(held)
     both = batches[0] * pace.step + looks + batches[1] * pace.step * more
     fit = int(max(left - prepare - 2.0 * pace.start, 0.0) / both) if np.isfinite(prepare) else 0
     if fit >= min(epochs, FEWEST_OF_TWO):
