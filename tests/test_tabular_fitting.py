@@ -1,5 +1,6 @@
 """The two stages of a table's fit: what they are judged by, what watches them, what stops them, how they go on."""
 
+import itertools
 import re
 import signal
 import warnings
@@ -24,7 +25,7 @@ from xpmlp import (
     get_config,
 )
 from xpmlp.backends import State, probe
-from xpmlp.estimators.tabular import fitting, stages
+from xpmlp.estimators.tabular import fitting, stages, timing
 from xpmlp.estimators.tabular.timing import FEWEST_HELD, Goal, Pace, goal_of
 from xpmlp.runners import compiled
 
@@ -355,6 +356,15 @@ PACE = Pace(4, 0.01, 0.01, 0.0)
 def test_a_fit_goes_as_far_as_there_is_time_for(left, held, goal):
     batches = (20, 25)
     assert goal_of(PACE, left, 40, 8, batches, held, 32, 0.5) == goal
+
+
+def test_the_pace_is_that_of_a_step_and_of_a_thousand_rows(monkeypatch):
+    posed, ticks = [], itertools.count()
+    monkeypatch.setattr(fitting, "pace_of", lambda stage: posed.append(stage) or timing.pace_of(stage))
+    TabularRegressor(time_limit=1e6, validation_fraction=0.4, **TINY).fit(ROWS, Y)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))  # whatever is timed takes a second
+    pace = timing.pace_of(posed[0])
+    assert pace == Pace(4, 1.0 / timing.TIMED, 1000.0 / 36, 0.0)  # 36 of 90 rows are held out, and are one batch
 
 
 def test_what_a_second_stage_takes_is_told_by_the_steps_of_the_first():

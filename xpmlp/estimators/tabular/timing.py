@@ -77,8 +77,8 @@ def pace_of(posed: Posed) -> Pace:
         if problem.held_out is not None:
             held = problem.held_out
             rows = min(held.n, 1000)
-            some = Data(place, held.x, held.y, held.w, held.batch_size, rows)
-            judge = Evaluator(problem.task.network, some, problem.members_to_come)
+            few = Data(place, held.x, held.y, held.w, held.batch_size, rows)
+            judge = Evaluator(problem.task.network, few, problem.members_to_come)
             judge(state.p)
             began = time.perf_counter()
             float(judge(state.p).loss)
