@@ -87,6 +87,9 @@ ODD_PIECES: dict[str, Any] = {
     "another dtype": of_polars,
     "another width": lambda i: np.ones((2, 3 + i)),
     "another column of a dict": lambda i: {"amount" if i else "price": [1.5, 2.5]},
+    "a dict after arrays": lambda i: {"amount": [1.5, 2.5]} if i else np.ones((2, 1)),
+    "an array after dicts": lambda i: np.ones((2, 1)) if i else {"amount": [1.5, 2.5]},
+    "a dict after lists": lambda i: {"amount": [1.5, 2.5]} if i else [{"amount": 1.5}, {"amount": 2.5}],
     "arrays among frames": lambda i: TABLE[:2].to_numpy() if i else TABLE[:2],
 }
 

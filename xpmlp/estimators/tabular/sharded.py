@@ -216,10 +216,11 @@ def _thinned(X: Any, step: int) -> Any:
 def _joined(tables: Sequence[Any]) -> Any:
     if all(map(_is_dicts, tables)):
         return [row for rows in tables for row in rows]
-    if any(isinstance(X, Mapping) for X in tables):
-        same = [X for X in tables if isinstance(X, Mapping) and set(X) == set(tables[0])]
-        if odd := next((X for X in tables if not any(X is it for it in same)), None):
-            first, other = (f"{type(X).__name__} of {list(X)[:5]}" for X in (tables[0], odd))
+    columns = [set(X) if isinstance(X, Mapping) else None for X in tables]
+    if any(columns):
+        odd = next((i for i, names in enumerate(columns) if names != columns[0]), 0)
+        if odd:
+            first, other = (f"{type(X).__name__} of {list(X)[:5]}" for X in (tables[0], tables[odd]))
             raise InvalidInputError(f"all shards must hold the same columns, of the same kinds: {first}, and {other}.")
         return {name: [value for X in tables for value in X[name]] for name in tables[0]}
     frames = [nw.from_native(X, pass_through=True, eager_only=True) for X in tables]
