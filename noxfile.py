@@ -112,9 +112,9 @@ def fuzz(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("extra", [nox.param("cuda12", id="12"), nox.param("cuda13", id="13")])
 def cuda(session: nox.Session, extra: str) -> None:
-    """Run the tests on a GPU with CuPy: a skip is a failure. `nvidia-smi` shows which CUDA the driver knows."""
-    session.install(f"-e.[{extra}]", *group("test-core"))
-    env = {"XPMLP_BACKENDS": "numpy,cupy", "XPMLP_REQUIRE": "cupy"}
+    """Run the tests on a GPU with CuPy and PyTorch, without skips; `nvidia-smi` shows which CUDA the driver knows."""
+    session.install(f"-e.[{extra}]", *group("test"), "torch")
+    env = {"XPMLP_BACKENDS": "numpy,cupy,torch-cuda", "XPMLP_REQUIRE": "cupy,torch-cuda"}
     session.run("python", "-m", "pytest", *session.posargs, env=env)
 
 
@@ -144,11 +144,12 @@ def first_contact(session: nox.Session, extra: str) -> None:
     env = {"XPMLP_BACKENDS": "numpy,cupy", "XPMLP_REQUIRE": "cupy", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     session.run("nvidia-smi", external=True)
     session.run("python", "-m", "xpmlp", "backends")
-    on_gpu = ("python", "-m", "pytest", "-x", "-q", "tests/test_cupy_runner.py", "tests/test_torch_graph.py")
-    session.run(*on_gpu, "-k", "on_a_gpu", env=env)
+    on_gpu = ("python", "-m", "pytest", "-x", "-q", "tests/test_on_a_gpu.py")
+    every = env | {"XPMLP_BACKENDS": "cupy,torch-cuda,jax-x32"}
+    session.run(*on_gpu, env=every)
     if shutil.which("compute-sanitizer"):  # a read or a write past an array, by the name of its kernel
         check = ("compute-sanitizer", "--error-exitcode", "1", "--tool", "memcheck")
-        session.run(*check, *on_gpu, "-k", "on_a_gpu", env=env, external=True)
+        session.run(*check, *on_gpu, "-k", "captured and cupy", env=env, external=True)
     steps = ("tests/test_runners.py", "tests/test_parity.py", "tests/test_training.py")
     session.run("python", "-m", "pytest", "-x", "-q", *steps, env=env)
     session.run("python", "benchmarks/gpu.py", "--sections", "steps", "nodes", "--sizes", "small", "tabular")

@@ -36,6 +36,7 @@ class Combination:
     name: str
     device: str | None = None
     x64: bool = True
+    by_name: bool = True  # else only who asks for its id gets it
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
@@ -63,6 +64,7 @@ COMBINATIONS = (
     Combination("strict-device1", "array_api_strict", device="device1"),  # the stand-in for a GPU
     Combination("strict-no_x64", "array_api_strict", device="no_x64"),
     Combination("torch", "torch"),
+    Combination("torch-cuda", "torch", device="cuda", by_name=False),
     Combination("jax-x64", "jax"),
     Combination("jax-x32", "jax", x64=False),
     Combination("cupy", "cupy"),
@@ -85,7 +87,7 @@ def named_in(variable: str) -> set[str]:
 
 REQUIRED = named_in("XPMLP_REQUIRE")
 CHOSEN = named_in("XPMLP_BACKENDS") or {name for name, row in BACKENDS.items() if find_spec(row.package)}
-UNDER_TEST = [it for it in COMBINATIONS if {it.id, it.name} & (CHOSEN | REQUIRED)]
+UNDER_TEST = [it for it in COMBINATIONS if ({it.id, it.name} if it.by_name else {it.id}) & (CHOSEN | REQUIRED)]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -99,7 +101,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _names_one(item: pytest.Item) -> bool:
     # Tests of the libraries themselves, of their states and of what moves between them, ask for no fixture.
-    return item.path.stem in {"test_backends", "test_transfer", "test_torch_graph"}
+    return item.path.stem in {"test_backends", "test_transfer", "test_torch_graph", "test_on_a_gpu"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[BackendUnderTest]:
     found = probe(combination.name, combination.device)
     if found.state is not State.OK:
         reason = f"{combination.id}: {found.state}: {found.message}"
-        if {combination.id, combination.name} & REQUIRED:
+        if ({combination.id, combination.name} if combination.by_name else {combination.id}) & REQUIRED:
             pytest.fail(f"XPMLP_REQUIRE wants {reason}", pytrace=False)
         pytest.skip(reason)
     with combination.settings():

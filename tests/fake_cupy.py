@@ -278,8 +278,15 @@ def __getattr__(name: str) -> Any:
     return made
 
 
+def of_array_api_compat(name: str) -> Any:
+    """Those of array-api-compat, some of which write through a mask: CuPy reads that to the host."""
+    if name in ("sign", "clip"):
+        refuse_in_capture("a copy to the host")
+    return __getattr__(name)
+
+
 functions = types.ModuleType("functions")  # without what is of this file alone, `log`
-functions.__getattr__ = __getattr__  # type: ignore[method-assign]
+functions.__getattr__ = of_array_api_compat  # type: ignore[method-assign]
 
 CUBLAS = r"""
 #include <stddef.h>

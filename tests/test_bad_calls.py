@@ -10,14 +10,15 @@ from dataclasses import fields
 
 import joblib
 import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
 import scipy.sparse
 
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.network import Layout, Network
+
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of numpy.matrix
 

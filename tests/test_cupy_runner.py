@@ -1,4 +1,4 @@
-"""The CuPy runner without a GPU (on a CPU that runs its kernels, on a CuPy that keeps a log), and with one."""
+"""The CuPy runner without a GPU: on a CPU that runs its kernels, on a CuPy that keeps a log."""
 
 import ctypes
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 import fake_cupy
 import numpy as np
 import pytest
-from conftest import REQUIRED, UNDER_TEST
+from conftest import REQUIRED
 from kernel_shim import COMPILER, ShimMachine
 from test_runners import (
     BATCH,
@@ -68,8 +68,8 @@ class CapturesNothing(ShimMachine):
 
 
 @pytest.fixture(autouse=True)
-def a_compiler(request: pytest.FixtureRequest) -> None:
-    if COMPILER is None and "on_a_gpu" not in request.node.name:
+def a_compiler() -> None:
+    if COMPILER is None:
         reason = "there is no C++ compiler to run the kernels with"
         if {"cupy", "c++"} & REQUIRED:
             pytest.fail(f"XPMLP_REQUIRE wants it, and {reason}", pytrace=False)
@@ -721,55 +721,6 @@ def test_a_kernel_is_given_numbers_of_its_own_types(driver):
 
 def replace_place(data: Data) -> Data:
     return Data(FAKE, data.x.view(fake_cupy.ndarray), data.y.view(fake_cupy.ndarray), None, data.batch_size)
-
-
-# --- On a GPU ---
-
-ON_GPU = [it for it in UNDER_TEST if it.name == "cupy"]
-
-
-@pytest.mark.parametrize("backend", ON_GPU, indirect=True, ids=lambda it: it.id)
-class TestOnAGpu:
-    """What only a GPU can say. tests/test_runners.py compares every step there too."""
-
-    def test_the_step_captures_on_a_gpu(self, backend):
-        cupy = importlib.import_module("cupy")
-        runner, state = self.epoch_on(backend, "float32", epochs=3)
-        assert (runner.name, runner.reason) == ("cupy", "")
-        assert all(batch.graphs for batch in runner._batches.values())
-        assert bool(cupy.all(cupy.isfinite(state.p)))
-
-    @staticmethod
-    def epoch_on(backend: Any, dtype: str, epochs: int, **options: Any) -> tuple[Any, State]:
-        host, state, rng = simple(runner=lambda task, data, seed: (task, data), dtype=dtype, **options)
-        task, data = host
-        there = Data(backend.place, backend.put(data.x, dtype), backend.put(data.y, dtype), None, data.batch_size)
-        runner = cupy_runner.Runner(task, there)
-        state = State(backend.put(state.p, dtype), tuple(backend.put(slot, dtype) for slot in state.slots), 0)
-        for _ in range(epochs):
-            state, _ = runner.epoch(state, rng.permutation(N), lambda _: 0.01)
-        return runner, state
-
-    def test_one_step_in_float32_is_within_1e5_of_numpy_on_a_gpu(self, backend):
-        for options in ({}, {"m": 3}):
-            _, state = self.epoch_on(backend, "float32", epochs=1, **options)
-            reference, start, rng = simple(runner=eager.Runner, **options)
-            wanted, _ = reference.epoch(start, rng.permutation(N), lambda _: 0.01)
-            backend.assert_close(state.p, wanted.p, rtol=1e-5, dtype="float32")
-
-    def test_a_fit_on_a_gpu_gives_its_memory_back(self, backend, rng):
-        cupy = importlib.import_module("cupy")
-        x, y = backend.put(rng.standard_normal((5000, 20)), "float32"), backend.put(rng.random((5000, 1)), "float32")
-        net = MLP([20, 64, 1], backend="cupy", dtype="float32", random_state=0)
-        net.fit(x, y, epochs=3, batch_size=500)
-        gc.collect()
-        cupy.get_default_memory_pool().free_all_blocks()
-        free = cupy.cuda.runtime.memGetInfo()[0]
-        for _ in range(5):
-            net.fit(x, y, epochs=3, batch_size=500)
-        gc.collect()
-        cupy.get_default_memory_pool().free_all_blocks()
-        assert free - cupy.cuda.runtime.memGetInfo()[0] < 2**24
 
 
 def test_the_classes_of_this_file_are_what_they_replace():

@@ -7,14 +7,15 @@ purpose has a test of its own, and a row of the README's table.
 import warnings
 
 import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
 import sklearn.neural_network as theirs
 from scipy import sparse
 
 import xpmlp
 from xpmlp import MLPClassifier, MLPRegressor
+
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))

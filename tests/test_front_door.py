@@ -3,8 +3,6 @@
 import re
 
 import numpy as np
-import pandas as pd
-import polars as pl
 import pytest
 from scipy import sparse
 
@@ -12,6 +10,9 @@ import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.backends.kinds import LOOK_ALIKES, NO_ARRAYS
 from xpmlp.estimators.front_door import ADVICE, advised
+
+pd = pytest.importorskip("pandas")
+pl = pytest.importorskip("polars")
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of numpy.matrix
 

@@ -4,13 +4,14 @@ import re
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse
 
 import xpmlp
 from xpmlp import MLP, MLPClassifier, MLPRegressor
 from xpmlp.backends import Place
+
+pd = pytest.importorskip("pandas")
 
 N = 40
 RNG = np.random.default_rng(0)

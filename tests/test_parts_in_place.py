@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_masks_in_place_are_those_of_dropout_to_the_bit(dtype: str, backend: Bac
             like = backend.put(np.zeros(shape), dtype)
             wanted = backend.get(dropout.mask(rate, seed, step, 2, like, first=3, members=members > 0))
             elements = dropout.elements(batch, n, seed, first=3)
-            xp, zeros = backend.xp, backend.xp.zeros
+            xp, zeros = backend.xp, partial(backend.xp.zeros, device=backend.device)
             ints = zeros(shape, dtype=xp.int32), zeros(shape, dtype=xp.int32)
             out = zeros(shape, dtype=getattr(xp, dtype))
             column(elements, dropout.key(seed, step, 2, members), rate, out, ints)

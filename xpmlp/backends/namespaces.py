@@ -43,6 +43,12 @@ def cupy_concat(arrays: Sequence[Array], /, *, axis: int | None = 0) -> Array:
     return concat(arrays, axis=axis)
 
 
+def cupy_sign(x: Array) -> Array:
+    """The sign of real numbers, NaN of NaN: array-api-compat's reads a mask to the host, which a capture refuses."""
+    cupy = import_module("cupy")
+    return cupy.where(cupy.isnan(x), x, cupy.sign(x))  # CuPy's own sign of NaN is 0
+
+
 def jax_matmul(a: Array, b: Array) -> Array:
     """JAX's product in the precision of its factors, unless the user has set JAX's own default.
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from xpmlp._typing import Array, Device, Namespace
 from xpmlp.backends.namespaces import Namespace as WithReplaced
-from xpmlp.backends.namespaces import Replaced, cupy_concat, cupy_matmul, jax_matmul
+from xpmlp.backends.namespaces import Replaced, cupy_concat, cupy_matmul, cupy_sign, jax_matmul
 
 HostArray = np.ndarray[Any, Any]
 
@@ -276,7 +276,7 @@ BACKENDS = {
             device_name=lambda device: f"cuda:{device.id}",
             to_numpy=lambda array: array.get(order="C"),
             runner="cupy",
-            replaced=(("matmul", cupy_matmul), ("concat", cupy_concat)),
+            replaced=(("matmul", cupy_matmul), ("concat", cupy_concat), ("sign", cupy_sign)),
             here=lambda device: device,  # CuPy makes results on the current device, wherever the operands are
         ),
         Backend(

@@ -104,15 +104,23 @@ class Part:
 
     def constants(self, like: Array) -> tuple[Array, ...]:
         """The constants of `piecewise`, where `like` is and of its dtype, made once."""
+        return self._made_once(_bins, like, like.dtype)
+
+    def last_bins(self, like: Array) -> tuple[Array, ...]:
+        """The number of each input of `piecewise`, and of its last bin: an index, where `like` is, made once."""
+        return self._made_once(_last_bins, like, array_namespace(like).int64)
+
+    def _made_once(self, make: Callable[[Any], tuple[HostArray, ...]], like: Array, dtype: Any) -> tuple[Array, ...]:
         made: dict[Any, tuple[Array, ...]] = self.__dict__.setdefault("_made", {})
         # Within a compiled program of JAX, arrays of NumPy become constants; its own would be of that program only.
-        key = (str(like.dtype), None if is_jax_array(like) else (array_namespace(like).__name__, str(device_of(like))))
+        there = None if is_jax_array(like) else (array_namespace(like).__name__, str(device_of(like)))
+        key = (make.__name__, str(dtype), there)
         if key not in made:
-            host = _bins(self.parameters["edges"])
-            if key[1] is None:
-                made[key] = tuple(array.astype(like.dtype) for array in host)
+            host = make(self.parameters["edges"])
+            if there is None:
+                made[key] = tuple(array.astype(dtype) for array in host)
             else:
-                where = {"dtype": like.dtype, "device": device_of(like)}
+                where = {"dtype": dtype, "device": device_of(like)}
                 made[key] = tuple(array_namespace(like).asarray(array, **where) for array in host)
         return made[key]
 
@@ -126,6 +134,10 @@ def _bins(edges: tuple[tuple[float, ...], ...]) -> tuple[HostArray, ...]:
         left[f, 0, :n], scale[f, 0, :n], high[f, 0, :n] = e[:-1], 1.0 / np.diff(e), 1.0
         low[f, 0, 0], high[f, 0, n - 1] = -np.inf, np.inf
     return left, scale, low, high
+
+
+def _last_bins(edges: tuple[tuple[float, ...], ...]) -> tuple[HostArray, ...]:
+    return np.arange(len(edges)), np.array([len(row) - 2 for row in edges])
 
 
 def over_rows(value: Array) -> Array:

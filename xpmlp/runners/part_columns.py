@@ -40,7 +40,7 @@ def _code(columns: Columns, part: Part, z: Array, room: Room) -> Array:
     xp.subtract(z[..., None, :], left, out=E)
     E *= scale
     # Two bounds for all, which is a third of the time of bounds for each bin; the open ones are looked at apart.
-    numbers, last = range(E.shape[-3]), [len(row) - 2 for row in part.parameters["edges"]]
+    numbers, last = part.last_bins(z)
     above, below = E[..., numbers, last, :], xp.minimum(E[..., 0, :], high[:, 0, :])
     xp.clip(E, 0.0, 1.0, out=E)
     E[..., 0, :] = below
