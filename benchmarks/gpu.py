@@ -43,11 +43,18 @@ from xpmlp.network.activations import activation  # noqa: E402
 from xpmlp.network.losses import loss  # noqa: E402
 from xpmlp.network.parameters import Layout  # noqa: E402
 from xpmlp.optim.optimizers import optimizer  # noqa: E402
-from xpmlp.runners import Data, Task, captured, eager, find_runner  # noqa: E402
+from xpmlp.runners import (  # noqa: E402
+    Data,
+    Task,
+    captured,
+    cuda_plan,
+    eager,
+    find_runner,
+)
 from xpmlp.runners import cupy as cupy_runner  # noqa: E402
 from xpmlp.runners.cublas import Product  # noqa: E402
 from xpmlp.runners.cuda_machine import Machine  # noqa: E402
-from xpmlp.runners.cuda_plan import nodes  # noqa: E402
+from xpmlp.runners.cuda_plan import Join, Launch, nodes  # noqa: E402
 from xpmlp.runners.step import State  # noqa: E402
 
 LEARNING_RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
@@ -90,6 +97,7 @@ class Report:
     """Lines to read and rows to compute with."""
 
     dry: bool
+    candidates: list[str] = field(default_factory=list)  # parts of their names; none: all of them
     lines: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -155,6 +163,24 @@ class OneByOne(Machine):
     def capture(self, program: Any, repeats: int) -> Any:  # noqa: ARG002
         """Refuse."""
         raise RuntimeError("not asked to capture")
+
+
+class OneChain(Machine):
+    """A machine that puts nothing aside."""
+
+    def _call(self, node: Any) -> Any:
+        if isinstance(node, Join):
+            return lambda: None
+        return super()._call(node._replace(aside=False) if isinstance(node, Launch) else node)
+
+
+def by_cublas(call: Callable[[], Any]) -> Any:
+    """Call, with no product small enough to be a kernel of ours."""
+    before, cuda_plan.SMALL_PRODUCT = cuda_plan.SMALL_PRODUCT, 0
+    try:
+        return call()
+    finally:
+        cuda_plan.SMALL_PRODUCT = before
 
 
 @dataclass(frozen=True)
@@ -274,7 +300,7 @@ def timed(call: Callable[[], object], rounds: int, steps: int) -> list[float]:
 
 
 def products(here: Bench, size: Size, precision: str) -> list[float]:
-    """The products of a step and nothing else, in a graph: the floor."""
+    """The products of a step by cuBLAS and nothing else, in a graph: the floor, where products are not small."""
     runner, state = runner_of(here, here.captured, size, precision)
     runner.epoch(state, None, lambda _: 0.0)
     plan = [it for it in nodes(runner._arrays, size.batch) if isinstance(it, Product) and not it.exact]
@@ -417,6 +443,8 @@ def step_times(report: Report, here: Bench, size: Size, precision: str) -> dict[
     found: dict[str, float] = {}
 
     def take(name: str, call: Callable[[], list[float]]) -> None:
+        if report.candidates and not any(it in name for it in report.candidates):
+            return
         times = attempt(report, "steps", size.name, f"{name} {precision}", call)
         if times is not None:
             micro = [1e6 * it for it in times]
@@ -429,12 +457,16 @@ def step_times(report: Report, here: Bench, size: Size, precision: str) -> dict[
         if runner.reason and kind in (here.captured, captured.Runner):
             report.say(f"  not captured: {runner.reason}")
         if kind is here.captured and isinstance(runner, cupy_runner.Runner):
-            launches = [len(nodes(runner._arrays, size.batch))]
+            launches = [sum(not isinstance(it, Join) for it in nodes(runner._arrays, size.batch))]
             report.add("steps", size.name, "xpmlp", "launches of a step", "", launches, precision=precision)
         return times
 
-    take("bare products", lambda: products(here, size, precision))
+    take("bare products", lambda: by_cublas(lambda: products(here, size, precision)))
     take("xpmlp fused", lambda: xpmlp(here.captured))
+    if not here.dry and size.name in ("small", "tabular"):
+        chain = type("OneChain", (cupy_runner.Runner,), {"machine": OneChain})
+        take("xpmlp fused, in one chain", lambda: xpmlp(chain))
+        take("xpmlp fused, all products by cuBLAS", lambda: by_cublas(lambda: xpmlp(here.captured)))
     take("xpmlp fused, node by node", lambda: xpmlp(here.uncaptured))
     if not here.dry:
         take("xpmlp captured", lambda: xpmlp(captured.Runner))
@@ -499,9 +531,9 @@ def nodes_of(report: Report, here: Bench, size: Size, repeats: int = 20) -> None
     runner, state = runner_of(here, here.captured, size)
     runner.epoch(state, None, lambda _: 0.0)
     machine, buffers = runner._machine, runner._arrays
-    plan = nodes(buffers, size.batch)
-    for i, (node, call) in enumerate(zip(plan, machine.program(plan), strict=True)):
-        launch = machine.capture([call], repeats)
+    plan = [it for it in nodes(buffers, size.batch) if not isinstance(it, Join)]
+    for i, node in enumerate(it._replace(aside=False) if isinstance(it, Launch) else it for it in plan):
+        launch = machine.capture(machine.program([node]), repeats)
 
         def once(launch: Any = launch) -> None:
             buffers.values["cells"][...] = 0  # gather and update index by them, and output counts them up
@@ -614,10 +646,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--candidates", nargs="+", default=[], help="only steps whose names hold one of these")
     parser.add_argument("--dry", action="store_true", help="small sizes on a CPU")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
-    here, report = bench(options.dry), Report(options.dry)
+    here, report = bench(options.dry), Report(options.dry, options.candidates)
     environment(report, here)
     table = DRY_SIZES if options.dry else SIZES
     for name in options.sections:

@@ -114,6 +114,7 @@ class Stream:
     """A queue; `null` runs at once."""
 
     capturing: "Stream | None" = None
+    branches: "list[Stream]" = []  # noqa: RUF012 - of what is captured
 
     def __init__(self, non_blocking: bool = False, name: str = "own") -> None:
         assert non_blocking or name == "null"  # a blocking stream waits for the default one at every launch
@@ -155,6 +156,15 @@ class Stream:
         log.append(f"{self.name} waits")
         assert event.stream is not None
         event.stream.drain()
+        if event.stream is Stream.capturing and self.recorded is None:  # a branch of the graph
+            self.recorded = []
+            Stream.branches.append(self)
+        elif self is Stream.capturing:  # which ends; as late as it may, so that a step which does not wait is seen
+            assert event.stream in Stream.branches, "what was not captured cannot be waited for"
+            assert self.recorded is not None
+            self.recorded.extend(event.stream.recorded or [])
+            event.stream.recorded = None
+            Stream.branches.remove(event.stream)
 
     def begin_capture(self) -> None:
         log.append("begin_capture")
@@ -163,7 +173,9 @@ class Stream:
     def end_capture(self) -> "Graph":
         log.append("end_capture")
         recorded, self.recorded, Stream.capturing = self.recorded, None, None
+        unjoined, Stream.branches = Stream.branches, []
         assert recorded is not None
+        assert not unjoined, "work on another stream that nobody waits for"
         return Graph(recorded)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from xpmlp.runners.cublas import Product
 from xpmlp.runners.cuda_kernels import signatures
+from xpmlp.runners.cuda_plan import Join
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
 
@@ -102,6 +103,7 @@ class ShimMachine:
     device = contextlib.nullcontext()
     backwards = False
     captures = True  # False: a driver that refuses
+    late = False  # whether what is put aside runs as late as it may
 
     def __init__(self, text: str, dtype: str, device: object = None, *, tf32: bool = False) -> None:
         self.kernels = Kernels(text, dtype, backwards=self.backwards)
@@ -111,7 +113,14 @@ class ShimMachine:
         array[...] = np.reshape(host, array.shape)
 
     def program(self, plan: list) -> list:
-        return [functools.partial(self.perform, node) for node in plan]
+        order, aside = [], []
+        for node in plan:
+            if isinstance(node, Join):
+                order, aside = order + aside, []
+            else:
+                (aside if self.late and getattr(node, "aside", False) else order).append(node)
+        assert not aside
+        return [functools.partial(self.perform, node) for node in order]
 
     def perform(self, node: object) -> None:
         if isinstance(node, Product):

@@ -41,9 +41,20 @@ from xpmlp.network.activations import Activation, activation
 from xpmlp.network.losses import loss
 from xpmlp.network.parameters import Layout
 from xpmlp.optim.optimizers import OPTIMIZERS, optimizer
-from xpmlp.runners import CannotRunError, Data, KeptRunner, Task, captured, cublas, cuda_machine, eager, find_runner
+from xpmlp.runners import (
+    CannotRunError,
+    Data,
+    KeptRunner,
+    Task,
+    captured,
+    cublas,
+    cuda_machine,
+    cuda_plan,
+    eager,
+    find_runner,
+)
 from xpmlp.runners import cupy as cupy_runner
-from xpmlp.runners.cuda_plan import Launch, nodes
+from xpmlp.runners.cuda_plan import Join, Launch, nodes
 from xpmlp.runners.graphs import UNROLLED, WARM_UP, epoch_rates
 from xpmlp.runners.step import State
 from xpmlp.training.loop import DivergenceWarning
@@ -65,6 +76,20 @@ class Backwards(ShimMachine):
 
 class CapturesNothing(ShimMachine):
     captures = False
+
+
+class Late(ShimMachine):
+    late = True
+
+
+@pytest.fixture(params=["own", "cuBLAS", "mixed"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who multiplies: kernels of ours, cuBLAS, or some layers the one way and some the other."""
+    if request.param == "cuBLAS":
+        monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
+    elif request.param == "mixed":
+        monkeypatch.setattr(cuda_plan, "_is_small", lambda _m, _batch, n_in, _n_out: n_in != 6)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +138,7 @@ FUSED = [name for name in CASES if name != "own-activation" and "average" not in
 
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
 @pytest.mark.parametrize("name", FUSED)
-def test_the_steps_are_those_of_the_eager_runner(name, m):
+def test_the_steps_are_those_of_the_eager_runner(name, m, products):
     wanted = trained(CASES[name], m, eager.Runner, partial(put, "float64"), HOST)
     assert_same(trained(CASES[name], m, CpuRunner, partial(put, "float64"), HOST), wanted, TOLERANCE["float64"])
 
@@ -150,12 +175,13 @@ def test_28_adam_steps_in_float32_stay_near_the_float64_reference():
 
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
 @pytest.mark.parametrize("name", ["weights", "dropout", "clipping"])
-def test_no_thread_cares_when_it_runs(name, m):
-    forwards, backwards = (
+def test_no_thread_cares_when_it_runs_and_no_kernel_put_aside(name, m, products):
+    forwards, backwards, late = (
         trained(CASES[name], m, on_machine(machine), partial(put, "float32"), HOST)
-        for machine in (ShimMachine, Backwards)
+        for machine in (ShimMachine, Backwards, Late)
     )
     assert_same(backwards, forwards, 0.0)
+    assert_same(late, forwards, 0.0)
 
 
 def test_a_penalty_has_its_place_in_the_loss_of_weighted_samples():
@@ -194,14 +220,24 @@ def simple(
     return runner(Task(network, method, **options), data, None), state, rng
 
 
-def test_three_layers_are_eighteen_nodes():
+NODES = {"own": (9, 13), "cuBLAS": (12, 18), "mixed": (9, 15)}
+
+
+def test_two_and_three_layers_are_so_many_nodes(products):
     runner, state, rng = simple()
     runner.epoch(state, rng.permutation(N), lambda _: 0.01)
-    assert len(nodes(runner._arrays, BATCH)) == 12
     case = Case(loss="cross_entropy")
     make, made = remembering(CpuRunner)
     trained(case, None, make, partial(put, "float64"), HOST)
-    assert len(nodes(made[0]._arrays, BATCH)) == 18
+    counts = (sum(not isinstance(it, Join) for it in nodes(it._arrays, BATCH)) for it in (runner, made[0]))
+    assert tuple(counts) == NODES[products]
+
+
+def test_large_products_and_long_sums_are_left_to_cublas():
+    assert cuda_plan._is_small(1, 256, 256, 128)
+    assert not cuda_plan._is_small(2, 256, 256, 128)
+    assert not cuda_plan._is_small(1, 1024, 8, 8)  # of which dW has sums
+    assert not cuda_plan._is_small(1, 8, 784, 8)
 
 
 def test_the_rates_of_an_epoch_are_those_of_its_updates():
@@ -464,7 +500,9 @@ def trained_there(case: Case, m: int | None, make: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "m"), EVERY, ids=lambda it: {None: "one", 3: "three"}.get(it, it))
-def test_queued_and_captured_steps_are_those_of_the_eager_runner_and_who_is_not_fused_says_why(name, m, driver):
+def test_queued_and_captured_steps_are_those_of_the_eager_runner_and_who_is_not_fused_says_why(
+    name, m, products, driver
+):
     case = (CASES | PARTS)[name]
     wanted, batched = trained(case, m, eager.Runner, partial(put, "float64"), HOST), driver.batched_calls()
     make, made = remembering(find_runner)
@@ -474,7 +512,8 @@ def test_queued_and_captured_steps_are_those_of_the_eager_runner_and_who_is_not_
     assert all(batch.graphs for batch in made[0]._batches.values())
     assert_same(got, wanted, TOLERANCE["float64"])
     if name in CASES:  # the products of parts and members have axes of their own
-        assert (driver.batched_calls() > batched) == (m is not None)
+        by_cublas = products != "own" or name not in FUSED or name == "clipping"
+        assert (driver.batched_calls() > batched) == (m is not None and by_cublas)
 
 
 @pytest.mark.parametrize(("name", "m"), EVERY, ids=lambda it: {None: "one", 3: "three"}.get(it, it))
@@ -631,10 +670,11 @@ def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(drive
     for _ in range(2):
         state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
     with FAKE.device:
-        n = len(nodes(runner._arrays, BATCH))
+        n = sum(not isinstance(it, Join) for it in nodes(runner._arrays, BATCH))
     fences = ["record null", "own waits"], ["record own", "null waits"]
-    captured = ["begin_capture", "end_capture", "upload", f"launch {n}", f"launch {n}"]
-    assert fake_cupy.log == [*fences[0], *fences[1], *fences[0], *captured, *fences[1]]
+    step = ["record own", "own waits"] * 4  # W.T of the second layer goes aside and comes back, and its gradients
+    captured = ["begin_capture", *step, "end_capture", "upload", f"launch {n}", f"launch {n}"]
+    assert fake_cupy.log == [*fences[0], *step, *step, *fences[1], *fences[0], *captured, *fences[1]]
     assert fake_cupy.Graph.alive == 1
     fake_cupy.log.clear()
     del runner
@@ -684,6 +724,7 @@ def test_a_plan_that_allocates_or_copies_cannot_be_captured(driver, monkeypatch)
 
 
 def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
+    monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
     asked: list[tuple[bool, int]] = []  # is it a sum or a norm, and the type of its arithmetic
     original = cublas.Cublas.multiply
 

@@ -124,6 +124,17 @@ static __device__ T poisson(T y, T z) {
   return fabs(t) < T(0.5) ? y * beyond_linear(t) : exp(z) - y * (T(1) + t);
 }
 static __device__ T y_over(T y, T p) { return y > T(0) ? y / p : T(0) * y; }
+static __device__ T dot(const T* a, size_t step_a, const T* b, size_t step_b, unsigned n) {
+  T s = T(0), t = T(0), u = T(0), v = T(0);  // sums that do not wait for one another
+  unsigned k = 0;
+  #pragma unroll 4
+  for (; k + 4 <= n; k += 4, a += 4 * step_a, b += 4 * step_b) {
+    s += a[0] * b[0]; t += a[step_a] * b[step_b];
+    u += a[2 * step_a] * b[2 * step_b]; v += a[3 * step_a] * b[3 * step_b];
+  }
+  for (; k < n; k++, a += step_a, b += step_b) s += *a * *b;
+  return (s + t) + (u + v);
+}
 static __device__ T inverse(T total) { return total > T(0) ? T(1) / total : T(0); }
 static __device__ unsigned mix(unsigned x) {
   x ^= x >> 16; x *= 0x7feb352du; x ^= x >> 15; x *= 0x846ca68bu; return x ^ (x >> 16);

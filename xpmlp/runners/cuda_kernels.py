@@ -11,6 +11,10 @@ What changes from step to step lies in three cells on the device, so that a capt
     cells[2]   the number of updates before this epoch
 
 Before the output kernel cells[0] is the batch at work, after it cells[1]: no kernel reads what it writes.
+
+Small products are kernels too, each together with what comes after it: a thread sums for one element of the result.
+Neighbours read neighbouring elements of the second factor and the same one of the first, which asks for a transposed W
+on the way back.
 """
 
 import re
@@ -43,11 +47,12 @@ _GATHER_WEIGHTS = """if (c == 0) {
 
 # a = f(z + b), and h = a * mask where units are dropped; `a` may be the array `z`.
 _FORWARD = """
-extern "C" __global__ void forward_{name}(T* zs, T* as, {drop}const T* b, long long pitch, unsigned size, unsigned n) {{
+extern "C" __global__ void {name}({product}T* zs, T* as, {drop}const T* b, long long pitch,
+    unsigned size, unsigned n) {{
   unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= size) return;
   size_t at = (size_t)blockIdx.y * size + i;
-  T z = zs[at] + b[blockIdx.y * pitch + i % n];
+  T z = {score} + b[blockIdx.y * pitch + i % n];
   {keep}
   T a = {function};
   as[at] = a;
@@ -59,13 +64,41 @@ _MASK = "mask(seeds[blockIdx.y], (unsigned)cells[2] + cells[{cell}] + 1u, layer,
 
 # dz = da * f'(z), with the mask of the forward pass
 _BACKWARD = """
-extern "C" __global__ void backward_{name}(T* da, const T* zs, const T* as, {drop}unsigned size) {{
+extern "C" __global__ void {name}({product}T* da, const T* zs, const T* as, {drop}unsigned size) {{
   unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= size) return;
   size_t at = (size_t)blockIdx.y * size + i;
   T a = as[at];
   {z}
-  da[at] = da[at] {mask}* ({derivative});
+  da[at] = {given} {mask}* ({derivative});
+}}
+"""
+
+# h @ W and dz @ W.T, to be read by rows of the first factor, and of W or of W.T
+_OF_W = "const T* below, const T* W, unsigned inner, "
+_H_W = "dot(below + ((size_t)blockIdx.y * (size / n) + i / n) * inner, 1, W + blockIdx.y * pitch + i % n, n, inner)"
+_OF_WT = "const T* above, const T* WT, unsigned n, unsigned inner, "
+_DZ_WT = (
+    "dot(above + ((size_t)blockIdx.y * (size / n) + i / n) * inner, 1,"
+    " WT + (size_t)blockIdx.y * inner * n + i % n, n, inner)"
+)
+_PRODUCTS = f"""
+extern "C" __global__ void product({_OF_W}T* zs, long long pitch, unsigned size, unsigned n) {{
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < size) zs[(size_t)blockIdx.y * size + i] = {_H_W};
+}}
+extern "C" __global__ void transpose(const T* W, long long pitch, T* WT, unsigned size, unsigned n) {{
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < size) WT[(size_t)blockIdx.y * size + i] = W[blockIdx.y * pitch + (size_t)(i % n) * (size / n) + i / n];
+}}
+extern "C" __global__ void gradients(const T* below, const T* above, T* dW, T* db, long long pitch,
+    unsigned rows, unsigned inner, unsigned n) {{
+  unsigned i = blockIdx.x * blockDim.x + threadIdx.x, u = i / n, j = i - u * n;
+  size_t net = blockIdx.y;
+  const T* dz = above + net * rows * n + j;
+  T one = T(1);
+  if (u < inner) dW[net * pitch + i] = dot(below + net * rows * inner + u, inner, dz, n, rows);
+  if (u == inner) db[net * pitch + j] = dot(&one, 0, dz, n, rows);
 }}
 """
 
@@ -176,6 +209,7 @@ def source(task: Task, dtype: str, *, weighted: bool) -> str:
         hidden_name(*pair): pair for pair in zip(network.activations[:-1], rates, strict=True)
     }.items():
         parts += hidden_kernels(name, ACTIVATIONS[row.name], dropped=rate > 0.0)
+    parts.append(_PRODUCTS)
     parts.append(output_kernel(network.loss, network.activations[-1], weighted=weighted))
     if task.l2 > 0.0 and task.clip_norm is not None:
         parts.append(_penalize_kernel(weighted))
@@ -183,23 +217,36 @@ def source(task: Task, dtype: str, *, weighted: bool) -> str:
     return "\n".join(parts)
 
 
-def hidden_kernels(name: str, column: Column, *, dropped: bool) -> tuple[str, str]:
-    """Bias, activation and dropout of a hidden layer, and the way back through dropout and activation."""
-    forward = _FORWARD.format(
-        name=name,
-        drop=_DROP.format(T_h="T* hs, ") if dropped else "",
-        keep="zs[at] = z;" if column.needs_z else "",
-        function=column.function,
-        mask=f"hs[at] = a * {_MASK.format(cell=0)};" if dropped else "",
-    )
-    backward = _BACKWARD.format(
-        name=name,
-        drop=_DROP.format(T_h="") if dropped else "",
-        z="T z = zs[at];" if column.needs_z else "",
-        mask=f"* {_MASK.format(cell=1)} " if dropped else "",
-        derivative=column.derivative,
-    )
-    return forward, backward
+def hidden_kernels(name: str, column: Column, *, dropped: bool) -> list[str]:
+    """Bias, activation and dropout of a hidden layer, and the way back; both also with the product before them."""
+    texts = []
+    for before, of_W, h_W, of_WT, dz_WT in (
+        ("", "", "zs[at]", "", "da[at]"),
+        ("product_", _OF_W, _H_W, _OF_WT, _DZ_WT),
+    ):
+        texts.append(
+            _FORWARD.format(
+                name=f"{before}forward_{name}",
+                product=of_W,
+                score=h_W,
+                drop=_DROP.format(T_h="T* hs, ") if dropped else "",
+                keep="zs[at] = z;" if column.needs_z else "",
+                function=column.function,
+                mask=f"hs[at] = a * {_MASK.format(cell=0)};" if dropped else "",
+            )
+        )
+        texts.append(
+            _BACKWARD.format(
+                name=f"{before}backward_{name}",
+                product=of_WT,
+                given=dz_WT,
+                drop=_DROP.format(T_h="") if dropped else "",
+                z="T z = zs[at];" if column.needs_z else "",
+                mask=f"* {_MASK.format(cell=1)} " if dropped else "",
+                derivative=column.derivative,
+            )
+        )
+    return texts
 
 
 def output_kernel(loss: Loss, row: Activation, *, weighted: bool) -> str:

@@ -15,7 +15,7 @@ from xpmlp._typing import Array, Device
 from xpmlp.backends import HostArray
 from xpmlp.runners.cublas import WORKSPACE, Cublas, Product
 from xpmlp.runners.cuda_kernels import signatures
-from xpmlp.runners.cuda_plan import BLOCK, Node
+from xpmlp.runners.cuda_plan import BLOCK, Join, Node
 
 Program = list[Callable[[], object]]
 
@@ -121,6 +121,7 @@ class Machine(Stream):
         self._numbers = {"T": np.dtype(dtype).type, "unsigned": np.uint32, "int": np.int32, "long long": np.int64}
         self._signatures = signatures(text)
         with device:
+            self._side = self.xp.cuda.Stream(non_blocking=True)
             module = self.xp.RawModule(code=text)
             module.compile()  # now, where a failure still leaves the training to another runner
             self._kernels = {name: module.get_function(name) for name in self._signatures}
@@ -132,9 +133,17 @@ class Machine(Stream):
     def _call(self, node: Node) -> Callable[[], object]:
         if isinstance(node, Product):
             return partial(self.cublas.multiply, node)
+        if isinstance(node, Join):
+            return partial(self._follow, self._side, self._stream)
         arguments = tuple(
             node.values[name] if kind.endswith("*") else self._numbers[kind](node.values[name])
             for kind, name in self._signatures[node.kernel]
         )
         grid = (-(-node.threads // BLOCK), node.networks)
-        return partial(self._kernels[node.kernel], grid, (BLOCK,), arguments)
+        call = partial(self._kernels[node.kernel], grid, (BLOCK,), arguments)
+        return partial(self._aside, call) if node.aside else call
+
+    def _aside(self, call: Callable[[], object]) -> None:
+        self._follow(self._stream, self._side)
+        with self._side:
+            call()

@@ -6,11 +6,17 @@
     dW[k] = h[k-1].T @ dz[k];  db[k] = 1 @ dz[k];  da[k-1] = dz[k] @ W[k].T;  backward
     update                                       the optimizer
 
-3 layers are 18 nodes. Who runs them is a machine's affair: on a GPU `cuda_machine.Machine`, in the tests a CPU. All
-arrays of layers are flat; those of network i follow those of network i - 1. A shorter batch uses the beginning of the
-same arrays.
+3 layers are 18 nodes; 13 where the products are small, and so kernels of our own: a product and what follows it are one
+node then, dW[k] and db[k] another, beside the way back, which does not wait for it; nor does anything wait for the
+copies of W.T before it. (On an H100 cuBLAS takes some seven microseconds for a product, however small.)
+
+All arrays of layers are flat; those of network i follow those of network i - 1. A shorter batch uses the beginning of
+the same arrays.
+
+Who runs the nodes is a machine's affair: on a GPU `cuda_machine.Machine`, in the tests a CPU.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from xpmlp._typing import Array
@@ -23,6 +29,7 @@ from xpmlp.runners.step import State, Task
 
 BLOCK = 256  # threads of a block
 LOOP_BLOCKS = 2**10  # of a kernel that loops over the parameters, at most: what fills the largest card
+SMALL_PRODUCT, LONGEST_SUM = 2**23, 512  # multiplications and terms of a product that is a kernel of ours, at most
 ALIGNMENT = 64  # elements: several networks lie this far apart or a multiple, 256 bytes in float32
 
 
@@ -33,9 +40,14 @@ class Launch(NamedTuple):
     threads: int
     networks: int
     values: dict[str, Any]
+    aside: bool = False  # whether nothing waits for it before the next `Join`
 
 
-Node = Launch | Product
+class Join(NamedTuple):
+    """A node of a plan: what follows waits for all that was put aside."""
+
+
+Node = Launch | Product | Join
 
 
 class Buffers:
@@ -69,6 +81,9 @@ class Buffers:
             if ACTIVATIONS[network.activations[k - 1].name].needs_z:
                 self.a[k] = room(m * batch * sizes[k])
             self.h[k] = room(m * batch * sizes[k]) if network.dropout and network.dropout[k - 1] > 0.0 else self.a[k]
+        # Whether the three products of a layer are kernels of ours; they multiply equally often.
+        self.own = [False, *(_is_small(m, batch, *pair) for pair in pairwise(sizes))]
+        self.WT = [room(m * sizes[k - 1] * sizes[k]) if k > 1 and self.own[k] else None for k in range(K + 1)]
         self.sums = room(m, batch if by_rows else batch * sizes[K], dtype="float64")
         self.loop_threads = BLOCK * min(-(-layout.size // BLOCK), LOOP_BLOCKS)
         self.penalties = room(m, self.loop_threads, dtype="float64") if task.l2 > 0.0 else None  # one for each thread
@@ -106,52 +121,116 @@ class Buffers:
                 self.values[f"{name}_pitch"] = given[0].size if given.ndim > ndim else 0
 
 
+def _is_small(m: int, batch: int, n_in: int, n_out: int) -> bool:
+    return m * batch * n_in * n_out <= SMALL_PRODUCT and max(batch, n_in, n_out) <= LONGEST_SUM
+
+
 def nodes(step: Buffers, rows: int) -> list[Node]:
     """The step on a batch of `rows` samples."""
-    task, network, layout, m = step.task, step.task.network, step.task.network.layout, step.networks
-    sizes, K, rates = layout.sizes, layout.n_layers, network.dropout or (0.0,) * layout.n_layers
-    p, d, flat = layout.unpack(step.p), layout.unpack(step.g), step.p.reshape(-1)
-    b = {it.layer: flat[it.start :] for it in layout.segments if it.name == "b"}
-    values = {**step.values, "rows": rows, "l2": task.l2 if step.weighted else task.l2 / rows}
-    plan: list[Node] = []
+    return _Plan(step, rows).nodes
 
-    def launch(kernel: str, threads: int, own: dict[str, Any] | None = None) -> None:
-        plan.append(Launch(kernel, threads, m, values | (own or {})))
 
-    def hidden(direction: str, k: int) -> None:
-        rate, size = rates[k - 1], rows * sizes[k]
-        own = {"zs": step.z[k], "as": step.a[k], "hs": step.h[k], "da": step.da[k], "b": b[k]}
-        own |= {"size": size, "n": sizes[k], "layer": k, "threshold": least(rate), "scale": 1.0 / (1.0 - rate)}
-        launch(f"{direction}_{hidden_name(network.activations[k - 1], rate)}", size, own)
+class _Plan:
+    def __init__(self, step: Buffers, rows: int) -> None:
+        task, layout = step.task, step.task.network.layout
+        self.step, self.rows, self.nodes = step, rows, list[Node]()
+        self.network, self.sizes, self.K = task.network, layout.sizes, layout.n_layers
+        self.rates = task.network.dropout or (0.0,) * layout.n_layers
+        self.values = {**step.values, "rows": rows, "l2": task.l2 if step.weighted else task.l2 / rows}
+        self.p, self.d = layout.unpack(step.p), layout.unpack(step.g)
+        self.W, self.b, self.dW, self.db = (
+            {it.layer: flat.reshape(-1)[it.start :] for it in layout.segments if it.name == name}
+            for flat in (step.p, step.g)
+            for name in ("W", "b")
+        )
+        aside = any(step.own[2:])
+        self.launch("gather", rows * (self.sizes[0] + step.values["n_y"]))
+        for k in range(2, self.K + 1):
+            if step.own[k]:
+                own = self.arrays(k) | {"size": self.sizes[k - 1] * self.sizes[k], "n": self.sizes[k - 1]}
+                self.launch("transpose", own["size"], own, aside=True)
+        for k in range(1, self.K + 1):
+            self.forward(k)
+        by_rows = self.network.activations[-1].name == SOFTMAX
+        threads = rows if by_rows else rows * self.sizes[self.K]
+        self.launch("output", threads, {"zs": step.z[self.K], "b": self.b[self.K], "n": self.sizes[self.K]})
+        if aside:
+            self.nodes.append(Join())
+        for k in range(self.K, 0, -1):
+            self.gradients(k)
+            if k > 1:
+                self.back(k)
+        if aside:
+            self.nodes.append(Join())
+        self.update()
 
-    def multiply(a: Array, b: Array, out: Array, *, exact: bool = False) -> None:
-        plan.append(Product(a, b, out, exact))
+    def launch(self, kernel: str, threads: int, own: dict[str, Any] | None = None, *, aside: bool = False) -> None:
+        self.nodes.append(Launch(kernel, threads, self.step.networks, self.values | (own or {}), aside))
 
-    def of_batch(arrays: list[Any]) -> list[Any]:
-        sized = zip(arrays, sizes, strict=False)
-        return [None if it is None else it[: m * rows * n].reshape(m, rows, n) for it, n in sized]
+    def multiply(self, a: Array, b: Array, out: Array, *, exact: bool = False) -> None:
+        self.nodes.append(Product(a, b, out, exact))
 
-    h, z, da = of_batch(step.h), of_batch(step.z), of_batch(step.da)
-    launch("gather", rows * (sizes[0] + step.values["n_y"]))
-    for k in range(1, K + 1):
-        multiply(h[k - 1], p.W[k], z[k])  # z[k] = a[k-1] @ W[k] + b[k], a[k] = f_k(z[k])
-        if k < K:
-            hidden("forward", k)
-    by_rows = network.activations[-1].name == SOFTMAX
-    launch("output", rows if by_rows else rows * sizes[K], {"zs": step.z[K], "b": b[K], "n": sizes[K]})
-    dz = z[K]
-    for k in range(K, 0, -1):
-        multiply(h[k - 1].swapaxes(1, 2), dz, d.W[k])  # dW[k] = a[k-1].T @ dz[k]
-        multiply(step.ones[:, :rows], dz, d.b[k], exact=True)  # db[k] = sum over rows of dz[k]
-        if k > 1:  # da[k-1] = dz[k] @ W[k].T, dz[k-1] = da[k-1] * f'(z[k-1])
-            multiply(dz, p.W[k].swapaxes(1, 2), da[k - 1])
-            dz = da[k - 1]
-            if hidden_name(network.activations[k - 2], rates[k - 2]) != "identity":
-                hidden("backward", k - 1)
-    if task.clip_norm is not None:  # the norm is that of the whole gradient, which the penalty is part of
-        if task.l2 > 0.0:
-            launch("penalize", step.loop_threads)
-        g = step.g[:, None, : layout.size]
-        multiply(g, g.swapaxes(1, 2), step.squared_norm, exact=True)
-    launch("update", step.loop_threads)
-    return plan
+    def hidden(self, direction: str, k: int, product: dict[str, Any] | None = None) -> None:
+        step, size, rate = self.step, self.rows * self.sizes[k], self.rates[k - 1]
+        own = {"zs": step.z[k], "as": step.a[k], "hs": step.h[k], "da": step.da[k], "b": self.b[k]}
+        own |= {"size": size, "n": self.sizes[k], "layer": k, "threshold": least(rate), "scale": 1.0 / (1.0 - rate)}
+        name = f"{direction}_{hidden_name(self.network.activations[k - 1], rate)}"
+        self.launch(name if product is None else f"product_{name}", size, own | (product or {}))
+
+    def arrays(self, k: int) -> dict[str, Any]:
+        """What our own products call the arrays of layer k."""
+        step, dz = self.step, self.step.z[k] if k == self.K else self.step.da[k]
+        own = {
+            "below": step.h[k - 1],
+            "W": self.W[k],
+            "WT": step.WT[k],
+            "above": dz,
+            "dW": self.dW[k],
+            "db": self.db[k],
+        }
+        return own | {"inner": self.sizes[k - 1]}
+
+    def batch(self, arrays: list[Any], k: int) -> Array:
+        """As matrices, one for each network."""
+        m, rows, n = self.step.networks, self.rows, self.sizes[k]
+        return arrays[k][: m * rows * n].reshape(m, rows, n)
+
+    def dz(self, k: int) -> Array:
+        return self.batch(self.step.z if k == self.K else self.step.da, k)
+
+    def forward(self, k: int) -> None:
+        # z[k] = a[k-1] @ W[k] + b[k], a[k] = f_k(z[k])
+        step, n, product = self.step, self.sizes[k], self.arrays(k) if self.step.own[k] else None
+        if product is None:
+            self.multiply(self.batch(step.h, k - 1), self.p.W[k], self.batch(step.z, k))
+        elif k == self.K:
+            self.launch("product", self.rows * n, product | {"zs": step.z[k], "size": self.rows * n, "n": n})
+        if k < self.K:
+            self.hidden("forward", k, product)
+
+    def gradients(self, k: int) -> None:
+        # dW[k] = a[k-1].T @ dz[k], db[k] = sum over rows of dz[k]
+        if self.step.own[k]:
+            n, threads = self.sizes[k], (self.sizes[k - 1] + 1) * self.sizes[k]
+            self.launch("gradients", threads, self.arrays(k) | {"n": n}, aside=k > 1)
+        else:
+            self.multiply(self.batch(self.step.h, k - 1).swapaxes(1, 2), self.dz(k), self.d.W[k])
+            self.multiply(self.step.ones[:, : self.rows], self.dz(k), self.d.b[k], exact=True)
+
+    def back(self, k: int) -> None:
+        # da[k-1] = dz[k] @ W[k].T, dz[k-1] = da[k-1] * f'(z[k-1])
+        if self.step.own[k]:
+            self.hidden("backward", k - 1, self.arrays(k) | {"inner": self.sizes[k]})
+            return
+        self.multiply(self.dz(k), self.p.W[k].swapaxes(1, 2), self.batch(self.step.da, k - 1))
+        if hidden_name(self.network.activations[k - 2], self.rates[k - 2]) != "identity":
+            self.hidden("backward", k - 1)
+
+    def update(self) -> None:
+        step, task = self.step, self.step.task
+        if task.clip_norm is not None:  # the norm is that of the whole gradient, which the penalty is part of
+            if task.l2 > 0.0:
+                self.launch("penalize", step.loop_threads)
+            g = step.g[:, None, : task.network.layout.size]
+            self.multiply(g, g.swapaxes(1, 2), step.squared_norm, exact=True)
+        self.launch("update", step.loop_threads)
