@@ -265,11 +265,13 @@ def warm_up(here: Bench, seconds: float = 2.0) -> None:
         here.place.backend.to_numpy(value)
 
 
-def on_library(here: Bench, backend: str) -> Bench:
+def on_library(here: Bench, backend: str, precision: str) -> Bench:
     """The bench of another library's runner, where it has a device that is no CPU."""
     if here.dry:
         raise AbsentError("no GPU in a dry run")
     found = probe(backend, "cuda")
+    if backend == "torch" and found.state is ProbeState.OK:  # whose precision is one setting for all of the process
+        importlib.import_module("torch").set_float32_matmul_precision(precision)
     if found.state is not ProbeState.OK:
         raise AbsentError(found.message)
     return Bench(False, select(backend, "cuda"), find_runner, find_runner)
@@ -473,7 +475,7 @@ def step_times(report: Report, here: Bench, size: Size, precision: str) -> dict[
     if precision == "highest":
         take("xpmlp eager", lambda: xpmlp(eager.Runner))
     for library in ("torch", "jax"):
-        there = partial(on_library, here, library)
+        there = partial(on_library, here, library, precision)
         take(f"xpmlp on {library}", lambda there=there: seconds_per_step(there(), find_runner, size, precision)[0])
     take("torch eager", lambda: torch_steps(size, precision, graph=False, compiled=False))
     take("torch graph", lambda: torch_steps(size, precision, graph=True, compiled=False))

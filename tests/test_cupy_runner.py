@@ -87,6 +87,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Who multiplies: kernels of ours, cuBLAS, or some layers the one way and some the other."""
     if request.param == "cuBLAS":
         monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
+        monkeypatch.setattr(cuda_plan, "LONGEST_COLUMN", 7)  # db too, but for the short last batch
     elif request.param == "mixed":
         monkeypatch.setattr(cuda_plan, "_is_small", lambda _m, _batch, n_in, _n_out: n_in != 6)
     return str(request.param)
@@ -725,6 +726,7 @@ def test_a_plan_that_allocates_or_copies_cannot_be_captured(driver, monkeypatch)
 
 def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
     monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
+    monkeypatch.setattr(cuda_plan, "LONGEST_COLUMN", 0)
     asked: list[tuple[bool, int]] = []  # is it a sum or a norm, and the type of its arithmetic
     original = cublas.Cublas.multiply
 

@@ -125,15 +125,23 @@ static __device__ T poisson(T y, T z) {
 }
 static __device__ T y_over(T y, T p) { return y > T(0) ? y / p : T(0) * y; }
 static __device__ T dot(const T* a, size_t step_a, const T* b, size_t step_b, unsigned n) {
-  T s = T(0), t = T(0), u = T(0), v = T(0);  // sums that do not wait for one another
-  unsigned k = 0;
-  #pragma unroll 4
-  for (; k + 4 <= n; k += 4, a += 4 * step_a, b += 4 * step_b) {
-    s += a[0] * b[0]; t += a[step_a] * b[step_b];
-    u += a[2 * step_a] * b[2 * step_b]; v += a[3 * step_a] * b[3 * step_b];
+  const unsigned ROUND = 32;  // terms that are on their way at a time
+  T sums[4] = {T(0), T(0), T(0), T(0)}, x[ROUND], y[ROUND];
+  for (unsigned k = 0; k < n; k += ROUND, a += ROUND * step_a, b += ROUND * step_b) {
+    if (k + ROUND <= n) {
+      #pragma unroll
+      for (unsigned j = 0; j < ROUND; j++) { x[j] = a[j * step_a]; y[j] = b[j * step_b]; }
+    } else {
+      #pragma unroll
+      for (unsigned j = 0; j < ROUND; j++) {
+        x[j] = k + j < n ? a[j * step_a] : T(0);
+        y[j] = k + j < n ? b[j * step_b] : T(0);
+      }
+    }
+    #pragma unroll
+    for (unsigned j = 0; j < ROUND; j++) sums[j % 4] += x[j] * y[j];
   }
-  for (; k < n; k++, a += step_a, b += step_b) s += *a * *b;
-  return (s + t) + (u + v);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 static __device__ T inverse(T total) { return total > T(0) ? T(1) / total : T(0); }
 static __device__ unsigned mix(unsigned x) {

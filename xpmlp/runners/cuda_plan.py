@@ -7,8 +7,8 @@
     update                                       the optimizer
 
 3 layers are 18 nodes; 13 where the products are small, and so kernels of our own: a product and what follows it are one
-node then, dW[k] and db[k] another, beside the way back, which does not wait for it; nor does anything wait for the
-copies of W.T before it. (On an H100 cuBLAS takes some seven microseconds for a product, however small.)
+node then, dW[k] and db[k] another, beside the way back, which does not wait for it; nor does it for db[k] alone, and
+nothing for the copies of W.T before it. (On an H100 cuBLAS takes some four microseconds for a product, however small.)
 
 All arrays of layers are flat; those of network i follow those of network i - 1. A shorter batch uses the beginning of
 the same arrays.
@@ -30,6 +30,7 @@ from xpmlp.runners.step import State, Task
 BLOCK = 256  # threads of a block
 LOOP_BLOCKS = 2**10  # of a kernel that loops over the parameters, at most: what fills the largest card
 SMALL_PRODUCT, LONGEST_SUM = 2**23, 512  # multiplications and terms of a product that is a kernel of ours, at most
+LONGEST_COLUMN = 2**13  # samples that a thread adds up for db beside the products of a layer, at most
 ALIGNMENT = 64  # elements: several networks lie this far apart or a multiple, 256 bytes in float32
 
 
@@ -143,7 +144,7 @@ class _Plan:
             for flat in (step.p, step.g)
             for name in ("W", "b")
         )
-        aside = any(step.own[2:])
+        self.joined = 0  # nodes that nothing beside is unfinished of
         self.launch("gather", rows * (self.sizes[0] + step.values["n_y"]))
         for k in range(2, self.K + 1):
             if step.own[k]:
@@ -154,18 +155,21 @@ class _Plan:
         by_rows = self.network.activations[-1].name == SOFTMAX
         threads = rows if by_rows else rows * self.sizes[self.K]
         self.launch("output", threads, {"zs": step.z[self.K], "b": self.b[self.K], "n": self.sizes[self.K]})
-        if aside:
-            self.nodes.append(Join())
+        self.join()
         for k in range(self.K, 0, -1):
             self.gradients(k)
             if k > 1:
                 self.back(k)
-        if aside:
-            self.nodes.append(Join())
+        self.join()
         self.update()
 
     def launch(self, kernel: str, threads: int, own: dict[str, Any] | None = None, *, aside: bool = False) -> None:
         self.nodes.append(Launch(kernel, threads, self.step.networks, self.values | (own or {}), aside))
+
+    def join(self) -> None:
+        if any(isinstance(it, Launch) and it.aside for it in self.nodes[self.joined :]):
+            self.nodes.append(Join())
+        self.joined = len(self.nodes)
 
     def multiply(self, a: Array, b: Array, out: Array, *, exact: bool = False) -> None:
         self.nodes.append(Product(a, b, out, exact))
@@ -210,12 +214,15 @@ class _Plan:
 
     def gradients(self, k: int) -> None:
         # dW[k] = a[k-1].T @ dz[k], db[k] = sum over rows of dz[k]
+        n, inner, arrays = self.sizes[k], self.sizes[k - 1], self.arrays(k) | {"n": self.sizes[k]}
         if self.step.own[k]:
-            n, threads = self.sizes[k], (self.sizes[k - 1] + 1) * self.sizes[k]
-            self.launch("gradients", threads, self.arrays(k) | {"n": n}, aside=k > 1)
+            self.launch("gradients", (inner + 1) * n, arrays, aside=k > 1)
+            return
+        if self.rows <= LONGEST_COLUMN:
+            self.launch("gradients", n, arrays | {"inner": 0}, aside=True)
         else:
-            self.multiply(self.batch(self.step.h, k - 1).swapaxes(1, 2), self.dz(k), self.d.W[k])
             self.multiply(self.step.ones[:, : self.rows], self.dz(k), self.d.b[k], exact=True)
+        self.multiply(self.batch(self.step.h, k - 1).swapaxes(1, 2), self.dz(k), self.d.W[k])
 
     def back(self, k: int) -> None:
         # da[k-1] = dz[k] @ W[k].T, dz[k-1] = da[k-1] * f'(z[k-1])
