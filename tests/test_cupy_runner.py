@@ -235,10 +235,18 @@ def test_two_and_three_layers_are_so_many_nodes(products):
 
 
 def test_large_products_and_long_sums_are_left_to_cublas():
-    assert cuda_plan._is_small(1, 256, 256, 128)
-    assert not cuda_plan._is_small(2, 256, 256, 128)
-    assert not cuda_plan._is_small(1, 1024, 8, 8)  # of which dW has sums
-    assert not cuda_plan._is_small(1, 8, 784, 8)
+    assert cuda_plan._is_small(1, 1024, 1024, 16)
+    assert not cuda_plan._is_small(2, 1024, 1024, 16)
+    assert not cuda_plan._is_small(1, 2048, 8, 8)  # dW has its sums
+    assert not cuda_plan._is_small(1, 8, 2048, 8)
+
+
+@pytest.mark.parametrize(
+    ("threads", "networks", "grid"),
+    [(5, 1, ((1, 1), 32)), (8192, 1, ((128, 1), 64)), (8192, 4, ((32, 4), 256)), (10**6, 1, ((3907, 1), 256))],
+)
+def test_small_kernels_are_spread_over_the_card(threads, networks, grid):
+    assert Launch("update", threads, networks, {}).grid == grid
 
 
 def test_the_rates_of_an_epoch_are_those_of_its_updates():
@@ -757,7 +765,7 @@ def test_a_kernel_is_given_numbers_of_its_own_types(driver):
     values = {"ps": "p", "gs": "g", "pitch": 3, "size": 4, "rates": "r", "cells": "c", "another": "kernel's"}
     call = runner._machine._call(Launch("update", 300, 2, values))
     grid, block, arguments = call.args
-    assert (grid, block) == ((2, 2), (256,))
+    assert (grid, block) == ((10, 2), (32,))
     assert arguments == ("p", "g", 3, 4, "r", "c")  # in the order of the C declaration
     assert [type(it) for it in arguments] == [str, str, np.int64, np.uint32, str, str]
 

@@ -15,7 +15,7 @@ from xpmlp._typing import Array, Device
 from xpmlp.backends import HostArray
 from xpmlp.runners.cublas import WORKSPACE, Cublas, Product
 from xpmlp.runners.cuda_kernels import signatures
-from xpmlp.runners.cuda_plan import BLOCK, Join, Node
+from xpmlp.runners.cuda_plan import Join, Node
 
 Program = list[Callable[[], object]]
 
@@ -139,8 +139,8 @@ class Machine(Stream):
             node.values[name] if kind.endswith("*") else self._numbers[kind](node.values[name])
             for kind, name in self._signatures[node.kernel]
         )
-        grid = (-(-node.threads // BLOCK), node.networks)
-        call = partial(self._kernels[node.kernel], grid, (BLOCK,), arguments)
+        grid, block = node.grid
+        call = partial(self._kernels[node.kernel], grid, (block,), arguments)
         return partial(self._aside, call) if node.aside else call
 
     def _aside(self, call: Callable[[], object]) -> None:

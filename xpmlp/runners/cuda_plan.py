@@ -27,9 +27,10 @@ from xpmlp.runners.cuda_kernels import hidden_name
 from xpmlp.runners.eager import Data
 from xpmlp.runners.step import State, Task
 
-BLOCK = 256  # threads of a block
+BLOCK, FEWEST = 256, 32  # threads of a block, at most and where there are few
+SPREAD = 128  # blocks that a small kernel is cut into: cards that are in use today have about as many processors
 LOOP_BLOCKS = 2**10  # of a kernel that loops over the parameters, at most: what fills the largest card
-SMALL_PRODUCT, LONGEST_SUM = 2**23, 512  # multiplications and terms of a product that is a kernel of ours, at most
+SMALL_PRODUCT, LONGEST_SUM = 2**24, 2**10  # multiplications and terms of a product that is a kernel of ours, at most
 LONGEST_COLUMN = 2**13  # samples that a thread adds up for db beside the products of a layer, at most
 ALIGNMENT = 64  # elements: several networks lie this far apart or a multiple, 256 bytes in float32
 
@@ -42,6 +43,14 @@ class Launch(NamedTuple):
     networks: int
     values: dict[str, Any]
     aside: bool = False  # whether nothing waits for it before the next `Join`
+
+    @property
+    def grid(self) -> tuple[tuple[int, int], int]:
+        """Blocks for the threads and for the networks, and the threads of a block."""
+        block = BLOCK
+        while block > FEWEST and -(-self.threads // block) * self.networks < SPREAD:
+            block //= 2
+        return (-(-self.threads // block), self.networks), block
 
 
 class Join(NamedTuple):
