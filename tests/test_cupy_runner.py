@@ -87,7 +87,6 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Who multiplies: kernels of ours, cuBLAS, or some layers the one way and some the other."""
     if request.param == "cuBLAS":
         monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
-        monkeypatch.setattr(cuda_plan, "LONGEST_COLUMN", 7)  # db too, but for the short last batch
     elif request.param == "mixed":
         monkeypatch.setattr(cuda_plan, "_is_small", lambda _m, _batch, n_in, _n_out: n_in != 6)
     return str(request.param)
@@ -235,10 +234,10 @@ def test_two_and_three_layers_are_so_many_nodes(products):
 
 
 def test_large_products_and_long_sums_are_left_to_cublas():
-    assert cuda_plan._is_small(1, 1024, 1024, 16)
-    assert not cuda_plan._is_small(2, 1024, 1024, 16)
-    assert not cuda_plan._is_small(1, 2048, 8, 8)  # dW has its sums
-    assert not cuda_plan._is_small(1, 8, 2048, 8)
+    assert cuda_plan._is_small(1, 256, 256, 128)
+    assert not cuda_plan._is_small(2, 256, 256, 128)
+    assert not cuda_plan._is_small(1, 1024, 8, 8)  # dW has its sums
+    assert not cuda_plan._is_small(1, 8, 1024, 8)
 
 
 @pytest.mark.parametrize(
@@ -734,7 +733,6 @@ def test_a_plan_that_allocates_or_copies_cannot_be_captured(driver, monkeypatch)
 
 def test_tf32_is_asked_for_products_but_not_for_sums(driver, monkeypatch):
     monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
-    monkeypatch.setattr(cuda_plan, "LONGEST_COLUMN", 0)
     asked: list[tuple[bool, int]] = []  # is it a sum or a norm, and the type of its arithmetic
     original = cublas.Cublas.multiply
 
