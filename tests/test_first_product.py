@@ -167,15 +167,19 @@ def test_the_pass_in_place_is_the_forward_pass(name, units, many):
     layout = Layout((4, units, units + 1, 3))
     row = activation(name)
     network = Network(layout, (row, row, row), loss("squared_error"))
-    p = layout.unpack(np.random.default_rng(1).uniform(-0.5, 0.5, size=(3, layout.size) if many else layout.size))
+    flat = np.random.default_rng(1).uniform(-0.5, 0.5, size=(3, layout.size) if many else layout.size)
+    p, x = layout.unpack(flat), np.random.default_rng(2).normal(size=(17, 4))
     go = find_pass(network, p, select("numpy"))
-    x = np.random.default_rng(2).normal(size=(17, 4))
-    expected = forward(network, p, x)
-    for layer in (1, 2, -1):
-        for rows in (17, 5, 17):  # rooms of one size serve again
-            z, a = go(x[:rows], layer)
-            np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
-            np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+    for factor, shortened in ((1.0, False), (-1.5, True), (-1.0, True)):  # parameters change in place
+        flat *= factor
+        go.begin(many=shortened)
+        assert (go.least[1] is not None) == (shortened and name == "relu")
+        expected = forward(network, p, x)
+        for layer in (1, 2, -1):
+            for rows in (17, 5, 17):  # rooms of one size serve again
+                z, a = go(x[:rows], layer)
+                np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+                np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -218,6 +218,7 @@ def test_the_forward_pass_in_place_is_that_of_the_network(
     p = layout.unpack(rng.uniform(-0.5, 0.5, size=(m, layout.size) if m else layout.size))
     x, go = rng.standard_normal((17, 5)), find_pass(network, p, select("numpy"))
     assert not isinstance(go, EagerPass)
+    go.begin(many=True)
     expected = forward(network, p, x)
     for layer in (1, 2, -1):
         for rows in (17, 5, 17):  # rooms of one size serve again

@@ -39,6 +39,10 @@ class Pass(Protocol):
 
     takes_sparse: bool  # whether x may be `SparseRows`
 
+    def begin(self, *, many: bool) -> None:
+        """To be called first, and again when the parameters have changed in place; `many` rows are worth more of it."""
+        ...
+
     def __call__(self, x: Any, layer: int = -1) -> tuple[Array, Array]:
         """z[layer] and a[layer], of shape (rows, n_k) or (m, rows, n_k), good until the next call."""
         ...
@@ -56,6 +60,9 @@ class EagerPass:
     def __init__(self, network: Network, p: Parameters) -> None:
         self.network, self.p = network, p
 
+    def begin(self, *, many: bool) -> None:
+        """See `Pass`."""
+
     def __call__(self, x: Array, layer: int = -1) -> tuple[Array, Array]:
         """See `Pass`."""
         trace = forward(self.network, self.p, x)
@@ -68,7 +75,11 @@ class EagerPass:
 
 
 class InPlacePass:
-    """NumPy's: see `Pass`."""
+    """NumPy's: see `Pass`.
+
+    relu(z + b) is max(z, -b) + b. So, of many rows, a hidden layer of ReLU is one pass over z instead of two or three:
+    what it lacks, b, goes through the next W once, and into the next b.
+    """
 
     takes_sparse = True
 
@@ -79,9 +90,22 @@ class InPlacePass:
             *(columns.activations.get(f.name) if checks.genuine(f, ACTIVATIONS) else None for f in network.activations),
         ]
         self.WT: list[Any] = [None] + [W.mT for W in p.W[1:]]
-        self.b: list[Any] = [None] + [b.mT if b.ndim == 3 else b[:, None] for b in p.b[1:]]
+        self.own_b: list[Any] = [None] + [b.mT if b.ndim == 3 else b[:, None] for b in p.b[1:]]
+        self.b: list[Any] = []  # with what comes from the layers below
+        self.least: list[Any] = [None] * len(self.WT)  # -b of hidden layers of ReLU
         self.lead = self.WT[1].shape[:-2]
         self.rooms: dict[int, Rooms] = {}
+
+    @unwarned
+    def begin(self, *, many: bool) -> None:
+        """See `Pass`."""
+        self.b, self.least = list(self.own_b), [None] * len(self.own_b)
+        for k, row in enumerate(self.network.activations[:-1] if many else (), 1):
+            if row.name == "relu" and self.known[k] is not None:
+                b = self.b[k]
+                self.least[k] = -b
+                # As two columns: the last digits of a product with one depend on where the factors begin.
+                self.b[k + 1] = self.b[k + 1] + (self.WT[k + 1] @ np.concatenate([b, b], axis=-1))[..., :1]
 
     @unwarned
     def __call__(self, x: Any, layer: int = -1) -> tuple[HostArray, HostArray]:
@@ -95,9 +119,12 @@ class InPlacePass:
         for k in range(1, layer + 1):
             if k == 1 and sparse:  # SciPy makes an array of its own
                 z[k] = (x.rows @ self.WT[k].T).T
-                z[k] += self.b[k]
             else:
-                self.columns.linear(self.WT[k], h, self.b[k], z[k])
+                self.columns.matmul(self.WT[k], h, z[k])
+            if k < layer and self.least[k] is not None:
+                h = np.maximum(z[k], self.least[k], out=z[k])
+                continue
+            z[k] += self.b[k]
             if k < layer:
                 h = self._activated(k, z[k], note[k])
         a = self._activated(layer, z[layer].copy(), note[layer])
@@ -147,6 +174,8 @@ class LayersPass:
         self.network, self.layers = network, Layers(network, columns, p)
         self.lead = p.W[1].shape[:-2] if not network.members else ()
         self.buffers: dict[int, Buffers] = {}
+
+    begin = EagerPass.begin
 
     @unwarned
     def __call__(self, x: Array, layer: int = -1) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from xpmlp.runners import Data
 from xpmlp.runners.passes import find_pass
 from xpmlp.threads import enough_for, flops_of_forward
 
-MANY = 1000  # rows of a prediction from which on its threads are worth a look
+MANY = 1000  # rows from which on it is worth a look how to go through them: threads, and see `Pass.begin`
 # Of NumPy's blocks: no fewer rows than a product needs, and no more than the caches of small ones hold.
 # (Time of 100,000 rows by that of blocks of 64 MiB, float64: 20-64-2 0.55 to 0.65, 54-256-128-7 0.4.)
 FEWEST, MOST = 512, 4096
@@ -48,6 +48,7 @@ def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Arr
     # To set and to put back the threads takes as long as one row does.
     few = enough_for(flops_of_forward(network.layout.sizes, rows), data.place) if data.n > MANY else nullcontext()
     found = find_pass(network, p, data.place)
+    found.begin(many=data.n > MANY)
     with few:
         found_in_blocks = (found(x, layer)[1] for x in data.x_blocks(sparse=found.takes_sparse))
         if layer == -1:
@@ -82,6 +83,7 @@ class Evaluator:
         """The mean loss, in the batches of the data, and the outputs, of a network with these parameters."""
         if p is not self.p:
             self.p, self.found = p, find_pass(self.network, self.network.layout.unpack(p), self.data.place)
+        self.found.begin(many=self.data.n > MANY)
         data = self.data
         total, alone = (_Total(weighted=data.w is not None) for _ in range(2))
         yhat = self.found.joined(self._judged(total, alone), data.n)
