@@ -123,7 +123,7 @@ def adam(
         v.mul_(beta_2).addcmul_(g, g, value=1.0 - beta_2)
         p.sub_(torch.sqrt(v, out=room).add_(epsilon).reciprocal_().mul_(m).mul_(lr_t))
         return
-    # A rate on the device needs the overload by name: PyTorch tries the first one, and reads the rate to the host for it.
+    # A rate on the device needs its overload by name: PyTorch tries the first one, and reads the rate to the host.
     fused = aten._fused_adam_.tensor_lr if isinstance(lr_t, Tensor) else aten._fused_adam_
     options = {"lr": lr_t, "beta1": beta_1, "beta2": beta_2, "weight_decay": 0.0, "eps": epsilon}
     # The kernel takes what lies in one piece: of a stretch of m networks, each row.
