@@ -182,6 +182,36 @@ def test_the_pass_in_place_is_the_forward_pass(name, units, many):
                 np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
 
 
+def relu_net(depth, seed=0):
+    """Of 16 units a layer, with He's weights, and small biases."""
+    net = MLP([6, *(16,) * depth, 1], "relu", dtype="float32", initializer="he_normal", random_state=seed)
+    for b in net.b[1:]:
+        b[...] = np.random.default_rng(seed).uniform(-0.3, 0.3, b.shape)
+    return net
+
+
+@pytest.mark.parametrize("depth, bias", [(2, None), (40, None), (1, -10.0), (2, -1e5), (2, -3e38)])
+def test_many_rows_are_predicted_as_exactly_as_few(depth, bias):
+    net, x = relu_net(depth), np.random.default_rng(1).normal(size=(1001, 6)).astype(np.float32)
+    if bias is not None:
+        net.b[1][::2] = bias  # half of the units are dead
+    exact = x.astype(np.float64)
+    for W, b in zip(net.W[1:-1], net.b[1:-1], strict=True):
+        exact = np.maximum(exact @ W.astype(np.float64) + b, 0.0)
+    exact = exact @ net.W[-1].astype(np.float64) + net.b[-1]
+    many, few = net.predict(x), net.predict(x[:1000])
+    assert np.max(np.abs(many - exact)) < 3.0 * np.max(np.abs(few - exact[:1000])) + 1e-7 * np.max(np.abs(exact))
+
+
+@pytest.mark.parametrize("n", [900, 1500])
+def test_a_loss_on_held_out_rows_is_that_of_the_weights_as_they_are_then(n):
+    x = rng.standard_normal((n, 6)).astype(np.float32)
+    y = x[:, :1] ** 2
+    net = relu_net(2).fit(x, y, epochs=3, batch_size=64, validation_data=(x, y))
+    assert net.history["validation_loss"][-1] == net.evaluate(x, y)
+    assert len(set(net.history["validation_loss"])) == 3
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_a_few_rows_are_those_of_the_forward_pass(name):
     layout, row = Layout((4, 5, 3)), activation(name)

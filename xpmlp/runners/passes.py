@@ -31,6 +31,10 @@ def _relu(z: HostArray, room: HostArray) -> None:  # noqa: ARG001 - it takes non
     np.maximum(z, 0.0, out=z)  # slower than the column's for many rows, and one call less for few
 
 
+# Beyond it a bias is added where it stands: what goes on instead of relu(z + b) is as large as b, and where that is 0
+# leaves the rounding of b behind. Deep networks would pass on more and more.
+LARGEST_B = 1.0
+
 OF_FEW = COLUMNS.activations | {"relu": COLUMNS.activations["relu"]._replace(alone=_relu)}
 
 
@@ -91,18 +95,18 @@ class InPlacePass:
         ]
         self.WT: list[Any] = [None] + [W.mT for W in p.W[1:]]
         self.own_b: list[Any] = [None] + [b.mT if b.ndim == 3 else b[:, None] for b in p.b[1:]]
-        self.b: list[Any] = []  # with what comes from the layers below
-        self.least: list[Any] = [None] * len(self.WT)  # -b of hidden layers of ReLU
         self.lead = self.WT[1].shape[:-2]
         self.rooms: dict[int, Rooms] = {}
+        self.b: list[Any] = self.own_b  # with what comes from the layers below
+        self.least: list[Any] = [None] * len(self.WT)  # -b of hidden layers of ReLU
 
     @unwarned
     def begin(self, *, many: bool) -> None:
         """See `Pass`."""
         self.b, self.least = list(self.own_b), [None] * len(self.own_b)
         for k, row in enumerate(self.network.activations[:-1] if many else (), 1):
-            if row.name == "relu" and self.known[k] is not None:
-                b = self.b[k]
+            b = self.b[k]
+            if row.name == "relu" and self.known[k] is not None and np.abs(b).max() <= LARGEST_B:
                 self.least[k] = -b
                 # As two columns: the last digits of a product with one depend on where the factors begin.
                 self.b[k + 1] = self.b[k + 1] + (self.WT[k + 1] @ np.concatenate([b, b], axis=-1))[..., :1]

@@ -48,8 +48,8 @@ def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Arr
     # To set and to put back the threads takes as long as one row does.
     few = enough_for(flops_of_forward(network.layout.sizes, rows), data.place) if data.n > MANY else nullcontext()
     found = find_pass(network, p, data.place)
-    found.begin(many=data.n > MANY)
     with few:
+        found.begin(many=data.n > MANY)
         found_in_blocks = (found(x, layer)[1] for x in data.x_blocks(sparse=found.takes_sparse))
         if layer == -1:
             found_in_blocks = (said(network, yhat) for yhat in found_in_blocks)
