@@ -174,6 +174,8 @@ class Stream:
         log.append("end_capture")
         recorded, self.recorded, Stream.capturing = self.recorded, None, None
         unjoined, Stream.branches = Stream.branches, []
+        for branch in unjoined:
+            branch.recorded = None
         assert recorded is not None
         assert not unjoined, "work on another stream that nobody waits for"
         return Graph(recorded)

@@ -687,7 +687,7 @@ def test_streams_wait_for_each_other_graphs_go_first_and_memory_comes_back(drive
     fake_cupy.log.clear()
     del runner
     gc.collect()
-    assert fake_cupy.log == ["synchronize own", "graph destroyed"]
+    assert fake_cupy.log == ["synchronize own"] * 2 + ["graph destroyed"]
     assert fake_cupy.Graph.alive == 0
     assert np.isfinite(state.p).all()  # what came back outlives the runner
 
@@ -708,6 +708,43 @@ def test_a_capture_that_breaks_leaves_the_stream_as_it_was(driver, monkeypatch):
         "the step cannot be captured: RuntimeError: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure"
     )
     assert fake_cupy.Stream.capturing is None
+
+
+@pytest.mark.parametrize("kernel", ["gradients", "product_backward_relu", "transpose"])
+def test_a_capture_that_breaks_with_work_aside_leaves_both_streams_as_they_were(kernel, driver, monkeypatch):
+    begin = fake_cupy.Stream.begin_capture
+
+    def begin_broken(stream: Any) -> None:
+        monkeypatch.setattr(fake_cupy.RawModule, "broken", kernel)
+        begin(stream)
+
+    def end(stream: Any, end: Any = fake_cupy.Stream.end_capture) -> Any:
+        monkeypatch.setattr(fake_cupy.RawModule, "broken", "")
+        return end(stream)
+
+    monkeypatch.setattr(fake_cupy.Stream, "begin_capture", begin_broken)
+    monkeypatch.setattr(fake_cupy.Stream, "end_capture", end)
+    case = CASES["loss-cross_entropy"]
+    make, made = remembering(cupy_runner.Runner)
+    got = trained_there(case, None, make)
+    assert made[0].name == "cupy"
+    assert "the step cannot be captured: RuntimeError: CUDA_ERROR_LAUNCH_FAILED" in made[0].reason
+    assert_same(got, trained(case, None, eager.Runner, partial(put, "float64"), HOST), TOLERANCE["float64"])
+
+
+def test_a_step_that_breaks_off_waits_for_what_went_aside(driver, monkeypatch):
+    runner, state, rng = simple(n=16, runner=cupy_runner.Runner, place=FAKE)
+    state = State(fake("float64", state.p), tuple(fake("float64", slot) for slot in state.slots), 0)
+    state, _ = runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner._machine, "capture", interrupt)
+    fake_cupy.log.clear()
+    with pytest.raises(KeyboardInterrupt):
+        runner.epoch(state, rng.permutation(16), lambda _: 0.01)
+    assert fake_cupy.log[-4:] == ["record own", "null waits"] * 2
 
 
 def test_an_error_within_an_epoch_is_not_hidden_by_one_that_follows_from_it(driver, monkeypatch):

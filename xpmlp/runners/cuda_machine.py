@@ -43,6 +43,7 @@ class Stream:
         self.device = device
         with device:
             self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._streams = [self._stream]  # on which work may be under way
             workspace = cupy.empty(WORKSPACE, dtype="uint8")
             self.cublas = Cublas(cupy.cuda.get_cublas_handle, workspace, dtype, tf32=tf32)
 
@@ -94,7 +95,8 @@ class Stream:
             yield
         except BaseException:
             with suppress(Exception):  # an error that lost the device is not to be hidden by one that follows from it
-                self._follow(self._stream, current)
+                for stream in self._streams:
+                    self._follow(stream, current)
             raise
         self._follow(self._stream, current)
 
@@ -104,7 +106,8 @@ class Stream:
 
     def wait(self) -> None:
         """Wait until all that was queued has run."""
-        self._stream.synchronize()
+        for stream in self._streams:
+            stream.synchronize()
 
 
 class Machine(Stream):
@@ -122,6 +125,7 @@ class Machine(Stream):
         self._signatures = signatures(text)
         with device:
             self._side = self.xp.cuda.Stream(non_blocking=True)
+            self._streams.append(self._side)
             module = self.xp.RawModule(code=text)
             module.compile()  # now, where a failure still leaves the training to another runner
             self._kernels = {name: module.get_function(name) for name in self._signatures}
