@@ -82,13 +82,11 @@ class Late(ShimMachine):
     late = True
 
 
-@pytest.fixture(params=["own", "cuBLAS", "mixed"])
+@pytest.fixture(params=["own", "cuBLAS"])
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Who multiplies: kernels of ours, cuBLAS, or some layers the one way and some the other."""
+    """Who multiplies: kernels of ours, or cuBLAS."""
     if request.param == "cuBLAS":
         monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", 0)
-    elif request.param == "mixed":
-        monkeypatch.setattr(cuda_plan, "_is_small", lambda _m, _batch, n_in, _n_out: n_in != 6)
     return str(request.param)
 
 
@@ -220,7 +218,7 @@ def simple(
     return runner(Task(network, method, **options), data, None), state, rng
 
 
-NODES = {"own": (9, 13), "cuBLAS": (12, 18), "mixed": (9, 15)}
+NODES = {"own": (9, 13), "cuBLAS": (12, 18)}
 
 
 def test_two_and_three_layers_are_so_many_nodes(products):
@@ -238,6 +236,13 @@ def test_large_products_and_long_sums_are_left_to_cublas():
     assert not cuda_plan._is_small(2, 256, 256, 128)
     assert not cuda_plan._is_small(1, 1024, 8, 8)  # dW has its sums
     assert not cuda_plan._is_small(1, 8, 1024, 8)
+
+
+def test_one_large_product_leaves_all_of_them_to_cublas(monkeypatch):
+    monkeypatch.setattr(cuda_plan, "SMALL_PRODUCT", BATCH * 6 * 5 - 1)  # of 3-6-5-4 the middle one is larger
+    make, made = remembering(CpuRunner)
+    trained(CASES["loss-cross_entropy"], None, make, partial(put, "float64"), HOST)
+    assert len(nodes(made[0]._arrays, BATCH)) == NODES["cuBLAS"][1]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@
     dW[k] = h[k-1].T @ dz[k];  db[k] = 1 @ dz[k];  da[k-1] = dz[k] @ W[k].T;  backward
     update                                       the optimizer
 
-3 layers are 18 nodes; 13 where the products are small, and so kernels of our own: a product and what follows it are one
+3 layers are 18 nodes; 13 where all products are small, and so kernels of our own: a product and what follows it are one
 node then, dW[k] and db[k] another, beside the way back, which does not wait for it; nor does anything wait for the
-copies of W.T before it. (On an H100 cuBLAS takes some four microseconds for a product, however small. Beside products
+copies of W.T before it. (On an H100 cuBLAS takes some six microseconds for a product, however small. Beside products
 that fill the card even db costs more than in its turn: 392 microseconds for 383, 784-1024-1024-10.)
 
 All arrays of layers are flat; those of network i follow those of network i - 1. A shorter batch uses the beginning of
@@ -91,9 +91,8 @@ class Buffers:
             if ACTIVATIONS[network.activations[k - 1].name].needs_z:
                 self.a[k] = room(m * batch * sizes[k])
             self.h[k] = room(m * batch * sizes[k]) if network.dropout and network.dropout[k - 1] > 0.0 else self.a[k]
-        # Whether the three products of a layer are kernels of ours; they multiply equally often.
-        self.own = [False, *(_is_small(m, batch, *pair) for pair in pairwise(sizes))]
-        self.WT = [room(m * sizes[k - 1] * sizes[k]) if k > 1 and self.own[k] else None for k in range(K + 1)]
+        self.own = all(_is_small(m, batch, *pair) for pair in pairwise(sizes))  # whether products are kernels of ours
+        self.WT = [room(m * sizes[k - 1] * sizes[k]) if k > 1 and self.own else None for k in range(K + 1)]
         self.sums = room(m, batch if by_rows else batch * sizes[K], dtype="float64")
         self.loop_threads = BLOCK * min(-(-layout.size // BLOCK), LOOP_BLOCKS)
         self.penalties = room(m, self.loop_threads, dtype="float64") if task.l2 > 0.0 else None  # one for each thread
@@ -132,6 +131,7 @@ class Buffers:
 
 
 def _is_small(m: int, batch: int, n_in: int, n_out: int) -> bool:
+    # The three products of a layer multiply equally often.
     return m * batch * n_in * n_out <= SMALL_PRODUCT and max(batch, n_in, n_out) <= LONGEST_SUM
 
 
@@ -153,32 +153,26 @@ class _Plan:
             for flat in (step.p, step.g)
             for name in ("W", "b")
         )
-        self.joined = 0  # nodes that nothing beside is unfinished of
         self.launch("gather", rows * (self.sizes[0] + step.values["n_y"]))
-        for k in range(2, self.K + 1):
-            if step.own[k]:
-                own = self.arrays(k) | {"size": self.sizes[k - 1] * self.sizes[k], "n": self.sizes[k - 1]}
-                self.launch("transpose", own["size"], own, aside=True)
+        aside = range(2, self.K + 1) if step.own else range(0)  # the layers whose W.T, dW and db nothing waits for
+        for k in aside:
+            own = self.arrays(k) | {"size": self.sizes[k - 1] * self.sizes[k], "n": self.sizes[k - 1]}
+            self.launch("transpose", own["size"], own, aside=True)
         for k in range(1, self.K + 1):
             self.forward(k)
         by_rows = self.network.activations[-1].name == SOFTMAX
         threads = rows if by_rows else rows * self.sizes[self.K]
         self.launch("output", threads, {"zs": step.z[self.K], "b": self.b[self.K], "n": self.sizes[self.K]})
-        self.join()
+        self.nodes += [Join()] * bool(aside)
         for k in range(self.K, 0, -1):
-            self.gradients(k)
+            self.gradients(k, aside=k in aside)
             if k > 1:
                 self.back(k)
-        self.join()
+        self.nodes += [Join()] * bool(aside)
         self.update()
 
     def launch(self, kernel: str, threads: int, own: dict[str, Any] | None = None, *, aside: bool = False) -> None:
         self.nodes.append(Launch(kernel, threads, self.step.networks, self.values | (own or {}), aside))
-
-    def join(self) -> None:
-        if any(isinstance(it, Launch) and it.aside for it in self.nodes[self.joined :]):
-            self.nodes.append(Join())
-        self.joined = len(self.nodes)
 
     def multiply(self, a: Array, b: Array, out: Array, *, exact: bool = False) -> None:
         self.nodes.append(Product(a, b, out, exact))
@@ -213,7 +207,7 @@ class _Plan:
 
     def forward(self, k: int) -> None:
         # z[k] = a[k-1] @ W[k] + b[k], a[k] = f_k(z[k])
-        step, n, product = self.step, self.sizes[k], self.arrays(k) if self.step.own[k] else None
+        step, n, product = self.step, self.sizes[k], self.arrays(k) if self.step.own else None
         if product is None:
             self.multiply(self.batch(step.h, k - 1), self.p.W[k], self.batch(step.z, k))
         elif k == self.K:
@@ -221,18 +215,18 @@ class _Plan:
         if k < self.K:
             self.hidden("forward", k, product)
 
-    def gradients(self, k: int) -> None:
+    def gradients(self, k: int, *, aside: bool) -> None:
         # dW[k] = a[k-1].T @ dz[k], db[k] = sum over rows of dz[k]
-        if self.step.own[k]:
+        if self.step.own:
             n, threads = self.sizes[k], (self.sizes[k - 1] + 1) * self.sizes[k]
-            self.launch("gradients", threads, self.arrays(k) | {"n": n}, aside=k > 1)
+            self.launch("gradients", threads, self.arrays(k) | {"n": n}, aside=aside)
         else:
             self.multiply(self.batch(self.step.h, k - 1).swapaxes(1, 2), self.dz(k), self.d.W[k])
             self.multiply(self.step.ones[:, : self.rows], self.dz(k), self.d.b[k], exact=True)
 
     def back(self, k: int) -> None:
         # da[k-1] = dz[k] @ W[k].T, dz[k-1] = da[k-1] * f'(z[k-1])
-        if self.step.own[k]:
+        if self.step.own:
             self.hidden("backward", k - 1, self.arrays(k) | {"inner": self.sizes[k]})
             return
         self.multiply(self.dz(k), self.p.W[k].swapaxes(1, 2), self.batch(self.step.da, k - 1))
