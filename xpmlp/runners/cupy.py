@@ -1,8 +1,8 @@
 """The CuPy runner: the whole step, batch gather included, as one CUDA graph.
 
-Array by array a step of 3 layers is some 64 kernels, of 23 microseconds each on an H100. Here it is the 13 or 18 nodes of
-`cuda_plan`, captured once for each size of batch and launched again and again: 22 in all for a small network. Data,
-permutation, rates, counters and losses stay on the device; the losses are read once an epoch.
+Array by array a step of 3 layers is some 64 kernels, of 23 microseconds each on an H100. Here it is the 13 or 18 nodes
+of `cuda_plan`, captured once for each size of batch and launched again and again: 22 microseconds in all for a small
+network. Data, permutation, rates, counters and losses stay on the device; the losses are read once an epoch.
 
 Where a row has no column of C, or the kernels cannot be made, the captured runner takes over: it needs neither.
 """
