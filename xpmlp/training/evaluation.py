@@ -38,8 +38,13 @@ def rows_at_once(network: Network, place: Place, networks: int | None = None) ->
 
 
 def even_blocks(network: Network, place: Place, n: int) -> int:
-    """Samples of one block of n, where all are gone through again and again: as many in each, if that can be."""
-    return -(-n // -(-n // rows_at_once(network, place)))
+    """Samples of one block of n for a gradient of all: as many in each, if that can be.
+
+    Half as many as of a prediction, where there are enough: on the way there and back a layer has z, slope and da. (Of
+    digits in float64, 100 units, blocks of 600 take 0.96 of the time of blocks of 900.)
+    """
+    rows = rows_at_once(network, place)
+    return -(-n // -(-n // max(rows // 2, min(rows, FEWEST))))
 
 
 def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Array:
