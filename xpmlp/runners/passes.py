@@ -97,6 +97,7 @@ class InPlacePass:
         self.own_b: list[Any] = [None] + [b.mT if b.ndim == 3 else b[:, None] for b in p.b[1:]]
         self.lead = self.WT[1].shape[:-2]
         self.rooms: dict[int, Rooms] = {}
+        self.flat = [np.empty(0)] * 3  # where those of the largest block so far lie
         self.b: list[Any] = self.own_b  # with what comes from the layers below
         self.least: list[Any] = [None] * len(self.WT)  # -b of hidden layers of ReLU
 
@@ -157,7 +158,12 @@ class InPlacePass:
         # z of a layer and of the one above it lie apart, that of the next one where the first was.
         sizes, dtype, many = self.network.layout.sizes, self.WT[1].dtype, math.prod(self.lead)
         wanted = sizes[first::2], sizes[first + 1 :: 2], sizes[1:]
-        flat = [np.empty(many * rows * max(units, default=0), dtype) for units in wanted]
+        needed = [many * rows * max(units, default=0) for units in wanted]
+        if any(
+            n > len(room) for n, room in zip(needed, self.flat, strict=True)
+        ):  # else a short block takes their heads
+            self.flat = [np.empty(n, dtype) for n in needed]
+        flat = self.flat
 
         def cut(k: int, which: int) -> HostArray:
             part = flat[which][: many * rows * sizes[k]]

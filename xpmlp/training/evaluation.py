@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ MANY = 1000  # rows from which on it is worth a look how to go through them: thr
 # Of NumPy's blocks: no fewer rows than a product needs, and no more than the caches of small ones hold.
 # (Time of 100,000 rows by that of blocks of 64 MiB, float64: 20-64-2 0.55 to 0.65, 54-256-128-7 0.4.)
 FEWEST, MOST = 512, 4096
+LARGE = 2**20  # elements of a W that comes from memory for each block: for twice as many rows, then
 AVERAGED_AWAY = 1 / 3  # of a loss: the most by which that of one member may be larger to be believed
 
 
@@ -34,7 +36,11 @@ def rows_at_once(network: Network, place: Place, networks: int | None = None) ->
     """Samples of one block: its widest array is as large as suits the place."""
     in_place = place.backend.runner == "numpy"  # x is looked at where it lies
     rows = place.block_bytes // (8 * network.widest(inputs=not in_place) * (networks or 1))
-    return min(max(rows, FEWEST), MOST) if in_place else max(rows, 1)
+    return min(max(rows, _fewest(network)), MOST) if in_place else max(rows, 1)
+
+
+def _fewest(network: Network) -> int:
+    return FEWEST * (1 + any(n_in * n_out > LARGE for n_in, n_out in pairwise(network.layout.sizes)))
 
 
 def even_blocks(network: Network, place: Place, n: int) -> int:
@@ -44,7 +50,7 @@ def even_blocks(network: Network, place: Place, n: int) -> int:
     digits in float64, 100 units, blocks of 600 take 0.96 of the time of blocks of 900.)
     """
     rows = rows_at_once(network, place)
-    return -(-n // -(-n // max(rows // 2, min(rows, FEWEST))))
+    return -(-n // -(-n // max(rows // 2, min(rows, _fewest(network)))))
 
 
 def outputs(network: Network, p: Parameters, data: Data, layer: int = -1) -> Array:
