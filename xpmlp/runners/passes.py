@@ -159,10 +159,8 @@ class InPlacePass:
         sizes, dtype, many = self.network.layout.sizes, self.WT[1].dtype, math.prod(self.lead)
         wanted = sizes[first::2], sizes[first + 1 :: 2], sizes[1:]
         needed = [many * rows * max(units, default=0) for units in wanted]
-        if any(
-            n > len(room) for n, room in zip(needed, self.flat, strict=True)
-        ):  # else a short block takes their heads
-            self.flat = [np.empty(n, dtype) for n in needed]
+        if any(len(room) < n for room, n in zip(self.flat, needed, strict=True)):
+            self.flat = [np.empty(n, dtype) for n in needed]  # a shorter block then takes their heads
         flat = self.flat
 
         def cut(k: int, which: int) -> HostArray:
