@@ -203,6 +203,20 @@ def test_many_rows_are_predicted_as_exactly_as_few(depth, bias):
     assert np.max(np.abs(many - exact)) < 3.0 * np.max(np.abs(few - exact[:1000])) + 1e-7 * np.max(np.abs(exact))
 
 
+@pytest.mark.parametrize("sizes", [(64, 100, 1), (6, 37, 29, 3), (9, 300, 200, 1)], ids=str)
+def test_a_prediction_does_not_depend_on_where_the_weights_begin(sizes):
+    # As those of a file that is mapped into memory: a product with a vector may sum in another order there.
+    layout, rows = Layout(sizes), [activation("relu")] * (len(sizes) - 2) + [activation("identity")]
+    network, x = Network(layout, tuple(rows), loss("squared_error")), rng.standard_normal((1100, sizes[0]))
+    flat, found = 0.3 * rng.standard_normal(layout.size), set()
+    for start in range(16):
+        room = np.zeros(layout.size + 16)
+        room[start : start + layout.size] = flat
+        p = layout.unpack(room[start : start + layout.size])
+        found.add(outputs(network, p, Data(select("numpy"), x, None, None, 512)).tobytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("n", [900, 1500])
 def test_a_loss_on_held_out_rows_is_that_of_the_weights_as_they_are_then(n):
     x = rng.standard_normal((n, 6)).astype(np.float32)

@@ -109,7 +109,7 @@ class InPlacePass:
             b = self.b[k]
             if row.name == "relu" and self.known[k] is not None and np.abs(b).max() <= LARGEST_B:
                 self.least[k] = -b
-                # As two columns: the last digits of a product with one depend on where the factors begin.
+                # As two columns: with some kernels the last digits of a product with one depend on where it begins.
                 self.b[k + 1] = self.b[k + 1] + (self.WT[k + 1] @ np.concatenate([b, b], axis=-1))[..., :1]
 
     @unwarned
