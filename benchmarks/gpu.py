@@ -273,10 +273,10 @@ def on_library(here: Bench, backend: str, precision: str) -> Bench:
     if here.dry:
         raise AbsentError("no GPU in a dry run")
     found = probe(backend, "cuda")
-    if backend == "torch" and found.state is ProbeState.OK:  # whose precision is one setting for all of the process
-        importlib.import_module("torch").set_float32_matmul_precision(precision)
     if found.state is not ProbeState.OK:
         raise AbsentError(found.message)
+    if backend == "torch":  # whose precision is one setting for all of the process
+        importlib.import_module("torch").set_float32_matmul_precision(precision)
     return Bench(False, select(backend, "cuda"), find_runner, find_runner)
 
 

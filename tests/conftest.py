@@ -38,6 +38,11 @@ class Combination:
     x64: bool = True
     by_name: bool = True  # else only who asks for its id gets it
 
+    @property
+    def names(self) -> set[str]:
+        """By which it can be asked for."""
+        return {self.id, self.name} if self.by_name else {self.id}
+
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
         """Put the library into the state under test, and back."""
@@ -87,7 +92,7 @@ def named_in(variable: str) -> set[str]:
 
 REQUIRED = named_in("XPMLP_REQUIRE")
 CHOSEN = named_in("XPMLP_BACKENDS") or {name for name, row in BACKENDS.items() if find_spec(row.package)}
-UNDER_TEST = [it for it in COMBINATIONS if ({it.id, it.name} if it.by_name else {it.id}) & (CHOSEN | REQUIRED)]
+UNDER_TEST = [it for it in COMBINATIONS if it.names & (CHOSEN | REQUIRED)]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -183,7 +188,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[BackendUnderTest]:
     found = probe(combination.name, combination.device)
     if found.state is not State.OK:
         reason = f"{combination.id}: {found.state}: {found.message}"
-        if ({combination.id, combination.name} if combination.by_name else {combination.id}) & REQUIRED:
+        if combination.names & REQUIRED:
             pytest.fail(f"XPMLP_REQUIRE wants {reason}", pytrace=False)
         pytest.skip(reason)
     with combination.settings():

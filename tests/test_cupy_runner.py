@@ -29,6 +29,7 @@ from test_runners import (
     check_divergence,
     check_it_goes_at_once,
     check_partial_fits,
+    remembering,
     trained,
 )
 
@@ -105,17 +106,6 @@ def put(dtype: str, array: Any) -> np.ndarray:
 
 def on_machine(machine: type) -> type:
     return type("CpuRunner", (cupy_runner.Runner,), {"machine": machine})
-
-
-def remembering(make: Any) -> tuple[Any, list[Any]]:
-    """The same maker of runners, and a list of what it has made."""
-    made: list[Any] = []
-
-    def remember(*arguments: Any) -> Any:
-        made.append(make(*arguments))
-        return made[-1]
-
-    return remember, made
 
 
 def assert_same(got: tuple[State, list[Any]], wanted: tuple[State, list[Any]], tolerance: float) -> None:

@@ -19,6 +19,7 @@ from test_runners import (
     N,
     check_divergence,
     check_partial_fits,
+    remembering,
     trained,
     writable,
 )
@@ -64,12 +65,7 @@ class TestCuPy:
 
     @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
     def test_a_step_is_captured(self, backend, make, m):
-        made = []
-
-        def remember(*arguments: Any) -> Any:
-            made.append(make(*arguments))
-            return made[-1]
-
+        remember, made = remembering(make)
         put = lambda array: backend.put(array, "float32")  # noqa: E731
         state, losses = trained(CASES["loss-cross_entropy"], m, remember, put, backend.place)
         (runner,) = made
@@ -110,12 +106,7 @@ WHOLE = [
 
 @pytest.mark.parametrize(("backend", "name", "m"), WHOLE, indirect=["backend"])
 def test_the_captured_runner_takes_the_steps_of_the_eager_one(name, m, backend):
-    made = []
-
-    def remember(*arguments: Any) -> Any:
-        made.append(captured.Runner(*arguments))
-        return made[-1]
-
+    remember, made = remembering(captured.Runner)
     case = (CASES | PARTS)[name]
     wanted, losses_wanted = trained(case, m, eager.Runner, writable, select("numpy"))
     got, losses = trained(case, m, remember, lambda array: backend.put(np.array(array)), backend.place)
@@ -130,12 +121,7 @@ class TestTorch:
     """The in-place step as PyTorch's graph."""
 
     def test_a_step_is_captured(self, backend):
-        made = []
-
-        def remember(*arguments: Any) -> Any:
-            made.append(find_runner(*arguments))
-            return made[-1]
-
+        remember, made = remembering(find_runner)
         case, put = CASES["loss-cross_entropy"], lambda array: backend.put(array, "float32")
         state, _ = trained(case, None, remember, put, backend.place)
         assert made[0].reason == ""

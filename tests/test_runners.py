@@ -14,7 +14,7 @@ from conftest import UNDER_TEST, BackendUnderTest
 
 from xpmlp import config_context, loss
 from xpmlp.backends import select
-from xpmlp.network import Network
+from xpmlp.network import Network, forward
 from xpmlp.network.activations import ACTIVATIONS
 from xpmlp.network.activations import activation as find_activation
 from xpmlp.network.losses import LOSSES, Loss
@@ -410,6 +410,27 @@ def test_a_wrong_compiled_update_is_noticed(broken: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("m", [None, 3], ids=["one", "three"])
 def test_a_last_update_that_diverges_is_told_and_undone(m: int | None, backend: BackendUnderTest) -> None:
     check_divergence(backend.place, backend.dtypes[0], m, find_runner)
+
+
+def remembering(make: Any) -> tuple[Any, list[Any]]:
+    """The same maker of runners, and a list of what it has made."""
+    made: list[Any] = []
+
+    def remember(*arguments: Any) -> Any:
+        made.append(make(*arguments))
+        return made[-1]
+
+    return remember, made
+
+
+def check_pass(go: Any, network: Network, p: Any, x: np.ndarray[Any, Any]) -> None:
+    """A pass that has begun says of 17 rows what `forward` does."""
+    expected = forward(network, p, x)
+    for layer in (1, 2, -1):
+        for rows in (17, 5, 17):  # rooms of one size serve again
+            z, a = go(x[:rows], layer)
+            np.testing.assert_allclose(z, expected.z[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(a, expected.a[layer][..., :rows, :], rtol=1e-12, atol=1e-12)
 
 
 def check_divergence(place: Any, dtype: str, m: int | None, make: Callable[..., Any]) -> None:
